@@ -1,0 +1,123 @@
+# Outrider. `make help` lists the targets; `make run` and `make test` work from a fresh clone.
+
+# ---- settings: make VAR=value ----
+BUILD    ?= build
+CUDA     ?= $(if $(shell command -v nvcc),1,0)
+ARCH     ?= 90
+MIMALLOC ?= 1
+DEBUG    ?= 0
+SANITIZE ?=
+PREFIX   ?= /usr/local
+PROMPT   ?= Once upon a time there was a young prince who lived in a castle by the sea, and
+VERSION  := 0.1.0
+
+PACKAGES := gcc g++ libc6-dev pkg-config libjansson-dev libedit-dev libmimalloc-dev libsentencepiece-dev
+TEST_PACKAGES := libcmocka-dev sentencepiece python3 python3-pexpect
+
+# ---- flags ----
+WARN     := -Wall -Wextra -Werror
+OPT      := $(if $(filter 1,$(DEBUG)),-O1 -DOUTRIDER_DEBUG,-O3)
+SAN      := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+CPPFLAGS += -I. -D_GNU_SOURCE -DOUTRIDER_VERSION='"$(VERSION)"' -DOUTRIDER_PREFIX='"$(PREFIX)"' \
+            $(if $(filter 1,$(CUDA)),-DOUTRIDER_CUDA)
+# Bits must not depend on the compiler's liking: no contraction, no fast-math.
+CFLAGS   += -std=c11 -g -fPIC -fopenmp -ffp-contract=off $(OPT) $(WARN) $(SAN)
+CXXFLAGS += -std=c++17 -g -fPIC $(OPT) $(WARN) $(SAN)
+LDLIBS   := -ljansson -lsentencepiece -lgomp -lpthread -lm -ldl
+CLI_LIBS := -ledit $(if $(SANITIZE),,$(if $(filter 1,$(MIMALLOC)),-lmimalloc))
+
+# ---- files, by room ----
+# Every file of kernels/cpu but cpu.c is built once for each instruction set; cpu.c picks one at run time.
+MACHINE      := $(shell uname -m)
+ISAS         := portable $(if $(filter x86_64,$(MACHINE)),avx2 avx512 avx512bf16)
+ISA_portable :=
+ISA_avx2     := -mavx2 -mfma -mf16c
+ISA_avx512   := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
+ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
+
+ISA_SRC  := $(filter-out kernels/cpu/cpu.c,$(wildcard kernels/cpu/*.c))
+LIB_SRC  := $(wildcard runtime/*.c kernels/*.c tokenizer/*.c weights/*.c) kernels/cpu/cpu.c
+SHIM_SRC := $(wildcard tokenizer/*.cc)
+CLI_SRC  := $(wildcard tools/*.c)
+TEST_SRC := $(wildcard tests/test_*.c)
+CUDA_SRC := $(if $(filter 1,$(CUDA)),$(wildcard kernels/cuda/*.cu))
+
+LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(SHIM_SRC:%.cc=$(BUILD)/%.o) \
+            $(foreach i,$(ISAS),$(ISA_SRC:%.c=$(BUILD)/%.$(i).o)) $(CUDA_SRC:%.cu=$(BUILD)/%.cu.o)
+CLI_OBJ  := $(CLI_SRC:%.c=$(BUILD)/%.o)
+TESTS    := $(TEST_SRC:%.c=$(BUILD)/%)
+
+ifeq ($(CUDA),1)
+NVCC      := nvcc
+CUDA_HOME := $(patsubst %/bin/nvcc,%,$(realpath $(shell command -v nvcc)))
+GENCODE   := $(foreach a,$(ARCH),-gencode arch=compute_$(a),code=sm_$(a)) \
+             -gencode arch=compute_$(lastword $(ARCH)),code=compute_$(lastword $(ARCH))
+NVCCFLAGS := -std=c++17 -O3 -lineinfo -I. -Xcompiler -fPIC,-Wall,-Wextra $(GENCODE)
+LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static -lcublas -lstdc++ -lrt
+endif
+
+# ---- targets ----
+.PHONY: all run chat test asan bench gpu-check format install uninstall help clean
+.DELETE_ON_ERROR:
+all: $(BUILD)/outrider $(BUILD)/liboutrider.so
+
+help:
+	@echo 'make            build build/outrider and build/liboutrider.so'
+	@echo 'make run        write text with the shipped pair (PROMPT="...")'
+	@echo 'make chat       talk with it'
+	@echo 'make test       run the tests        make asan   the same under Address- and UndefinedBehaviorSanitizer'
+	@echo 'make bench      measure plain against speculative decoding on this machine'
+	@echo 'make gpu-check  on a machine with an NVIDIA card: build, test and measure the CUDA backend'
+	@echo 'make install    PREFIX=/usr/local DESTDIR=   also: uninstall format clean'
+	@echo 'settings: CUDA=0|1 ARCH="80 90" MIMALLOC=0|1 DEBUG=0|1'
+
+run: $(BUILD)/outrider
+	$(BUILD)/outrider run -p "$(PROMPT)"
+chat: $(BUILD)/outrider
+	$(BUILD)/outrider chat
+bench: $(BUILD)/outrider
+	$(BUILD)/outrider bench
+
+test: $(BUILD)/.test_packages $(BUILD)/outrider $(BUILD)/liboutrider.so $(TESTS)
+	BUILD=$(BUILD) tests/run.sh $(TESTS) $(wildcard tests/test_*.py)
+asan:
+	$(MAKE) test BUILD=build/asan CUDA=0 DEBUG=1 SANITIZE=address,undefined
+
+$(BUILD)/outrider: $(CLI_OBJ) $(BUILD)/liboutrider.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(CLI_LIBS) -lstdc++
+$(BUILD)/liboutrider.a: $(LIB_OBJ)
+	rm -f $@ && $(AR) rcs $@ $^
+$(BUILD)/liboutrider.so: $(LIB_OBJ) runtime/outrider.map
+	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,--version-script=runtime/outrider.map -Wl,-soname,liboutrider.so.0 \
+	    -o $@ $(LIB_OBJ) $(LDLIBS) -lstdc++
+$(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(BUILD)/liboutrider.a
+	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka -lstdc++
+
+$(BUILD)/%.o: %.c | $(BUILD)/.packages
+	@mkdir -p $(@D)
+	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/%.o: %.cc | $(BUILD)/.packages
+	@mkdir -p $(@D)
+	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/kernels/cuda/%.cu.o: kernels/cuda/%.cu | $(BUILD)/.packages
+	@mkdir -p $(@D)
+	$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
+define ISA_RULE
+$(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c | $(BUILD)/.packages
+	@mkdir -p $$(@D)
+	$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(ISA_$(1)) -DISA=$(1) -DISA_$(1) -MMD -MP -c -o $$@ $$<
+endef
+$(foreach i,$(ISAS),$(eval $(call ISA_RULE,$(i))))
+
+$(BUILD)/.packages:
+	tools/packages.sh $(PACKAGES) && mkdir -p $(@D) && touch $@
+$(BUILD)/.test_packages: $(BUILD)/.packages
+	tools/packages.sh $(TEST_PACKAGES) && touch $@
+
+format:
+	clang-format -i $(wildcard runtime/*.[ch] kernels/*.[ch] kernels/cpu/*.[ch] tokenizer/*.[ch] tokenizer/*.cc \
+	    weights/*.[ch] tools/*.[ch] tests/*.[ch])
+clean:
+	rm -rf $(BUILD)
+
+-include $(LIB_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(TEST_SRC:%.c=$(BUILD)/%.d)

@@ -1,0 +1,137 @@
+/* The contract between the models and the devices: one prototype an operation, one table of them a backend.
+ *
+ * A transformer layer is five operations (qkv, attention, project, gate_up, project); embed before and logits
+ * after them make a forward pass over any number of rows. A *row* is one token of one sequence; prefill, draft
+ * step and verify differ only in how many rows they have.
+ *
+ * Row invariance, the promise everything rests on: the bits of a row's result depend on that row's own input
+ * and its own sequence's cache only; not on the number of rows, their order, the other rows, the thread count
+ * or the launch shape. So: one accumulation order along k for any number of rows, and attention in splits of
+ * one page each, merged in page order.
+ *
+ * Arithmetic: activations are rounded to bf16 before a product with bf16 weights, and kept in f32 for f32 and
+ * f16 weights; products are accumulated in f32. The residual stream x and the logits are f32. Norms, softmax,
+ * RoPE and SiLU are computed in f32.
+ *
+ * Memory: pointers named here are *backend memory* (from ops->alloc or ops->weight) unless marked host; on the
+ * CPU that is ordinary memory. Operations are asynchronous where the device is; ops->download and ops->sync
+ * wait, and sync reports what went wrong since the last one. Shapes are the caller's promise (model.c checks a
+ * file's shapes once, at open); operations check them by assert only.
+ * No operation allocates: scratch is set aside by ops->reserve.
+ */
+#ifndef OUTRIDER_OPS_H
+#define OUTRIDER_OPS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/outrider.h"
+#include "weights/dtype.h"
+
+struct backend; /* a device and its scratch; opaque, one an engine */
+
+/* A weight matrix [n][k], row-major: y[n] = sum over k of w[n][k] x[k]. */
+struct matrix {
+    const void *data;
+    enum dtype dtype;
+    int32_t n, k;
+};
+
+/* The rows of one pass. */
+struct rows {
+    int32_t n;
+    const int32_t *token;    /* [n] */
+    const int32_t *position; /* [n] place in its sequence; the row attends to positions 0..position */
+    const int32_t *slot;     /* [n] which page table */
+    const int32_t *table;    /* [slots][table_stride] page ids, in sequence order */
+    int32_t table_stride;
+    int32_t max_position; /* host value: no row's position exceeds it (bounds the launch, not the result) */
+    bool prefill;         /* rows are consecutive tokens of one prompt, in one chunk with borders at multiples
+                             of the chunk size: a backend may use another (also row-invariant) product here */
+};
+
+/* One layer's part of the page pool. k and v are [pages][kv_heads][page_size][head_dim]. */
+struct kv_layer {
+    void *k, *v;
+    enum dtype dtype; /* F16 or F32 */
+    int32_t page_size;
+};
+
+/* What one layer's attention needs. */
+struct attention_block {
+    const float *norm; /* [hidden] RMSNorm weight (Zhang and Sennrich 2019) */
+    float norm_eps;
+    struct matrix q, k, v;         /* [heads * head_dim][hidden], [kv_heads * head_dim][hidden] twice */
+    const float *rope;             /* [positions][head_dim / 2][2] cos and sin (Su et al. 2021); halves rotate */
+    int32_t heads, kv_heads, head_dim; /* query head h reads kv head h / (heads / kv_heads) */
+};
+
+struct mlp_block {
+    const float *norm;
+    float norm_eps;
+    struct matrix gate, up; /* [intermediate][hidden] */
+};
+
+/* Activations q, attended and hidden below are [rows][width] in a type of the backend's choosing, at most four
+ * bytes an element; callers allocate four and never look inside. */
+struct ops {
+    const char *name;
+
+    /* -- memory -- */
+    outrider_status (*alloc)(struct backend *be, size_t bytes, void **out); /* 64-byte aligned, uninitialised */
+    void (*release)(struct backend *be, void *p);                          /* of alloc; NULL is fine */
+    /* Puts a tensor from mapped host memory where kernels can read it: the mapping itself on the CPU, a device
+     * copy elsewhere. Valid until weight_release, and while the host memory is. */
+    outrider_status (*weight)(struct backend *be, const void *host, size_t bytes, const void **out);
+    void (*weight_release)(struct backend *be, const void *p);
+    /* Scratch for passes of up to max_rows rows whose widest vector has max_width elements; may be called again
+     * with more (the greatest asked for counts). */
+    outrider_status (*reserve)(struct backend *be, int32_t max_rows, int32_t max_width);
+    void (*upload)(struct backend *be, void *to, const void *host_from, size_t bytes); /* host memory reusable at once */
+    outrider_status (*download)(struct backend *be, void *host_to, const void *from, size_t bytes); /* waits */
+    void (*copy)(struct backend *be, void *to, const void *from, size_t bytes);
+    outrider_status (*sync)(struct backend *be);
+
+    /* -- the forward pass -- */
+    /* x[r] = table[token[r]]. table: [vocab][hidden]; x: [rows][hidden] f32. */
+    void (*embed)(struct backend *be, const struct rows *rows, const struct matrix *table, float *x);
+    /* n = rmsnorm(x); q = rope(Wq n); k = rope(Wk n) and v = Wv n appended to the cache at the row's position.
+     * q: [rows][heads * head_dim]. */
+    void (*qkv)(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x,
+                void *q, const struct kv_layer *kv);
+    /* attended[r] = softmax(q K^T / sqrt(head_dim)) V over positions 0..position[r] of the row's sequence.
+     * Source: paged layout, Kwon et al. 2023; online softmax, Milakov and Gimelshein 2018. */
+    void (*attention)(struct backend *be, const struct rows *rows, const struct attention_block *b, const void *q,
+                      const struct kv_layer *kv, void *attended);
+    /* x[r] += W a[r]. a: [rows][w->k] from attention or gate_up; x: [rows][w->n] f32. */
+    void (*project)(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a, float *x);
+    /* n = rmsnorm(x); hidden = silu(Wgate n) * (Wup n) (SwiGLU, Shazeer 2020). hidden: [rows][intermediate]. */
+    void (*gate_up)(struct backend *be, const struct rows *rows, const struct mlp_block *b, const float *x,
+                    void *hidden);
+    /* logits[i] = Whead rmsnorm(x[pick[i]]) for i < n_pick; pick in host memory; logits [n_pick][vocab] f32. */
+    void (*logits)(struct backend *be, const float *norm, float norm_eps, const struct matrix *head,
+                   const float *x, const int32_t *host_pick, int32_t n_pick, float *logits);
+
+    /* token[i] = index of the greatest of logits[i][0..vocab), the lowest such index on a tie; NaN counts as
+     * -infinity. token in backend memory. */
+    void (*argmax)(struct backend *be, const float *logits, int32_t n, int32_t vocab, int32_t *token);
+
+    /* -- meters -- */
+    /* Reads `bytes` bytes as fast as the device can, several times; the best rate. */
+    outrider_status (*read_bandwidth)(struct backend *be, size_t bytes, double *gb_per_s);
+    /* A line for people: "cpu, avx512bf16, 2 threads". */
+    void (*describe)(struct backend *be, char *line, size_t bytes);
+
+    void (*close)(struct backend *be);
+};
+
+/* Opens the device named as in outrider_engine_options.device. OUTRIDER_EINVAL for an unknown name (the line
+ * lists what there is), OUTRIDER_ENOMEM when there is no such device. threads: 0 for one a core. */
+outrider_status ops_open(const char *device, int32_t threads, const struct ops **ops, struct backend **be);
+
+/* One backend's own opener; `name` is what follows "cpu:" or "cuda:", or "". */
+outrider_status cpu_open(const char *name, int32_t threads, const struct ops **ops, struct backend **be);
+outrider_status cuda_open(const char *name, const struct ops **ops, struct backend **be);
+
+#endif

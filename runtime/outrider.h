@@ -1,0 +1,225 @@
+/* Outrider: speculative decoding of large language models. The public C API.
+ *
+ * An *engine* holds a verifier model, optionally a draft model, their tokenizer, and one paged cache of keys
+ * and values that serves both. A *session* is one conversation: its tokens, settings and place in the cache.
+ * A *round* advances any number of sessions together: prompts are read in chunks; then the draft proposes up
+ * to K tokens a session, one batched pass of the verifier scores them all, and each session keeps the run that
+ * the verifier itself would have written. The text is the verifier's own: at temperature 0 bit for bit, when
+ * sampling in distribution (or per seed, see OUTRIDER_ACCEPT_COUPLED).
+ *
+ *     outrider_engine_options options = outrider_engine_defaults();
+ *     options.model = "weights/tale/verifier";
+ *     options.draft = "weights/tale/draft";
+ *     outrider_engine *engine;
+ *     outrider_session *session;
+ *     if (outrider_engine_open(&options, &engine)) die(outrider_error());
+ *     outrider_settings settings = outrider_settings_defaults(engine);
+ *     if (outrider_session_open(engine, &settings, &session)) die(outrider_error());
+ *     if (outrider_session_append_text(session, "Once upon a time", 16)) die(outrider_error());
+ *     while (outrider_session_stop(session) == OUTRIDER_RUNNING) {
+ *         if (outrider_round(&session, 1)) die(outrider_error());
+ *         size_t bytes;
+ *         const char *text = outrider_session_take_text(session, &bytes);
+ *         fwrite(text, 1, bytes, stdout);
+ *     }
+ *
+ * Threads: calls on one engine and its sessions must not overlap; different engines are independent.
+ * Ownership: what a function returns through its last pointer is the caller's to close, in any order of
+ * sessions, the engine last. Closing NULL is fine. Strings and arrays passed in are copied.
+ */
+#ifndef OUTRIDER_H
+#define OUTRIDER_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Also the exit codes of the command line. */
+typedef enum {
+    OUTRIDER_OK = 0,
+    OUTRIDER_EFAIL = 1,  /* run-time failure: a device, a file that cannot be written */
+    OUTRIDER_EINVAL = 2, /* a wrong argument, or a prompt longer than the context */
+    OUTRIDER_EMODEL = 3, /* a bad or missing model, tokenizer or template */
+    OUTRIDER_ENOMEM = 4, /* no memory, no cache page, or no such device */
+} outrider_status;
+
+/* One line on the calling thread's last failure: names the file and field, the flag, or both counts. */
+const char *outrider_error(void);
+const char *outrider_version(void);
+
+typedef struct outrider_engine outrider_engine;
+typedef struct outrider_session outrider_session;
+
+enum { OUTRIDER_MAX_DRAFT = 16 }; /* most tokens proposed in one round */
+
+/* ---- engine ---- */
+
+typedef struct {
+    const char *model;   /* folder of the verifier */
+    const char *draft;   /* folder of the draft; NULL for none. Its vocabulary must equal the verifier's */
+    const char *device;  /* "auto", "cpu", "cpu:avx2" (an instruction set by name), "cuda", "cuda:1" */
+    int32_t threads;     /* 0: one a core */
+    int32_t ctx_size;    /* tokens a session can hold; 0: the model's own limit */
+    int32_t max_sessions; /* sessions that can hold cache pages at once */
+    int32_t page_size;   /* tokens a cache page: a power of two, 16 to 256 */
+    const char *cache_type; /* "f16" or "f32" keys and values */
+    /* Called while loading with a share from 0 to 1; may be NULL. */
+    void (*progress)(void *user, const char *stage, double share);
+    void *progress_user;
+} outrider_engine_options;
+
+outrider_engine_options outrider_engine_defaults(void);
+outrider_status outrider_engine_open(const outrider_engine_options *options, outrider_engine **out);
+void outrider_engine_close(outrider_engine *engine);
+
+/* What a loaded model is. */
+typedef struct {
+    char model_type[32], dtype[8];
+    int32_t vocab_size, hidden_size, intermediate_size, num_hidden_layers;
+    int32_t num_attention_heads, num_key_value_heads, head_dim, max_position_embeddings;
+    uint64_t parameters;
+    uint64_t weight_bytes;    /* in the files */
+    uint64_t streamed_bytes;  /* read for one token: all but the gathered embedding */
+    uint64_t cache_bytes_per_token;
+} outrider_model_info;
+
+typedef struct {
+    outrider_model_info verifier, draft;
+    bool has_draft;
+    char device[128]; /* "cpu, avx512bf16, 2 threads" */
+    int32_t ctx_size, max_sessions, page_size, pages, pages_free;
+    uint64_t cache_bytes; /* the page pools of both models */
+    const char *chat_template; /* its name; "none" */
+} outrider_engine_info;
+
+outrider_status outrider_engine_get_info(const outrider_engine *engine, outrider_engine_info *info);
+/* The same of a folder, without loading it. cache_type as in the options. */
+outrider_status outrider_inspect(const char *folder, const char *cache_type, outrider_model_info *info);
+
+/* ---- settings of a session ---- */
+
+typedef enum {
+    OUTRIDER_ACCEPT_REJECTION, /* Leviathan et al. 2023, Chen et al. 2023 */
+    OUTRIDER_ACCEPT_BLOCK,     /* Sun et al. 2024: never accepts less */
+    OUTRIDER_ACCEPT_COUPLED,   /* shared Gumbel noise (Daliri et al. 2025): one text per seed, whatever the
+                                  draft and K */
+} outrider_accept_rule;
+
+typedef struct {
+    int32_t token;
+    float bias; /* added to the logit; -INFINITY forbids the token */
+} outrider_logit_bias;
+
+typedef struct {
+    /* sampling; applied in this order: bias, penalties, temperature, top-k, top-p, min-p */
+    float temperature;       /* 0: greedy */
+    int32_t top_k;           /* 0: off */
+    float top_p, min_p;      /* 1 and 0: off */
+    float repeat_penalty;    /* 1: off. Over the last repeat_last_n tokens; -1: the whole session */
+    float presence_penalty, frequency_penalty; /* 0: off. Same window */
+    int32_t repeat_last_n;
+    uint64_t seed;
+    const outrider_logit_bias *logit_bias; /* copied */
+    size_t n_logit_bias;
+
+    /* when to stop */
+    int32_t n_predict;        /* -1: until the end of the text or of the context */
+    bool ignore_eos;
+    const char *const *stop;  /* strings that end the text and are not part of it; copied */
+    size_t n_stop;
+
+    /* speculation: changes the speed, never the text */
+    int32_t draft_n;          /* K, at most OUTRIDER_MAX_DRAFT; 0: plain decoding; -1: chosen by the engine */
+    outrider_accept_rule accept;
+} outrider_settings;
+
+/* The model's generation_config.json over the built-in defaults (temperature 0.8, top-k 40, top-p 0.95,
+ * min-p 0.05). `engine` may be NULL for the built-in ones. */
+outrider_settings outrider_settings_defaults(const outrider_engine *engine);
+
+/* ---- session ---- */
+
+typedef enum {
+    OUTRIDER_RUNNING,
+    OUTRIDER_STOP_EOS,     /* the model ended its text */
+    OUTRIDER_STOP_STRING,  /* a stop string appeared */
+    OUTRIDER_STOP_LENGTH,  /* n_predict tokens are written */
+    OUTRIDER_STOP_CONTEXT, /* the context is full */
+} outrider_stop;
+const char *outrider_stop_name(outrider_stop stop);
+
+outrider_status outrider_session_open(outrider_engine *engine, const outrider_settings *settings,
+                                      outrider_session **out);
+void outrider_session_close(outrider_session *session);
+outrider_status outrider_session_set(outrider_session *session, const outrider_settings *settings);
+
+/* Appending begins a new answer: the stop reason, the text to take and the statistics start anew. More tokens
+ * than the context holds are refused with both counts and nothing is appended; nothing is ever cut.
+ * append_text puts the beginning-of-text token first where the model wants it and the session is empty.
+ * append_message writes one turn of the model's chat template (after what it generated since), and after a
+ * user turn the header of the answer; role is "system", "user" or "assistant". */
+outrider_status outrider_session_append(outrider_session *session, const int32_t *tokens, size_t n);
+outrider_status outrider_session_append_text(outrider_session *session, const char *text, size_t bytes);
+outrider_status outrider_session_append_message(outrider_session *session, const char *role, const char *text,
+                                                size_t bytes);
+
+/* One round over n sessions of one engine; those that have stopped are left alone. A session that still has
+ * prompt to read reads one chunk of it, so that a long prompt takes several rounds and the caller stays in
+ * control. On failure no session's tokens change. */
+outrider_status outrider_round(outrider_session *const *sessions, size_t n);
+
+outrider_stop outrider_session_stop(const outrider_session *session);
+/* All tokens, prompt first. Borrowed until the next call on the session. */
+const int32_t *outrider_session_tokens(const outrider_session *session, size_t *n);
+/* Text of the answer that has become certain since the last call: whole UTF-8 characters, nothing that might
+ * still turn out to be a stop string. Borrowed until the next call on the session. */
+const char *outrider_session_take_text(outrider_session *session, size_t *bytes);
+
+/* Drops all tokens from n on (and forgets them in the cache). */
+outrider_status outrider_session_truncate(outrider_session *session, size_t n);
+/* A second session with the same tokens and settings; shares the cache pages until they differ. */
+outrider_status outrider_session_fork(const outrider_session *session, outrider_session **out);
+
+/* Statistics of the answer in progress. Times in milliseconds. */
+typedef struct {
+    int32_t n_prompt;   /* prompt tokens read; those found in the cache are not counted here */
+    int32_t n_cached;   /* prompt tokens found in the cache */
+    int32_t n_predict;  /* tokens written */
+    double prompt_ms, predicted_ms;
+    double draft_ms, verify_ms; /* parts of predicted_ms */
+    int32_t n_verify;   /* verifier passes that wrote tokens */
+    int32_t n_draft_steps;
+    int32_t draft_n, draft_n_accepted; /* tokens proposed and accepted */
+    int32_t proposed_at[OUTRIDER_MAX_DRAFT];      /* passes that tested a proposal at this place */
+    int32_t accepted_at[OUTRIDER_MAX_DRAFT];      /* passes that accepted it */
+    int32_t runs[OUTRIDER_MAX_DRAFT + 1];         /* passes that accepted exactly so many */
+} outrider_stats;
+void outrider_session_stats(const outrider_session *session, outrider_stats *stats);
+
+/* ---- tokens, scores, meters ---- */
+
+/* Ids of plain text, without a beginning-of-text token; free() the array. */
+outrider_status outrider_tokenize(const outrider_engine *engine, const char *text, size_t bytes, int32_t **ids,
+                                  size_t *n);
+/* Bytes of one token, borrowed from the engine; a control token has none. */
+const char *outrider_token_bytes(const outrider_engine *engine, int32_t token, size_t *bytes);
+
+/* Scores a text under the verifier: nll[i] = -ln p(tokens[i + 1] | tokens[0..i]) for i < n - 1, n at most the
+ * context. For perplexity. */
+outrider_status outrider_score(outrider_engine *engine, const int32_t *tokens, size_t n, float *nll);
+
+typedef enum { OUTRIDER_VERIFIER, OUTRIDER_DRAFT } outrider_which;
+/* Microseconds of one pass over `rows` rows at position `depth`, median of `repeats`. */
+outrider_status outrider_time_pass(outrider_engine *engine, outrider_which which, int32_t rows, int32_t depth,
+                                   int32_t repeats, double *us);
+/* Gigabytes a second at which the device reads `bytes` bytes of memory. */
+outrider_status outrider_read_bandwidth(outrider_engine *engine, size_t bytes, double *gb_per_s);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,69 @@
+/* Model folders: tensors mapped from safetensors files, and the JSON beside them.
+ *
+ * Files are untrusted. Every count, offset and shape is checked before use; nothing outside a mapping is
+ * read; a bad file gives OUTRIDER_EMODEL and one line that names file and field. Tensors are mapped, never
+ * copied: a tensor's bytes live as long as the `struct weights` that owns the mapping.
+ */
+#ifndef OUTRIDER_WEIGHTS_H
+#define OUTRIDER_WEIGHTS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "runtime/outrider.h"
+#include "weights/dtype.h"
+
+enum { TENSOR_MAX_DIMS = 4 };
+
+struct tensor {
+    const char *name; /* owned by the weights */
+    const char *file; /* path of the file that holds it, for messages */
+    enum dtype dtype;
+    int32_t n_dims;
+    int64_t shape[TENSOR_MAX_DIMS]; /* outermost first; 1 past n_dims */
+    const void *data;               /* row-major, 2-byte aligned at least, in the mapping */
+    size_t bytes;
+};
+
+struct weights;
+
+/* Opens model.safetensors, or every shard that model.safetensors.index.json names, in folder `dir`.
+ * Checks each promise of the format: header size (<= 100 MB, inside the file), a JSON object without
+ * duplicate keys, known dtypes, shapes whose product times the element size equals the byte range (overflow
+ * checked), ranges that are sorted without holes or overlap and cover the data exactly, __metadata__ strings
+ * only. With an index: shard names without '/' or '..', each tensor in the shard the index names, none lost
+ * and none twice. A shard may be a symlink (hub caches use them). */
+outrider_status weights_open(const char *dir, struct weights **out);
+void weights_close(struct weights *w); /* NULL is fine */
+
+const struct tensor *weights_find(const struct weights *w, const char *name); /* NULL when absent */
+size_t weights_count(const struct weights *w);
+const struct tensor *weights_at(const struct weights *w, size_t i); /* sorted by name */
+size_t weights_bytes(const struct weights *w);                      /* sum of all tensors' bytes */
+
+enum { CONFIG_MAX_EOS = 8 };
+
+/* config.json, in upstream spelling. Every field is validated: positive, within the limits below, heads
+ * divisible, dims even where RoPE needs it, finite floats; vocab_size etc. <= 2^24, layers <= 1024. */
+struct model_config {
+    char model_type[32];
+    int32_t vocab_size, hidden_size, intermediate_size, num_hidden_layers;
+    int32_t num_attention_heads, num_key_value_heads, head_dim;
+    int32_t max_position_embeddings;
+    float rope_theta, rms_norm_eps;
+    bool tie_word_embeddings;
+    int32_t bos_token_id; /* -1 when none */
+    int32_t eos_token_id[CONFIG_MAX_EOS], n_eos; /* config.json's and generation_config.json's, no repeats */
+};
+
+/* generation_config.json: NAN / -1 where the file says nothing. A missing file is fine. */
+struct generation_config {
+    float temperature, top_p, min_p, repetition_penalty;
+    int32_t top_k;
+    int32_t do_sample; /* -1 unsaid, 0, 1 */
+};
+
+outrider_status config_read(const char *dir, struct model_config *model, struct generation_config *generation);
+
+#endif
