@@ -109,13 +109,21 @@ struct ops {
     /* n = rmsnorm(x); hidden = silu(Wgate n) * (Wup n) (SwiGLU, Shazeer 2020). hidden: [rows][intermediate]. */
     void (*gate_up)(struct backend *be, const struct rows *rows, const struct mlp_block *b, const float *x,
                     void *hidden);
-    /* logits[i] = Whead rmsnorm(x[pick[i]]) for i < n_pick; pick in host memory; logits [n_pick][vocab] f32. */
+    /* logits[i] = Whead rmsnorm(x[pick[i]]) for i < n_pick; pick in host memory, NULL for rows 0..n_pick;
+     * logits [n_pick][vocab] f32. */
     void (*logits)(struct backend *be, const float *norm, float norm_eps, const struct matrix *head,
                    const float *x, const int32_t *host_pick, int32_t n_pick, float *logits);
 
     /* token[i] = index of the greatest of logits[i][0..vocab), the lowest such index on a tie; NaN counts as
      * -infinity. token in backend memory. */
     void (*argmax)(struct backend *be, const float *logits, int32_t n, int32_t vocab, int32_t *token);
+
+    /* -- recording (CUDA graphs): a pass is recorded once for a key and replayed afterwards; whatever changes
+     * between passes of one key lives in backend memory. The CPU's replay always says no, its record does
+     * nothing. -- */
+    bool (*replay)(struct backend *be, uint64_t key); /* runs what key names; false when there is no such */
+    void (*record_begin)(struct backend *be, uint64_t key);
+    void (*record_end)(struct backend *be); /* and runs it */
 
     /* -- meters -- */
     /* Reads `bytes` bytes as fast as the device can, several times; the best rate. */
