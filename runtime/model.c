@@ -1,0 +1,291 @@
+/* The Llama architecture: configuration to bound weights, and the layer loop.
+ *
+ * model_forward is the whole forward pass, for prefill, draft step and verify alike. A model family that differs
+ * in its names or blocks adds a row here, not another pass. Invariant: after model_open every shape that an
+ * operation relies on has been checked against the configuration, so operations need no checks of their own. */
+#include "runtime/model.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/status.h"
+
+/* ---- binding ---- */
+
+static outrider_status find_tensor(const struct weights *w, const char *name, int64_t n, int64_t k,
+                                   const struct tensor **out) {
+    const struct tensor *t = weights_find(w, name);
+    if (!t) return fail(OUTRIDER_EMODEL, "%s: tensor %s is missing", weights_at(w, 0)->file, name);
+    int32_t dims = k ? 2 : 1;
+    if (t->n_dims != dims || t->shape[0] != n || (k && t->shape[1] != k)) {
+        if (t->n_dims != dims)
+            return fail(OUTRIDER_EMODEL, "%s: tensor %s has %d dimensions, expected %d", t->file, name, t->n_dims, dims);
+        if (k)
+            return fail(OUTRIDER_EMODEL, "%s: tensor %s is [%lld, %lld], config.json says [%lld, %lld]", t->file, name,
+                        (long long)t->shape[0], (long long)t->shape[1], (long long)n, (long long)k);
+        return fail(OUTRIDER_EMODEL, "%s: tensor %s is [%lld], config.json says [%lld]", t->file, name,
+                    (long long)t->shape[0], (long long)n);
+    }
+    *out = t;
+    return OUTRIDER_OK;
+}
+
+static outrider_status bind_matrix(struct model *m, const char *name, int32_t n, int32_t k, struct matrix *out) {
+    const struct tensor *t;
+    TRY(find_tensor(m->weights, name, n, k, &t));
+    *out = (struct matrix){.dtype = t->dtype, .n = n, .k = k};
+    return m->ops->weight(m->be, t->data, t->bytes, &out->data);
+}
+
+static float element(const struct tensor *t, int64_t i) {
+    if (t->dtype == DTYPE_F32) {
+        float f;
+        memcpy(&f, (const char *)t->data + i * 4, 4);
+        return f;
+    }
+    uint16_t h;
+    memcpy(&h, (const char *)t->data + i * 2, 2);
+    if (t->dtype == DTYPE_BF16) {
+        uint32_t bits = (uint32_t)h << 16;
+        float f;
+        memcpy(&f, &bits, 4);
+        return f;
+    }
+    int exponent = h >> 10 & 31, mantissa = h & 1023;
+    float f = exponent == 31  ? (mantissa ? NAN : INFINITY)
+              : exponent == 0 ? ldexpf((float)mantissa, -24)
+                              : ldexpf((float)(mantissa + 1024), exponent - 25);
+    return h & 0x8000 ? -f : f;
+}
+
+/* Vectors are few and small: they are kept in f32 whatever the file has. */
+static outrider_status bind_vector(struct model *m, const char *name, int32_t n, const float **out) {
+    const struct tensor *t;
+    TRY(find_tensor(m->weights, name, n, 0, &t));
+    float *host = malloc((size_t)n * sizeof *host);
+    if (!host) return fail_memory(name, (size_t)n * sizeof *host);
+    for (int32_t i = 0; i < n; i++) host[i] = element(t, i);
+    void *device = NULL;
+    outrider_status status = m->ops->alloc(m->be, (size_t)n * sizeof *host, &device);
+    if (status == OUTRIDER_OK) m->ops->upload(m->be, device, host, (size_t)n * sizeof *host);
+    free(host);
+    *out = device;
+    return status;
+}
+
+static outrider_status bind_layer(struct model *m, int32_t index) {
+    const struct model_config *c = &m->config;
+    struct layer *l = &m->layers[index];
+    int32_t q = c->num_attention_heads * c->head_dim, kv = c->num_key_value_heads * c->head_dim;
+    char name[96];
+#define NAME(suffix) (snprintf(name, sizeof name, "model.layers.%d." suffix ".weight", index), name)
+    l->attention = (struct attention_block){.norm_eps = c->rms_norm_eps, .rope = m->rope, .heads = c->num_attention_heads,
+                                            .kv_heads = c->num_key_value_heads, .head_dim = c->head_dim};
+    l->mlp.norm_eps = c->rms_norm_eps;
+    TRY(bind_vector(m, NAME("input_layernorm"), c->hidden_size, &l->attention.norm));
+    TRY(bind_matrix(m, NAME("self_attn.q_proj"), q, c->hidden_size, &l->attention.q));
+    TRY(bind_matrix(m, NAME("self_attn.k_proj"), kv, c->hidden_size, &l->attention.k));
+    TRY(bind_matrix(m, NAME("self_attn.v_proj"), kv, c->hidden_size, &l->attention.v));
+    TRY(bind_matrix(m, NAME("self_attn.o_proj"), c->hidden_size, q, &l->output));
+    TRY(bind_vector(m, NAME("post_attention_layernorm"), c->hidden_size, &l->mlp.norm));
+    TRY(bind_matrix(m, NAME("mlp.gate_proj"), c->intermediate_size, c->hidden_size, &l->mlp.gate));
+    TRY(bind_matrix(m, NAME("mlp.up_proj"), c->intermediate_size, c->hidden_size, &l->mlp.up));
+    TRY(bind_matrix(m, NAME("mlp.down_proj"), c->hidden_size, c->intermediate_size, &l->down));
+#undef NAME
+    if (l->attention.q.dtype != l->attention.k.dtype || l->attention.q.dtype != l->attention.v.dtype ||
+        l->mlp.gate.dtype != l->mlp.up.dtype || l->attention.q.dtype != l->output.dtype || l->mlp.gate.dtype != l->down.dtype)
+        return fail(OUTRIDER_EMODEL, "%s: layer %d mixes element types", weights_at(m->weights, 0)->file, index);
+    return OUTRIDER_OK;
+}
+
+/* cos and sin of every position and frequency. In float32 as the reference does it, so that long contexts agree. */
+static outrider_status make_rope(struct model *m, int32_t positions) {
+    int32_t half = m->config.head_dim / 2;
+    size_t n = (size_t)positions * (size_t)half * 2;
+    float *host = malloc(n * sizeof *host);
+    if (!host) return fail_memory("the RoPE table", n * sizeof *host);
+    for (int32_t i = 0; i < half; i++) {
+        float frequency = (float)(1.0 / pow(m->config.rope_theta, (double)(2 * i) / m->config.head_dim));
+        for (int32_t p = 0; p < positions; p++) {
+            float angle = (float)p * frequency;
+            host[((size_t)p * half + i) * 2] = (float)cos(angle);
+            host[((size_t)p * half + i) * 2 + 1] = (float)sin(angle);
+        }
+    }
+    outrider_status status = m->ops->alloc(m->be, n * sizeof *host, (void **)&m->rope);
+    if (status == OUTRIDER_OK) m->ops->upload(m->be, m->rope, host, n * sizeof *host);
+    free(host);
+    return status;
+}
+
+static outrider_status alloc_pool(struct model *m, enum dtype type) {
+    const struct model_config *c = &m->config;
+    size_t page = (size_t)m->page_size * (size_t)c->num_key_value_heads * (size_t)c->head_dim * dtype_bytes(type);
+    size_t bytes;
+    if (!mul_fits(page, (size_t)m->pages, &bytes)) return fail_memory("the cache", SIZE_MAX);
+    for (int32_t i = 0; i < c->num_hidden_layers; i++) {
+        struct kv_layer *kv = &m->layers[i].kv;
+        kv->dtype = type;
+        kv->page_size = m->page_size;
+        TRY(m->ops->alloc(m->be, bytes, &kv->k));
+        TRY(m->ops->alloc(m->be, bytes, &kv->v));
+    }
+    return OUTRIDER_OK;
+}
+
+static outrider_status alloc_activations(struct model *m) {
+    const struct model_config *c = &m->config;
+    size_t rows = (size_t)m->max_rows, q = (size_t)c->num_attention_heads * (size_t)c->head_dim;
+    int32_t widest = c->hidden_size > c->intermediate_size ? c->hidden_size : c->intermediate_size;
+    if ((size_t)widest < q) widest = (int32_t)q;
+    TRY(m->ops->alloc(m->be, rows * (size_t)c->hidden_size * sizeof(float), (void **)&m->x));
+    TRY(m->ops->alloc(m->be, rows * q * sizeof(float), &m->q));
+    TRY(m->ops->alloc(m->be, rows * (size_t)c->intermediate_size * sizeof(float), &m->hidden));
+    TRY(m->ops->alloc(m->be, (size_t)m->max_logits * (size_t)c->vocab_size * sizeof(float), (void **)&m->logits));
+    return m->ops->reserve(m->be, m->max_rows, widest);
+}
+
+static outrider_status bind(struct model *m, const struct model_options *o) {
+    struct model_config *c = &m->config;
+    TRY(make_rope(m, o->ctx_size));
+    TRY(bind_matrix(m, "model.embed_tokens.weight", c->vocab_size, c->hidden_size, &m->embedding));
+    if (c->tie_word_embeddings)
+        m->head = m->embedding;
+    else
+        TRY(bind_matrix(m, "lm_head.weight", c->vocab_size, c->hidden_size, &m->head));
+    TRY(bind_vector(m, "model.norm.weight", c->hidden_size, (const float **)&m->final_norm));
+    for (int32_t i = 0; i < c->num_hidden_layers; i++) {
+        TRY(bind_layer(m, i));
+        if (o->progress) o->progress(o->user, (double)(i + 1) / c->num_hidden_layers);
+    }
+    TRY(alloc_pool(m, o->cache_type));
+    return alloc_activations(m);
+}
+
+outrider_status model_open(const struct model_options *o, struct model **out) {
+    *out = NULL;
+    struct model *m = calloc(1, sizeof *m);
+    if (!m) return fail_memory("a model", sizeof *m);
+    m->ops = o->ops;
+    m->be = o->be;
+    m->page_size = o->page_size;
+    m->pages = o->pages;
+    m->max_rows = o->max_rows;
+    m->max_logits = o->max_logits;
+    outrider_status status;
+    TRY_GOTO(cleanup, config_read(o->folder, &m->config, &m->generation));
+    TRY_GOTO(cleanup, weights_open(o->folder, &m->weights));
+    m->layers = calloc((size_t)m->config.num_hidden_layers, sizeof *m->layers);
+    if (!m->layers) {
+        status = fail_memory("layers", (size_t)m->config.num_hidden_layers * sizeof *m->layers);
+        goto cleanup;
+    }
+    TRY_GOTO(cleanup, bind(m, o));
+    TRY_GOTO(cleanup, m->ops->sync(m->be));
+    *out = m;
+    return OUTRIDER_OK;
+cleanup:
+    model_close(m);
+    return status;
+}
+
+void model_close(struct model *m) {
+    if (!m) return;
+    const struct ops *ops = m->ops;
+    for (int32_t i = 0; m->layers && i < m->config.num_hidden_layers; i++) {
+        struct layer *l = &m->layers[i];
+        const struct matrix *owned[] = {&l->attention.q, &l->attention.k, &l->attention.v, &l->output,
+                                        &l->mlp.gate,    &l->mlp.up,      &l->down};
+        for (size_t j = 0; j < sizeof owned / sizeof *owned; j++) ops->weight_release(m->be, owned[j]->data);
+        void *plain[] = {(void *)l->attention.norm, (void *)l->mlp.norm, l->kv.k, l->kv.v};
+        for (size_t j = 0; j < sizeof plain / sizeof *plain; j++) ops->release(m->be, plain[j]);
+    }
+    ops->weight_release(m->be, m->embedding.data);
+    if (m->head.data != m->embedding.data) ops->weight_release(m->be, m->head.data);
+    void *plain[] = {m->final_norm, m->rope, m->x, m->q, m->hidden, m->logits};
+    for (size_t j = 0; j < sizeof plain / sizeof *plain; j++) ops->release(m->be, plain[j]);
+    weights_close(m->weights);
+    free(m->layers);
+    free(m);
+}
+
+/* ---- running ---- */
+
+static void run_layers(struct model *m, const struct rows *rows, const int32_t *pick, int32_t n_pick) {
+    const struct ops *ops = m->ops;
+    struct backend *be = m->be;
+
+    ops->embed(be, rows, &m->embedding, m->x);
+    for (int32_t i = 0; i < m->config.num_hidden_layers; i++) {
+        const struct layer *l = &m->layers[i];
+        ops->qkv(be, rows, &l->attention, m->x, m->q, &l->kv);
+        ops->attention(be, rows, &l->attention, m->q, &l->kv, m->q);
+        ops->project(be, rows, &l->output, m->q, m->x);
+        ops->gate_up(be, rows, &l->mlp, m->x, m->hidden);
+        ops->project(be, rows, &l->down, m->hidden, m->x);
+    }
+    if (n_pick > 0) ops->logits(be, m->final_norm, m->config.rms_norm_eps, &m->head, m->x, pick, n_pick, m->logits);
+}
+
+void model_forward(struct model *m, const struct rows *rows, const int32_t *pick, int32_t n_pick) {
+    /* A pass is recorded once for its shape; the bound on positions grows in powers of two so that few are. */
+    if (rows->prefill || pick || rows->n > 64) {
+        run_layers(m, rows, pick, n_pick);
+        return;
+    }
+    struct rows bounded = *rows;
+    int bits = 8;
+    while (rows->max_position >> bits) bits++;
+    bounded.max_position = (int32_t)((1u << bits) - 1);
+    uint64_t key = (uint64_t)(uintptr_t)m << 16 ^ (uint64_t)rows->n << 40 ^ (uint64_t)n_pick << 48 ^ (uint64_t)bits << 56;
+    if (m->ops->replay(m->be, key)) return;
+    m->ops->record_begin(m->be, key);
+    run_layers(m, &bounded, pick, n_pick);
+    m->ops->record_end(m->be);
+}
+
+void model_copy_page(struct model *m, int32_t to, int32_t from) {
+    const struct model_config *c = &m->config;
+    for (int32_t i = 0; i < c->num_hidden_layers; i++) {
+        struct kv_layer *kv = &m->layers[i].kv;
+        size_t page = (size_t)m->page_size * (size_t)c->num_key_value_heads * (size_t)c->head_dim * dtype_bytes(kv->dtype);
+        m->ops->copy(m->be, (char *)kv->k + (size_t)to * page, (char *)kv->k + (size_t)from * page, page);
+        m->ops->copy(m->be, (char *)kv->v + (size_t)to * page, (char *)kv->v + (size_t)from * page, page);
+    }
+}
+
+/* ---- description ---- */
+
+static void describe(const struct model_config *c, const struct weights *w, enum dtype cache_type, outrider_model_info *info) {
+    const struct tensor *embedding = weights_find(w, "model.embed_tokens.weight");
+    *info = (outrider_model_info){
+        .vocab_size = c->vocab_size, .hidden_size = c->hidden_size, .intermediate_size = c->intermediate_size,
+        .num_hidden_layers = c->num_hidden_layers, .num_attention_heads = c->num_attention_heads,
+        .num_key_value_heads = c->num_key_value_heads, .head_dim = c->head_dim,
+        .max_position_embeddings = c->max_position_embeddings, .weight_bytes = weights_bytes(w),
+        .cache_bytes_per_token = (uint64_t)2 * (uint64_t)c->num_hidden_layers * (uint64_t)c->num_key_value_heads *
+                                 (uint64_t)c->head_dim * dtype_bytes(cache_type)};
+    snprintf(info->model_type, sizeof info->model_type, "%s", c->model_type);
+    snprintf(info->dtype, sizeof info->dtype, "%s", embedding ? dtype_name(embedding->dtype) : "none");
+    for (size_t i = 0; i < weights_count(w); i++)
+        info->parameters += weights_at(w, i)->bytes / dtype_bytes(weights_at(w, i)->dtype);
+    info->streamed_bytes = info->weight_bytes;
+    if (!c->tie_word_embeddings && embedding) info->streamed_bytes -= embedding->bytes;
+}
+
+void model_info(const struct model *m, outrider_model_info *info) {
+    describe(&m->config, m->weights, m->layers[0].kv.dtype, info);
+}
+
+outrider_status model_inspect(const char *folder, enum dtype cache_type, outrider_model_info *info) {
+    struct model_config config;
+    struct generation_config generation;
+    struct weights *w;
+    TRY(config_read(folder, &config, &generation));
+    TRY(weights_open(folder, &w));
+    describe(&config, w, cache_type, info);
+    weights_close(w);
+    return OUTRIDER_OK;
+}

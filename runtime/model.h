@@ -1,0 +1,62 @@
+/* A model on a device: its weights bound, its part of the page pool, and one forward pass for any rows. */
+#ifndef OUTRIDER_MODEL_H
+#define OUTRIDER_MODEL_H
+
+#include "kernels/ops.h"
+#include "weights/weights.h"
+
+struct model_options {
+    const char *folder;
+    const struct ops *ops;
+    struct backend *be; /* borrowed; outlives the model */
+    enum dtype cache_type;
+    int32_t page_size, pages; /* of the pool */
+    int32_t ctx_size;         /* positions that RoPE must know */
+    int32_t max_rows;         /* rows of one pass */
+    int32_t max_logits;       /* rows of one pass that may ask for logits */
+    void (*progress)(void *user, double share);
+    void *user;
+};
+
+struct layer {
+    struct attention_block attention;
+    struct matrix output; /* [hidden][heads * head_dim] */
+    struct mlp_block mlp;
+    struct matrix down; /* [hidden][intermediate] */
+    struct kv_layer kv;
+};
+
+struct model {
+    struct model_config config;
+    struct generation_config generation;
+    const struct ops *ops;
+    struct backend *be;
+    struct weights *weights;
+    struct layer *layers;
+    struct matrix embedding, head;
+    float *final_norm, *rope;
+    int32_t page_size, pages, max_rows, max_logits;
+    /* activations of one pass, backend memory */
+    float *x;      /* [max_rows][hidden] */
+    void *q;       /* [max_rows][heads * head_dim] */
+    void *hidden;  /* [max_rows][intermediate] */
+    float *logits; /* [max_logits][vocab] */
+};
+
+/* Reads the folder, checks that every tensor is there with the shape the configuration says, binds it.
+ * OUTRIDER_EMODEL names tensor and shapes. */
+outrider_status model_open(const struct model_options *options, struct model **out);
+void model_close(struct model *m);
+
+/* Runs the rows through all layers, filling their places in the cache, and leaves the logits of rows pick[0..
+ * n_pick) (host memory; NULL: the first n_pick) in m->logits. Asynchronous on the device. */
+void model_forward(struct model *m, const struct rows *rows, const int32_t *pick, int32_t n_pick);
+
+/* Copies page `from` of every layer to page `to`. */
+void model_copy_page(struct model *m, int32_t to, int32_t from);
+
+/* What the folder says, without binding anything. */
+outrider_status model_inspect(const char *folder, enum dtype cache_type, outrider_model_info *info);
+void model_info(const struct model *m, outrider_model_info *info);
+
+#endif

@@ -1,0 +1,51 @@
+/* From logits to a distribution to a token, with every knob, and the random numbers for it.
+ *
+ * The same function makes the draft's distribution q and the verifier's p, so whatever the settings, p is what
+ * plain decoding would sample from, and acceptance (accept.h) is exact for it. Order of the knobs: bias,
+ * penalties, temperature, top-k, top-p, min-p. Ties go to the lower id. p is float32, sums are double.
+ *
+ * Randomness is by counter (Philox4x32-10, Salmon et al. 2011): a number is a pure function of the seed, what it
+ * is for, and where in the text; none depends on how many were drawn before. */
+#ifndef OUTRIDER_SAMPLER_H
+#define OUTRIDER_SAMPLER_H
+
+#include "runtime/accept.h"
+#include "runtime/outrider.h"
+
+struct sampler {
+    outrider_settings s;  /* the sampling part is used; logit_bias is owned */
+    int32_t vocab_size;
+    float *logits;        /* [vocab] scratch */
+    int32_t *counts;      /* [vocab] zero between calls */
+    int32_t *order;       /* [vocab] scratch for selection */
+};
+
+outrider_status sampler_create(const outrider_settings *settings, int32_t vocab_size, struct sampler *sampler);
+void sampler_destroy(struct sampler *sampler);
+
+/* OUTRIDER_EINVAL with the knob's name when a setting is out of range. */
+outrider_status sampler_check(const outrider_settings *settings, int32_t vocab_size);
+
+/* True when the token is the plain argmax of the logits: greedy, no bias, no penalty. */
+bool sampler_is_argmax(const struct sampler *sampler);
+/* Entries that a distribution of these settings can have at most. */
+int32_t sampler_support(const struct sampler *sampler);
+
+/* The distribution of the token after `history`. `out` has room for sampler_support entries, of the order that
+ * the settings and logits alone decide. OUTRIDER_EFAIL when every token is forbidden. */
+outrider_status sampler_distribution(struct sampler *sampler, const float *logits, const int32_t *history,
+                                     size_t n_history, struct distribution *out);
+
+/* What a random number is for. */
+enum rng_purpose { RNG_PROPOSE, RNG_ACCEPT, RNG_FINAL, RNG_GUMBEL };
+
+/* Uniform in [0, 1) with 53 bits. `position` is the token's place in the text; `round` the place at which the
+ * round began, so that numbers which one round looked at and threw away are never used again (block
+ * verification would be biased by that). */
+double rng_uniform(uint64_t seed, enum rng_purpose purpose, int32_t position, int32_t round);
+
+/* argmax over the support of ln p + Gumbel noise of (seed, position, token): a sample of p in which draft and
+ * verifier share their luck. */
+int32_t sampler_gumbel_pick(uint64_t seed, int32_t position, const struct distribution *d);
+
+#endif
