@@ -1,0 +1,26 @@
+/* A file of a model folder, mapped read-only.
+ *
+ * Only regular files are mapped, through symlinks if need be; a directory, FIFO or device in a file's place
+ * is refused without waiting on it. A file that shrinks while it is mapped still ends the process by SIGBUS:
+ * model files are replaced by renaming, not by writing over them, and a library has no business with signal
+ * handlers.
+ */
+#ifndef OUTRIDER_MAP_H
+#define OUTRIDER_MAP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "runtime/outrider.h"
+
+struct mapping {
+    char *path; /* owned; for messages */
+    const unsigned char *data;
+    size_t bytes; /* never 0 */
+};
+
+/* Maps dir/name. Where `found` is given, absence is no failure but *found = false and a zeroed *out. */
+outrider_status map_open(const char *dir, const char *name, bool *found, struct mapping *out);
+void map_close(struct mapping *map); /* zeroed is fine */
+
+#endif

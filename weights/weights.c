@@ -1,0 +1,196 @@
+/* The tensors of a model folder: one safetensors file, or the shards of an index, as one sorted list.
+ *
+ * Invariant: names are unique and sorted. With an index, tensors and its weight_map agree one to one. The
+ * index's total_size is not read: published files get it wrong, and the shards themselves are the truth.
+ */
+#include "weights/weights.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/status.h"
+#include "weights/document.h"
+#include "weights/map.h"
+#include "weights/safetensors.h"
+
+#define SINGLE "model.safetensors"
+#define INDEX "model.safetensors.index.json"
+
+struct weights {
+    struct mapping *files;
+    size_t n_files;
+    struct tensor_list tensors;
+};
+
+void weights_close(struct weights *w) {
+    if (!w) return;
+    tensor_list_free(&w->tensors);
+    for (size_t i = 0; i < w->n_files; i++) map_close(&w->files[i]);
+    free(w->files);
+    free(w);
+}
+
+static outrider_status add_file(struct weights *w, const struct mapping *file) {
+    w->files[w->n_files++] = *file;
+    return safetensors_read(file, &w->tensors);
+}
+
+/* ---- with an index ---- */
+
+static int by_text(const void *a, const void *b) {
+    return strcmp(*(const char *const *)a, *(const char *const *)b);
+}
+
+static json_t *weight_map(const struct document *index) {
+    return document_get(index, "weight_map");
+}
+
+/* A shard is a plain name in the model's folder: a model must not be able to name files elsewhere. */
+static outrider_status check_shard_name(const struct document *index, const char *tensor,
+                                        const json_t *value) {
+    const char *shard = json_string_value(value);
+    if (!shard)
+        return fail(OUTRIDER_EMODEL, "%s: weight_map \"%.100s\" is not a string", index->path, tensor);
+    if (!*shard || strchr(shard, '/') || strstr(shard, ".."))
+        return fail(OUTRIDER_EMODEL, "%s: weight_map \"%.100s\" names no file of this folder: \"%.100s\"",
+                    index->path, tensor, shard);
+    return OUTRIDER_OK;
+}
+
+/* The shard names, sorted, each once; borrowed from the index, the array to free. */
+static outrider_status shard_names(const struct document *index, const char ***out, size_t *n) {
+    size_t entries = json_object_size(weight_map(index));
+    if (entries == 0) return fail(OUTRIDER_EMODEL, "%s: weight_map is not a filled object", index->path);
+    const char **names = malloc(entries * sizeof *names);
+    if (!names) return fail_memory("the list of shards", entries * sizeof *names);
+    outrider_status status;
+    size_t found = 0;
+    const char *tensor;
+    json_t *shard;
+    json_object_foreach(weight_map(index), tensor, shard) {
+        TRY_GOTO(failed, check_shard_name(index, tensor, shard));
+        names[found++] = json_string_value(shard);
+    }
+    qsort(names, found, sizeof *names, by_text);
+    *n = 0;
+    for (size_t i = 0; i < found; i++)
+        if (*n == 0 || strcmp(names[i], names[*n - 1]) != 0) names[(*n)++] = names[i];
+    *out = names;
+    return OUTRIDER_OK;
+failed:
+    free(names);
+    return status;
+}
+
+static outrider_status open_shards(const char *dir, const char *const *names, size_t n, struct weights *w) {
+    w->files = calloc(n, sizeof *w->files);
+    if (!w->files) return fail_memory("the list of shards", n * sizeof *w->files);
+    for (size_t i = 0; i < n; i++) {
+        struct mapping file;
+        TRY(map_open(dir, names[i], NULL, &file));
+        TRY(add_file(w, &file));
+    }
+    return OUTRIDER_OK;
+}
+
+static outrider_status check_against_index(const struct document *index, const struct weights *w) {
+    for (size_t i = 0; i < w->tensors.n; i++) {
+        const struct tensor *t = &w->tensors.at[i];
+        const char *named = json_string_value(json_object_get(weight_map(index), t->name));
+        if (!named || strcmp(named, strrchr(t->file, '/') + 1) != 0)
+            return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\" is in %s, where weight_map does not put it",
+                        index->path, t->name, t->file);
+    }
+    const char *name;
+    json_t *shard;
+    json_object_foreach(weight_map(index), name, shard) {
+        if (!weights_find(w, name))
+            return fail(OUTRIDER_EMODEL, "%s: weight_map \"%.100s\" is not in shard %s", index->path, name,
+                        json_string_value(shard));
+    }
+    return OUTRIDER_OK;
+}
+
+/* ---- either way ---- */
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
+}
+
+static outrider_status sort_tensors(struct weights *w) {
+    struct tensor *at = w->tensors.at;
+    if (w->tensors.n > 0) qsort(at, w->tensors.n, sizeof *at, by_name);
+    for (size_t i = 1; i < w->tensors.n; i++)
+        if (by_name(&at[i - 1], &at[i]) == 0)
+            return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\" is in %s too", at[i].file, at[i].name,
+                        at[i - 1].file);
+    return OUTRIDER_OK;
+}
+
+static outrider_status open_indexed(const char *dir, struct weights *w) {
+    struct document index;
+    bool found;
+    TRY(document_open(dir, INDEX, &found, &index));
+    if (!found)
+        return fail(OUTRIDER_EMODEL,
+                    "%s: neither " SINGLE " nor " INDEX " is here; other formats are not read", dir);
+    const char **names = NULL;
+    size_t n = 0;
+    outrider_status status;
+    TRY_GOTO(done, shard_names(&index, &names, &n));
+    TRY_GOTO(done, open_shards(dir, names, n, w));
+    TRY_GOTO(done, sort_tensors(w));
+    status = check_against_index(&index, w);
+done:
+    free(names);
+    document_close(&index);
+    return status;
+}
+
+static outrider_status open_single(const char *dir, bool *found, struct weights *w) {
+    struct mapping file;
+    TRY(map_open(dir, SINGLE, found, &file));
+    if (!*found) return OUTRIDER_OK;
+    w->files = calloc(1, sizeof *w->files);
+    if (!w->files) {
+        map_close(&file);
+        return fail_memory("the list of files", sizeof *w->files);
+    }
+    TRY(add_file(w, &file));
+    return sort_tensors(w);
+}
+
+outrider_status weights_open(const char *dir, struct weights **out) {
+    *out = NULL;
+    struct weights *w = calloc(1, sizeof *w);
+    if (!w) return fail_memory("weights", sizeof *w);
+    bool found;
+    outrider_status status = open_single(dir, &found, w);
+    if (status == OUTRIDER_OK && !found) status = open_indexed(dir, w);
+    if (status != OUTRIDER_OK) {
+        weights_close(w);
+        return status;
+    }
+    *out = w;
+    return OUTRIDER_OK;
+}
+
+const struct tensor *weights_find(const struct weights *w, const char *name) {
+    struct tensor key = {.name = name};
+    if (w->tensors.n == 0) return NULL;
+    return bsearch(&key, w->tensors.at, w->tensors.n, sizeof key, by_name);
+}
+
+size_t weights_count(const struct weights *w) {
+    return w->tensors.n;
+}
+
+const struct tensor *weights_at(const struct weights *w, size_t i) {
+    return &w->tensors.at[i];
+}
+
+size_t weights_bytes(const struct weights *w) {
+    size_t sum = 0; /* cannot wrap: the tensors lie in disjoint mappings */
+    for (size_t i = 0; i < w->tensors.n; i++) sum += w->tensors.at[i].bytes;
+    return sum;
+}
