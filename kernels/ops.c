@@ -21,7 +21,8 @@ outrider_status ops_open(const char *device, int32_t threads, const struct ops *
     if (strcmp(device, "auto") == 0 && cuda_open("", ops, be) == OUTRIDER_OK) return OUTRIDER_OK;
 #else
     if (name_after(device, "cuda"))
-        return fail(OUTRIDER_ENOMEM, "device %s: this build has no CUDA (make CUDA=1 with the toolkit)", device);
+        return fail(OUTRIDER_ENOMEM, "device %s: this build has no CUDA (make CUDA=1 with the toolkit)",
+                    device);
 #endif
     if (strcmp(device, "auto") == 0) return cpu_open("", threads, ops, be);
     return fail(OUTRIDER_EINVAL, "device %s: unknown; there are auto, cpu[:isa], cuda[:N]", device);

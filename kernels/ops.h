@@ -1,8 +1,8 @@
 /* The contract between the models and the devices: one prototype an operation, one table of them a backend.
  *
  * A transformer layer is five operations (qkv, attention, project, gate_up, project); embed before and logits
- * after them make a forward pass over any number of rows. A *row* is one token of one sequence; prefill, draft
- * step and verify differ only in how many rows they have.
+ * after them make a forward pass over any number of rows. A *row* is one token of one sequence; prefill,
+ * draft step and verify differ only in how many rows they have.
  *
  * Row invariance, the promise everything rests on: the bits of a row's result depend on that row's own input
  * and its own sequence's cache only; not on the number of rows, their order, the other rows, the thread count
@@ -13,11 +13,11 @@
  * f16 weights; products are accumulated in f32. The residual stream x and the logits are f32. Norms, softmax,
  * RoPE and SiLU are computed in f32.
  *
- * Memory: pointers named here are *backend memory* (from ops->alloc or ops->weight) unless marked host; on the
- * CPU that is ordinary memory. Operations are asynchronous where the device is; ops->download and ops->sync
- * wait, and sync reports what went wrong since the last one. Shapes are the caller's promise (model.c checks a
- * file's shapes once, at open); operations check them by assert only.
- * No operation allocates: scratch is set aside by ops->reserve.
+ * Memory: pointers named here are *backend memory* (from ops->alloc or ops->weight) unless marked host; on
+ * the CPU that is ordinary memory. Operations are asynchronous where the device is; ops->download and
+ * ops->sync wait, and sync reports what went wrong since the last one. Shapes are the caller's promise
+ * (model.c checks a file's shapes once, at open); operations check them by assert only. No operation
+ * allocates: scratch is set aside by ops->reserve.
  */
 #ifndef OUTRIDER_OPS_H
 #define OUTRIDER_OPS_H
@@ -62,8 +62,8 @@ struct kv_layer {
 struct attention_block {
     const float *norm; /* [hidden] RMSNorm weight (Zhang and Sennrich 2019) */
     float norm_eps;
-    struct matrix q, k, v;         /* [heads * head_dim][hidden], [kv_heads * head_dim][hidden] twice */
-    const float *rope;             /* [positions][head_dim / 2][2] cos and sin (Su et al. 2021); halves rotate */
+    struct matrix q, k, v; /* [heads * head_dim][hidden], [kv_heads * head_dim][hidden] twice */
+    const float *rope;     /* [positions][head_dim / 2][2] cos and sin (Su et al. 2021); halves rotate */
     int32_t heads, kv_heads, head_dim; /* query head h reads kv head h / (heads / kv_heads) */
 };
 
@@ -73,40 +73,45 @@ struct mlp_block {
     struct matrix gate, up; /* [intermediate][hidden] */
 };
 
-/* Activations q, attended and hidden below are [rows][width] in a type of the backend's choosing, at most four
- * bytes an element; callers allocate four and never look inside. */
+/* Activations q, attended and hidden below are [rows][width] in a type of the backend's choosing, at most
+ * four bytes an element; callers allocate four and never look inside. */
 struct ops {
     const char *name;
 
     /* -- memory -- */
-    outrider_status (*alloc)(struct backend *be, size_t bytes, void **out); /* 64-byte aligned, uninitialised */
-    void (*release)(struct backend *be, void *p);                          /* of alloc; NULL is fine */
-    /* Puts a tensor from mapped host memory where kernels can read it: the mapping itself on the CPU, a device
-     * copy elsewhere. Valid until weight_release, and while the host memory is. */
+    outrider_status (*alloc)(struct backend *be, size_t bytes,
+                             void **out);         /* 64-byte aligned, uninitialised */
+    void (*release)(struct backend *be, void *p); /* of alloc; NULL is fine */
+    /* Puts a tensor from mapped host memory where kernels can read it: the mapping itself on the CPU, a
+     * device copy elsewhere. Valid until weight_release, and while the host memory is. */
     outrider_status (*weight)(struct backend *be, const void *host, size_t bytes, const void **out);
     void (*weight_release)(struct backend *be, const void *p);
-    /* Scratch for passes of up to max_rows rows whose widest vector has max_width elements; may be called again
-     * with more (the greatest asked for counts). */
+    /* Scratch for passes of up to max_rows rows whose widest vector has max_width elements; may be called
+     * again with more (the greatest asked for counts). */
     outrider_status (*reserve)(struct backend *be, int32_t max_rows, int32_t max_width);
-    void (*upload)(struct backend *be, void *to, const void *host_from, size_t bytes); /* host memory reusable at once */
-    outrider_status (*download)(struct backend *be, void *host_to, const void *from, size_t bytes); /* waits */
+    void (*upload)(struct backend *be, void *to, const void *host_from,
+                   size_t bytes); /* host memory reusable at once */
+    outrider_status (*download)(struct backend *be, void *host_to, const void *from,
+                                size_t bytes); /* waits */
     void (*copy)(struct backend *be, void *to, const void *from, size_t bytes);
     outrider_status (*sync)(struct backend *be);
 
     /* -- the forward pass -- */
     /* x[r] = table[token[r]]. table: [vocab][hidden]; x: [rows][hidden] f32. */
     void (*embed)(struct backend *be, const struct rows *rows, const struct matrix *table, float *x);
-    /* n = rmsnorm(x); q = rope(Wq n); k = rope(Wk n) and v = Wv n appended to the cache at the row's position.
-     * q: [rows][heads * head_dim]. */
+    /* n = rmsnorm(x); q = rope(Wq n); k = rope(Wk n) and v = Wv n appended to the cache at the row's
+     * position. q: [rows][heads * head_dim]. */
     void (*qkv)(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x,
                 void *q, const struct kv_layer *kv);
     /* attended[r] = softmax(q K^T / sqrt(head_dim)) V over positions 0..position[r] of the row's sequence.
      * Source: paged layout, Kwon et al. 2023; online softmax, Milakov and Gimelshein 2018. */
-    void (*attention)(struct backend *be, const struct rows *rows, const struct attention_block *b, const void *q,
-                      const struct kv_layer *kv, void *attended);
+    void (*attention)(struct backend *be, const struct rows *rows, const struct attention_block *b,
+                      const void *q, const struct kv_layer *kv, void *attended);
     /* x[r] += W a[r]. a: [rows][w->k] from attention or gate_up; x: [rows][w->n] f32. */
-    void (*project)(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a, float *x);
-    /* n = rmsnorm(x); hidden = silu(Wgate n) * (Wup n) (SwiGLU, Shazeer 2020). hidden: [rows][intermediate]. */
+    void (*project)(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,
+                    float *x);
+    /* n = rmsnorm(x); hidden = silu(Wgate n) * (Wup n) (SwiGLU, Shazeer 2020). hidden: [rows][intermediate].
+     */
     void (*gate_up)(struct backend *be, const struct rows *rows, const struct mlp_block *b, const float *x,
                     void *hidden);
     /* logits[i] = Whead rmsnorm(x[pick[i]]) for i < n_pick; pick in host memory, NULL for rows 0..n_pick;

@@ -25,7 +25,8 @@ struct accepted accept_equal(int32_t k, const int32_t *proposed, const int32_t *
     return (struct accepted){n, pick[n]};
 }
 
-/* Lays q out by token so that the walks over p's support below can look it up; unlay makes scratch zero again. */
+/* Lays q out by token so that the walks over p's support below can look it up; unlay makes scratch zero
+ * again. */
 static void lay(const struct distribution *q, float *scratch) {
     for (int32_t i = 0; i < q->n; i++) scratch[q->id[i]] = q->p[i];
 }
@@ -39,7 +40,8 @@ static double excess(double weight, float p, float q) {
 }
 
 /* Sum over x of max(0, weight p(x) - q(x)). */
-static double residual_mass(double weight, const struct distribution *p, const struct distribution *q, float *scratch) {
+static double residual_mass(double weight, const struct distribution *p, const struct distribution *q,
+                            float *scratch) {
     double mass = 0;
     lay(q, scratch);
     for (int32_t i = 0; i < p->n; i++) mass += excess(weight, p->p[i], scratch[p->id[i]]);
@@ -48,8 +50,8 @@ static double residual_mass(double weight, const struct distribution *p, const s
 }
 
 /* A draw from max(0, weight p - q), normalised; from p when rounding left no mass. */
-static int32_t residual_draw(double weight, const struct distribution *p, const struct distribution *q, double u,
-                             float *scratch) {
+static int32_t residual_draw(double weight, const struct distribution *p, const struct distribution *q,
+                             double u, float *scratch) {
     double mass = residual_mass(weight, p, q, scratch), cumulated = 0;
     if (!(mass > 0)) return distribution_draw(p, u);
     int32_t token = -1;
@@ -66,7 +68,8 @@ static int32_t residual_draw(double weight, const struct distribution *p, const 
 }
 
 struct accepted accept_rejection(int32_t k, const int32_t *proposed, const struct distribution *q,
-                                 const struct distribution *p, const double *u, double u_final, float *scratch) {
+                                 const struct distribution *p, const double *u, double u_final,
+                                 float *scratch) {
     for (int32_t i = 0; i < k; i++) {
         double px = distribution_p(&p[i], proposed[i]), qx = distribution_p(&q[i], proposed[i]);
         if (u[i] * qx < px) continue;

@@ -1,5 +1,6 @@
 /* Pages, tables and lengths (see kv.h). Invariants, which kv_check tests:
- * - a page's reference count is the number of table entries that name it; 0 exactly when it is on the free list;
+ * - a page's reference count is the number of table entries that name it; 0 exactly when it is on the free
+ * list;
  * - a sequence holds at least the pages its longer length needs;
  * - no table names a page twice. */
 #include "runtime/kv.h"
@@ -26,11 +27,16 @@ struct kv {
     uint64_t version;
 };
 
-static int32_t pages_for(const struct kv *kv, int32_t len) { return (len + kv->o.page_size - 1) / kv->o.page_size; }
-static int32_t *table_of(const struct kv *kv, int32_t slot) { return kv->tables + (size_t)slot * kv->stride; }
+static int32_t pages_for(const struct kv *kv, int32_t len) {
+    return (len + kv->o.page_size - 1) / kv->o.page_size;
+}
+static int32_t *table_of(const struct kv *kv, int32_t slot) {
+    return kv->tables + (size_t)slot * kv->stride;
+}
 
 static int32_t longest(const struct sequence *s) {
-    return s->len[OUTRIDER_VERIFIER] > s->len[OUTRIDER_DRAFT] ? s->len[OUTRIDER_VERIFIER] : s->len[OUTRIDER_DRAFT];
+    return s->len[OUTRIDER_VERIFIER] > s->len[OUTRIDER_DRAFT] ? s->len[OUTRIDER_VERIFIER]
+                                                              : s->len[OUTRIDER_DRAFT];
 }
 
 static void unref(struct kv *kv, int32_t page) {
@@ -80,8 +86,8 @@ outrider_status kv_acquire(struct kv *kv, int32_t *slot) {
         *slot = i;
         return OUTRIDER_OK;
     }
-    return fail(OUTRIDER_ENOMEM, "all %d sessions of this engine are in use; open it with a larger max_sessions",
-                kv->o.slots);
+    return fail(OUTRIDER_ENOMEM,
+                "all %d sessions of this engine are in use; open it with a larger max_sessions", kv->o.slots);
 }
 
 void kv_release(struct kv *kv, int32_t slot) {
@@ -141,9 +147,15 @@ void kv_fork(struct kv *kv, int32_t from, int32_t to) {
     kv->version++;
 }
 
-int32_t kv_len(const struct kv *kv, int32_t slot, outrider_which model) { return kv->seq[slot].len[model]; }
-int32_t kv_pages_free(const struct kv *kv) { return kv->n_free; }
-uint64_t kv_version(const struct kv *kv) { return kv->version; }
+int32_t kv_len(const struct kv *kv, int32_t slot, outrider_which model) {
+    return kv->seq[slot].len[model];
+}
+int32_t kv_pages_free(const struct kv *kv) {
+    return kv->n_free;
+}
+uint64_t kv_version(const struct kv *kv) {
+    return kv->version;
+}
 
 const int32_t *kv_tables(const struct kv *kv, int32_t *stride) {
     *stride = kv->stride;
@@ -160,8 +172,10 @@ const char *kv_check(const struct kv *kv) {
         if (s->pages < pages_for(kv, longest(s))) wrong = "a sequence is longer than its pages";
         if (s->pages > kv->stride || longest(s) > kv->o.max_len) wrong = "a sequence is too long";
         for (int32_t i = 0; i < s->pages && !wrong; i++) {
-            if (table[i] < 0 || table[i] >= kv->o.pages) wrong = "a table names no page";
-            else counted[table[i]]++;
+            if (table[i] < 0 || table[i] >= kv->o.pages)
+                wrong = "a table names no page";
+            else
+                counted[table[i]]++;
             for (int32_t j = 0; j < i && !wrong; j++)
                 if (table[i] == table[j]) wrong = "a table names a page twice";
         }

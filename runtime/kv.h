@@ -1,15 +1,16 @@
 /* The paged cache of both models: which pages a sequence owns and how much of them each model has filled.
  *
- * A page id names one slot of page_size tokens in the verifier's pool and the same slot in the draft's, so one
- * table and one reference count a page serve both. A sequence has one length for each model: the tokens whose
- * keys and values are in place. Position p of a sequence lies in page table[p / page_size], place p % page_size.
+ * A page id names one slot of page_size tokens in the verifier's pool and the same slot in the draft's, so
+ * one table and one reference count a page serve both. A sequence has one length for each model: the tokens
+ * whose keys and values are in place. Position p of a sequence lies in page table[p / page_size], place p %
+ * page_size.
  *
  *     table of a slot:  [ 7 ][ 2 ][ 9 ][ - ]       refs: page 7 -> 2 (shared with a fork), 2 -> 1, 9 -> 1
  *     verifier length:   ....  ....  ..             draft length:  ....  ....
  *
  * Only positions from a model's length on are ever written, and only after kv_reserve made their pages the
- * sequence's own: a shared page that still holds wanted tokens is copied first (copy on write). kv_truncate is
- * the only rollback; it lowers lengths and returns pages, it never copies.
+ * sequence's own: a shared page that still holds wanted tokens is copied first (copy on write). kv_truncate
+ * is the only rollback; it lowers lengths and returns pages, it never copies.
  *
  * This file knows pages and lengths only, no device: the copying of a page's content is a callback, and the
  * keys and values themselves are model.c's. */
@@ -23,10 +24,10 @@ enum { KV_MODELS = 2 }; /* indexed by outrider_which */
 struct kv;
 
 struct kv_options {
-    int32_t slots;     /* sequences at most */
-    int32_t max_len;   /* tokens a sequence at most */
-    int32_t page_size; /* tokens a page */
-    int32_t pages;     /* in the pool */
+    int32_t slots;                                           /* sequences at most */
+    int32_t max_len;                                         /* tokens a sequence at most */
+    int32_t page_size;                                       /* tokens a page */
+    int32_t pages;                                           /* in the pool */
     void (*copy_page)(void *user, int32_t to, int32_t from); /* both models, all layers */
     void *user;
 };

@@ -1,8 +1,9 @@
 /* The Llama architecture: configuration to bound weights, and the layer loop.
  *
- * model_forward is the whole forward pass, for prefill, draft step and verify alike. A model family that differs
- * in its names or blocks adds a row here, not another pass. Invariant: after model_open every shape that an
- * operation relies on has been checked against the configuration, so operations need no checks of their own. */
+ * model_forward is the whole forward pass, for prefill, draft step and verify alike. A model family that
+ * differs in its names or blocks adds a row here, not another pass. Invariant: after model_open every shape
+ * that an operation relies on has been checked against the configuration, so operations need no checks of
+ * their own. */
 #include "runtime/model.h"
 
 #include <math.h>
@@ -21,10 +22,12 @@ static outrider_status find_tensor(const struct weights *w, const char *name, in
     int32_t dims = k ? 2 : 1;
     if (t->n_dims != dims || t->shape[0] != n || (k && t->shape[1] != k)) {
         if (t->n_dims != dims)
-            return fail(OUTRIDER_EMODEL, "%s: tensor %s has %d dimensions, expected %d", t->file, name, t->n_dims, dims);
+            return fail(OUTRIDER_EMODEL, "%s: tensor %s has %d dimensions, expected %d", t->file, name,
+                        t->n_dims, dims);
         if (k)
-            return fail(OUTRIDER_EMODEL, "%s: tensor %s is [%lld, %lld], config.json says [%lld, %lld]", t->file, name,
-                        (long long)t->shape[0], (long long)t->shape[1], (long long)n, (long long)k);
+            return fail(OUTRIDER_EMODEL, "%s: tensor %s is [%lld, %lld], config.json says [%lld, %lld]",
+                        t->file, name, (long long)t->shape[0], (long long)t->shape[1], (long long)n,
+                        (long long)k);
         return fail(OUTRIDER_EMODEL, "%s: tensor %s is [%lld], config.json says [%lld]", t->file, name,
                     (long long)t->shape[0], (long long)n);
     }
@@ -32,7 +35,8 @@ static outrider_status find_tensor(const struct weights *w, const char *name, in
     return OUTRIDER_OK;
 }
 
-static outrider_status bind_matrix(struct model *m, const char *name, int32_t n, int32_t k, struct matrix *out) {
+static outrider_status bind_matrix(struct model *m, const char *name, int32_t n, int32_t k,
+                                   struct matrix *out) {
     const struct tensor *t;
     TRY(find_tensor(m->weights, name, n, k, &t));
     *out = (struct matrix){.dtype = t->dtype, .n = n, .k = k};
@@ -81,8 +85,11 @@ static outrider_status bind_layer(struct model *m, int32_t index) {
     int32_t q = c->num_attention_heads * c->head_dim, kv = c->num_key_value_heads * c->head_dim;
     char name[96];
 #define NAME(suffix) (snprintf(name, sizeof name, "model.layers.%d." suffix ".weight", index), name)
-    l->attention = (struct attention_block){.norm_eps = c->rms_norm_eps, .rope = m->rope, .heads = c->num_attention_heads,
-                                            .kv_heads = c->num_key_value_heads, .head_dim = c->head_dim};
+    l->attention = (struct attention_block){.norm_eps = c->rms_norm_eps,
+                                            .rope = m->rope,
+                                            .heads = c->num_attention_heads,
+                                            .kv_heads = c->num_key_value_heads,
+                                            .head_dim = c->head_dim};
     l->mlp.norm_eps = c->rms_norm_eps;
     TRY(bind_vector(m, NAME("input_layernorm"), c->hidden_size, &l->attention.norm));
     TRY(bind_matrix(m, NAME("self_attn.q_proj"), q, c->hidden_size, &l->attention.q));
@@ -95,12 +102,15 @@ static outrider_status bind_layer(struct model *m, int32_t index) {
     TRY(bind_matrix(m, NAME("mlp.down_proj"), c->hidden_size, c->intermediate_size, &l->down));
 #undef NAME
     if (l->attention.q.dtype != l->attention.k.dtype || l->attention.q.dtype != l->attention.v.dtype ||
-        l->mlp.gate.dtype != l->mlp.up.dtype || l->attention.q.dtype != l->output.dtype || l->mlp.gate.dtype != l->down.dtype)
-        return fail(OUTRIDER_EMODEL, "%s: layer %d mixes element types", weights_at(m->weights, 0)->file, index);
+        l->mlp.gate.dtype != l->mlp.up.dtype || l->attention.q.dtype != l->output.dtype ||
+        l->mlp.gate.dtype != l->down.dtype)
+        return fail(OUTRIDER_EMODEL, "%s: layer %d mixes element types", weights_at(m->weights, 0)->file,
+                    index);
     return OUTRIDER_OK;
 }
 
-/* cos and sin of every position and frequency. In float32 as the reference does it, so that long contexts agree. */
+/* cos and sin of every position and frequency. In float32 as the reference does it, so that long contexts
+ * agree. */
 static outrider_status make_rope(struct model *m, int32_t positions) {
     int32_t half = m->config.head_dim / 2;
     size_t n = (size_t)positions * (size_t)half * 2;
@@ -122,7 +132,8 @@ static outrider_status make_rope(struct model *m, int32_t positions) {
 
 static outrider_status alloc_pool(struct model *m, enum dtype type) {
     const struct model_config *c = &m->config;
-    size_t page = (size_t)m->page_size * (size_t)c->num_key_value_heads * (size_t)c->head_dim * dtype_bytes(type);
+    size_t page =
+        (size_t)m->page_size * (size_t)c->num_key_value_heads * (size_t)c->head_dim * dtype_bytes(type);
     size_t bytes;
     if (!mul_fits(page, (size_t)m->pages, &bytes)) return fail_memory("the cache", SIZE_MAX);
     for (int32_t i = 0; i < c->num_hidden_layers; i++) {
@@ -142,8 +153,10 @@ static outrider_status alloc_activations(struct model *m) {
     if ((size_t)widest < q) widest = (int32_t)q;
     TRY(m->ops->alloc(m->be, rows * (size_t)c->hidden_size * sizeof(float), (void **)&m->x));
     TRY(m->ops->alloc(m->be, rows * q * sizeof(float), &m->q));
+    TRY(m->ops->alloc(m->be, rows * q * sizeof(float), &m->attended));
     TRY(m->ops->alloc(m->be, rows * (size_t)c->intermediate_size * sizeof(float), &m->hidden));
-    TRY(m->ops->alloc(m->be, (size_t)m->max_logits * (size_t)c->vocab_size * sizeof(float), (void **)&m->logits));
+    TRY(m->ops->alloc(m->be, (size_t)m->max_logits * (size_t)c->vocab_size * sizeof(float),
+                      (void **)&m->logits));
     return m->ops->reserve(m->be, m->max_rows, widest);
 }
 
@@ -170,6 +183,7 @@ outrider_status model_open(const struct model_options *o, struct model **out) {
     if (!m) return fail_memory("a model", sizeof *m);
     m->ops = o->ops;
     m->be = o->be;
+    m->id = o->id;
     m->page_size = o->page_size;
     m->pages = o->pages;
     m->max_rows = o->max_rows;
@@ -204,7 +218,7 @@ void model_close(struct model *m) {
     }
     ops->weight_release(m->be, m->embedding.data);
     if (m->head.data != m->embedding.data) ops->weight_release(m->be, m->head.data);
-    void *plain[] = {m->final_norm, m->rope, m->x, m->q, m->hidden, m->logits};
+    void *plain[] = {m->final_norm, m->rope, m->x, m->q, m->attended, m->hidden, m->logits};
     for (size_t j = 0; j < sizeof plain / sizeof *plain; j++) ops->release(m->be, plain[j]);
     weights_close(m->weights);
     free(m->layers);
@@ -221,16 +235,18 @@ static void run_layers(struct model *m, const struct rows *rows, const int32_t *
     for (int32_t i = 0; i < m->config.num_hidden_layers; i++) {
         const struct layer *l = &m->layers[i];
         ops->qkv(be, rows, &l->attention, m->x, m->q, &l->kv);
-        ops->attention(be, rows, &l->attention, m->q, &l->kv, m->q);
-        ops->project(be, rows, &l->output, m->q, m->x);
+        ops->attention(be, rows, &l->attention, m->q, &l->kv, m->attended);
+        ops->project(be, rows, &l->output, m->attended, m->x);
         ops->gate_up(be, rows, &l->mlp, m->x, m->hidden);
         ops->project(be, rows, &l->down, m->hidden, m->x);
     }
-    if (n_pick > 0) ops->logits(be, m->final_norm, m->config.rms_norm_eps, &m->head, m->x, pick, n_pick, m->logits);
+    if (n_pick > 0)
+        ops->logits(be, m->final_norm, m->config.rms_norm_eps, &m->head, m->x, pick, n_pick, m->logits);
 }
 
 void model_forward(struct model *m, const struct rows *rows, const int32_t *pick, int32_t n_pick) {
-    /* A pass is recorded once for its shape; the bound on positions grows in powers of two so that few are. */
+    /* A pass is recorded once for its shape; the bound on positions grows in powers of two so that few are.
+     */
     if (rows->prefill || pick || rows->n > 64) {
         run_layers(m, rows, pick, n_pick);
         return;
@@ -239,7 +255,7 @@ void model_forward(struct model *m, const struct rows *rows, const int32_t *pick
     int bits = 8;
     while (rows->max_position >> bits) bits++;
     bounded.max_position = (int32_t)((1u << bits) - 1);
-    uint64_t key = (uint64_t)(uintptr_t)m << 16 ^ (uint64_t)rows->n << 40 ^ (uint64_t)n_pick << 48 ^ (uint64_t)bits << 56;
+    uint64_t key = (uint64_t)m->id | (uint64_t)rows->n << 8 | (uint64_t)n_pick << 16 | (uint64_t)bits << 24;
     if (m->ops->replay(m->be, key)) return;
     m->ops->record_begin(m->be, key);
     run_layers(m, &bounded, pick, n_pick);
@@ -250,7 +266,8 @@ void model_copy_page(struct model *m, int32_t to, int32_t from) {
     const struct model_config *c = &m->config;
     for (int32_t i = 0; i < c->num_hidden_layers; i++) {
         struct kv_layer *kv = &m->layers[i].kv;
-        size_t page = (size_t)m->page_size * (size_t)c->num_key_value_heads * (size_t)c->head_dim * dtype_bytes(kv->dtype);
+        size_t page = (size_t)m->page_size * (size_t)c->num_key_value_heads * (size_t)c->head_dim *
+                      dtype_bytes(kv->dtype);
         m->ops->copy(m->be, (char *)kv->k + (size_t)to * page, (char *)kv->k + (size_t)from * page, page);
         m->ops->copy(m->be, (char *)kv->v + (size_t)to * page, (char *)kv->v + (size_t)from * page, page);
     }
@@ -258,15 +275,21 @@ void model_copy_page(struct model *m, int32_t to, int32_t from) {
 
 /* ---- description ---- */
 
-static void describe(const struct model_config *c, const struct weights *w, enum dtype cache_type, outrider_model_info *info) {
+static void describe(const struct model_config *c, const struct weights *w, enum dtype cache_type,
+                     outrider_model_info *info) {
     const struct tensor *embedding = weights_find(w, "model.embed_tokens.weight");
-    *info = (outrider_model_info){
-        .vocab_size = c->vocab_size, .hidden_size = c->hidden_size, .intermediate_size = c->intermediate_size,
-        .num_hidden_layers = c->num_hidden_layers, .num_attention_heads = c->num_attention_heads,
-        .num_key_value_heads = c->num_key_value_heads, .head_dim = c->head_dim,
-        .max_position_embeddings = c->max_position_embeddings, .weight_bytes = weights_bytes(w),
-        .cache_bytes_per_token = (uint64_t)2 * (uint64_t)c->num_hidden_layers * (uint64_t)c->num_key_value_heads *
-                                 (uint64_t)c->head_dim * dtype_bytes(cache_type)};
+    *info = (outrider_model_info){.vocab_size = c->vocab_size,
+                                  .hidden_size = c->hidden_size,
+                                  .intermediate_size = c->intermediate_size,
+                                  .num_hidden_layers = c->num_hidden_layers,
+                                  .num_attention_heads = c->num_attention_heads,
+                                  .num_key_value_heads = c->num_key_value_heads,
+                                  .head_dim = c->head_dim,
+                                  .max_position_embeddings = c->max_position_embeddings,
+                                  .weight_bytes = weights_bytes(w),
+                                  .cache_bytes_per_token = (uint64_t)2 * (uint64_t)c->num_hidden_layers *
+                                                           (uint64_t)c->num_key_value_heads *
+                                                           (uint64_t)c->head_dim * dtype_bytes(cache_type)};
     snprintf(info->model_type, sizeof info->model_type, "%s", c->model_type);
     snprintf(info->dtype, sizeof info->dtype, "%s", embedding ? dtype_name(embedding->dtype) : "none");
     for (size_t i = 0; i < weights_count(w); i++)

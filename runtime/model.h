@@ -7,6 +7,7 @@
 
 struct model_options {
     const char *folder;
+    outrider_which id;
     const struct ops *ops;
     struct backend *be; /* borrowed; outlives the model */
     enum dtype cache_type;
@@ -33,14 +34,15 @@ struct model {
     struct backend *be;
     struct weights *weights;
     struct layer *layers;
+    outrider_which id;
     struct matrix embedding, head;
     float *final_norm, *rope;
     int32_t page_size, pages, max_rows, max_logits;
     /* activations of one pass, backend memory */
-    float *x;      /* [max_rows][hidden] */
-    void *q;       /* [max_rows][heads * head_dim] */
-    void *hidden;  /* [max_rows][intermediate] */
-    float *logits; /* [max_logits][vocab] */
+    float *x;           /* [max_rows][hidden] */
+    void *q, *attended; /* [max_rows][heads * head_dim] */
+    void *hidden;       /* [max_rows][intermediate] */
+    float *logits;      /* [max_logits][vocab] */
 };
 
 /* Reads the folder, checks that every tensor is there with the shape the configuration says, binds it.
@@ -49,7 +51,9 @@ outrider_status model_open(const struct model_options *options, struct model **o
 void model_close(struct model *m);
 
 /* Runs the rows through all layers, filling their places in the cache, and leaves the logits of rows pick[0..
- * n_pick) (host memory; NULL: the first n_pick) in m->logits. Asynchronous on the device. */
+ * n_pick) (host memory; NULL: the first n_pick) in m->logits. Asynchronous on the device. A pass of up to 64
+ * rows is recorded where the device can, so the arrays of `rows` must lie at the same addresses every time.
+ */
 void model_forward(struct model *m, const struct rows *rows, const int32_t *pick, int32_t n_pick);
 
 /* Copies page `from` of every layer to page `to`. */

@@ -3,9 +3,9 @@
  * An *engine* holds a verifier model, optionally a draft model, their tokenizer, and one paged cache of keys
  * and values that serves both. A *session* is one conversation: its tokens, settings and place in the cache.
  * A *round* advances any number of sessions together: prompts are read in chunks; then the draft proposes up
- * to K tokens a session, one batched pass of the verifier scores them all, and each session keeps the run that
- * the verifier itself would have written. The text is the verifier's own: at temperature 0 bit for bit, when
- * sampling in distribution (or per seed, see OUTRIDER_ACCEPT_COUPLED).
+ * to K tokens a session, one batched pass of the verifier scores them all, and each session keeps the run
+ * that the verifier itself would have written. The text is the verifier's own: at temperature 0 bit for bit,
+ * when sampling in distribution (or per seed, see OUTRIDER_ACCEPT_COUPLED).
  *
  *     outrider_engine_options options = outrider_engine_defaults();
  *     options.model = "weights/tale/verifier";
@@ -59,14 +59,15 @@ enum { OUTRIDER_MAX_DRAFT = 16 }; /* most tokens proposed in one round */
 /* ---- engine ---- */
 
 typedef struct {
-    const char *model;   /* folder of the verifier */
-    const char *draft;   /* folder of the draft; NULL for none. Its vocabulary must equal the verifier's */
-    const char *device;  /* "auto", "cpu", "cpu:avx2" (an instruction set by name), "cuda", "cuda:1" */
-    int32_t threads;     /* 0: one a core */
-    int32_t ctx_size;    /* tokens a session can hold; 0: the model's own limit */
-    int32_t max_sessions; /* sessions that can hold cache pages at once */
-    int32_t page_size;   /* tokens a cache page: a power of two, 16 to 256 */
+    const char *model;      /* folder of the verifier */
+    const char *draft;      /* folder of the draft; NULL for none. Its vocabulary must equal the verifier's */
+    const char *device;     /* "auto", "cpu", "cpu:avx2" (an instruction set by name), "cuda", "cuda:1" */
+    int32_t threads;        /* 0: one a core */
+    int32_t ctx_size;       /* tokens a session can hold; 0: the model's own limit */
+    int32_t max_sessions;   /* sessions that can hold cache pages at once */
+    int32_t page_size;      /* tokens a cache page: a power of two, 16 to 256 */
     const char *cache_type; /* "f16" or "f32" keys and values */
+    const char *chat_template; /* a template by name ("zephyr"); NULL: by the model's own */
     /* Called while loading with a share from 0 to 1; may be NULL. */
     void (*progress)(void *user, const char *stage, double share);
     void *progress_user;
@@ -82,8 +83,8 @@ typedef struct {
     int32_t vocab_size, hidden_size, intermediate_size, num_hidden_layers;
     int32_t num_attention_heads, num_key_value_heads, head_dim, max_position_embeddings;
     uint64_t parameters;
-    uint64_t weight_bytes;    /* in the files */
-    uint64_t streamed_bytes;  /* read for one token: all but the gathered embedding */
+    uint64_t weight_bytes;   /* in the files */
+    uint64_t streamed_bytes; /* read for one token: all but the gathered embedding */
     uint64_t cache_bytes_per_token;
 } outrider_model_info;
 
@@ -92,7 +93,7 @@ typedef struct {
     bool has_draft;
     char device[128]; /* "cpu, avx512bf16, 2 threads" */
     int32_t ctx_size, max_sessions, page_size, pages, pages_free;
-    uint64_t cache_bytes; /* the page pools of both models */
+    uint64_t cache_bytes;      /* the page pools of both models */
     const char *chat_template; /* its name; "none" */
 } outrider_engine_info;
 
@@ -116,10 +117,10 @@ typedef struct {
 
 typedef struct {
     /* sampling; applied in this order: bias, penalties, temperature, top-k, top-p, min-p */
-    float temperature;       /* 0: greedy */
-    int32_t top_k;           /* 0: off */
-    float top_p, min_p;      /* 1 and 0: off */
-    float repeat_penalty;    /* 1: off. Over the last repeat_last_n tokens; -1: the whole session */
+    float temperature;    /* 0: greedy */
+    int32_t top_k;        /* 0: off */
+    float top_p, min_p;   /* 1 and 0: off */
+    float repeat_penalty; /* 1: off. Over the last repeat_last_n tokens; -1: the whole session */
     float presence_penalty, frequency_penalty; /* 0: off. Same window */
     int32_t repeat_last_n;
     uint64_t seed;
@@ -127,13 +128,13 @@ typedef struct {
     size_t n_logit_bias;
 
     /* when to stop */
-    int32_t n_predict;        /* -1: until the end of the text or of the context */
+    int32_t n_predict; /* -1: until the end of the text or of the context */
     bool ignore_eos;
-    const char *const *stop;  /* strings that end the text and are not part of it; copied */
+    const char *const *stop; /* strings that end the text and are not part of it; copied */
     size_t n_stop;
 
     /* speculation: changes the speed, never the text */
-    int32_t draft_n;          /* K, at most OUTRIDER_MAX_DRAFT; 0: plain decoding; -1: chosen by the engine */
+    int32_t draft_n; /* K, at most OUTRIDER_MAX_DRAFT; 0: plain decoding; -1: chosen by the engine */
     outrider_accept_rule accept;
 } outrider_settings;
 
@@ -186,25 +187,25 @@ outrider_status outrider_session_fork(const outrider_session *session, outrider_
 
 /* Statistics of the answer in progress. Times in milliseconds. */
 typedef struct {
-    int32_t n_prompt;   /* prompt tokens read; those found in the cache are not counted here */
-    int32_t n_cached;   /* prompt tokens found in the cache */
-    int32_t n_predict;  /* tokens written */
+    int32_t n_prompt;  /* prompt tokens read; those found in the cache are not counted here */
+    int32_t n_cached;  /* prompt tokens found in the cache */
+    int32_t n_predict; /* tokens written */
     double prompt_ms, predicted_ms;
     double draft_ms, verify_ms; /* parts of predicted_ms */
-    int32_t n_verify;   /* verifier passes that wrote tokens */
+    int32_t n_verify;           /* verifier passes that wrote tokens */
     int32_t n_draft_steps;
-    int32_t draft_n, draft_n_accepted; /* tokens proposed and accepted */
-    int32_t proposed_at[OUTRIDER_MAX_DRAFT];      /* passes that tested a proposal at this place */
-    int32_t accepted_at[OUTRIDER_MAX_DRAFT];      /* passes that accepted it */
-    int32_t runs[OUTRIDER_MAX_DRAFT + 1];         /* passes that accepted exactly so many */
+    int32_t draft_n, draft_n_accepted;       /* tokens proposed and accepted */
+    int32_t proposed_at[OUTRIDER_MAX_DRAFT]; /* passes that tested a proposal at this place */
+    int32_t accepted_at[OUTRIDER_MAX_DRAFT]; /* passes that accepted it */
+    int32_t runs[OUTRIDER_MAX_DRAFT + 1];    /* passes that accepted exactly so many */
 } outrider_stats;
 void outrider_session_stats(const outrider_session *session, outrider_stats *stats);
 
 /* ---- tokens, scores, meters ---- */
 
 /* Ids of plain text, without a beginning-of-text token; free() the array. */
-outrider_status outrider_tokenize(const outrider_engine *engine, const char *text, size_t bytes, int32_t **ids,
-                                  size_t *n);
+outrider_status outrider_tokenize(const outrider_engine *engine, const char *text, size_t bytes,
+                                  int32_t **ids, size_t *n);
 /* Bytes of one token, borrowed from the engine; a control token has none. */
 const char *outrider_token_bytes(const outrider_engine *engine, int32_t token, size_t *bytes);
 

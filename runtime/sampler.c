@@ -1,5 +1,5 @@
-/* Logits to distribution to token (see sampler.h). Every step is a pure function of its arguments; the scratch
- * in struct sampler carries nothing from call to call. */
+/* Logits to distribution to token (see sampler.h). Every step is a pure function of its arguments; the
+ * scratch in struct sampler carries nothing from call to call. */
 #include "runtime/sampler.h"
 
 #include <math.h>
@@ -19,8 +19,8 @@ static struct philox philox(uint64_t seed, struct philox c) {
     uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
     for (int round = 0; round < 10; round++) {
         uint64_t a = (uint64_t)0xD2511F53u * c.v[0], b = (uint64_t)0xCD9E8D57u * c.v[2];
-        c = (struct philox){{(uint32_t)(b >> 32) ^ c.v[1] ^ k0, (uint32_t)b, (uint32_t)(a >> 32) ^ c.v[3] ^ k1,
-                             (uint32_t)a}};
+        c = (struct philox){
+            {(uint32_t)(b >> 32) ^ c.v[1] ^ k0, (uint32_t)b, (uint32_t)(a >> 32) ^ c.v[3] ^ k1, (uint32_t)a}};
         k0 += 0x9E3779B9u;
         k1 += 0xBB67AE85u;
     }
@@ -28,7 +28,8 @@ static struct philox philox(uint64_t seed, struct philox c) {
 }
 
 double rng_uniform(uint64_t seed, enum rng_purpose purpose, int32_t position, int32_t round) {
-    struct philox r = philox(seed, (struct philox){{(uint32_t)position, (uint32_t)round, (uint32_t)purpose, 0}});
+    struct philox r =
+        philox(seed, (struct philox){{(uint32_t)position, (uint32_t)round, (uint32_t)purpose, 0}});
     return (double)(((uint64_t)r.v[0] << 32 | r.v[1]) >> 11) * 0x1p-53;
 }
 
@@ -37,10 +38,12 @@ int32_t sampler_gumbel_pick(uint64_t seed, int32_t position, const struct distri
     double best_score = -INFINITY;
     for (int32_t i = 0; i < d->n; i++) {
         if (d->p[i] == 0) continue;
-        struct philox r = philox(seed, (struct philox){{(uint32_t)position, (uint32_t)d->id[i], RNG_GUMBEL, 1}});
+        struct philox r =
+            philox(seed, (struct philox){{(uint32_t)position, (uint32_t)d->id[i], RNG_GUMBEL, 1}});
         double u = ((double)(((uint64_t)r.v[0] << 32 | r.v[1]) >> 12) + 0.5) * 0x1p-52; /* in (0, 1) */
         double score = log((double)d->p[i]) - log(-log(u));
-        if (score > best_score || (score == best_score && d->id[i] < best)) best = d->id[i], best_score = score;
+        if (score > best_score || (score == best_score && d->id[i] < best))
+            best = d->id[i], best_score = score;
     }
     return best;
 }
@@ -51,25 +54,30 @@ outrider_status sampler_check(const outrider_settings *s, int32_t vocab_size) {
     if (!(s->temperature >= 0) || isinf(s->temperature))
         return fail(OUTRIDER_EINVAL, "temperature %g: must be 0 or more", s->temperature);
     if (s->top_k < 0) return fail(OUTRIDER_EINVAL, "top-k %d: must be 0 (off) or more", s->top_k);
-    if (!(s->top_p > 0 && s->top_p <= 1)) return fail(OUTRIDER_EINVAL, "top-p %g: must be above 0, at most 1", s->top_p);
-    if (!(s->min_p >= 0 && s->min_p <= 1)) return fail(OUTRIDER_EINVAL, "min-p %g: must be from 0 to 1", s->min_p);
+    if (!(s->top_p > 0 && s->top_p <= 1))
+        return fail(OUTRIDER_EINVAL, "top-p %g: must be above 0, at most 1", s->top_p);
+    if (!(s->min_p >= 0 && s->min_p <= 1))
+        return fail(OUTRIDER_EINVAL, "min-p %g: must be from 0 to 1", s->min_p);
     if (!(s->repeat_penalty > 0) || isinf(s->repeat_penalty))
         return fail(OUTRIDER_EINVAL, "repeat penalty %g: must be above 0 (1 is off)", s->repeat_penalty);
     if (!isfinite(s->presence_penalty) || !isfinite(s->frequency_penalty))
         return fail(OUTRIDER_EINVAL, "presence and frequency penalty must be finite numbers");
     if (s->repeat_last_n < -1)
-        return fail(OUTRIDER_EINVAL, "repeat-last-n %d: must be -1 (all), 0 (none) or more", s->repeat_last_n);
+        return fail(OUTRIDER_EINVAL, "repeat-last-n %d: must be -1 (all), 0 (none) or more",
+                    s->repeat_last_n);
     for (size_t i = 0; i < s->n_logit_bias; i++) {
         outrider_logit_bias b = s->logit_bias[i];
         if (b.token < 0 || b.token >= vocab_size)
-            return fail(OUTRIDER_EINVAL, "logit bias for token %d: the vocabulary has %d", b.token, vocab_size);
+            return fail(OUTRIDER_EINVAL, "logit bias for token %d: the vocabulary has %d", b.token,
+                        vocab_size);
         if (isnan(b.bias) || b.bias == INFINITY)
             return fail(OUTRIDER_EINVAL, "logit bias of token %d: must be a number or -inf", b.token);
     }
     return OUTRIDER_OK;
 }
 
-outrider_status sampler_create(const outrider_settings *settings, int32_t vocab_size, struct sampler *sampler) {
+outrider_status sampler_create(const outrider_settings *settings, int32_t vocab_size,
+                               struct sampler *sampler) {
     *sampler = (struct sampler){.s = *settings, .vocab_size = vocab_size};
     sampler->s.logit_bias = NULL;
     TRY(sampler_check(settings, vocab_size));
@@ -167,19 +175,21 @@ static int32_t argmax(const float *logits, int32_t n) {
     return best;
 }
 
-/* Cuts the sorted ids to the smallest set whose probability reaches top_p, then to those with at least min_p of
- * the first one's. weight[i] belongs to ids[i], total to all tokens that were there before. */
+/* Cuts the sorted ids to the smallest set whose probability reaches top_p, then to those with at least min_p
+ * of the first one's. weight[i] belongs to ids[i], total to all tokens that were there before. */
 static int32_t cut_tail(const outrider_settings *s, const float *weight, int32_t n, double total) {
     double cumulated = 0;
     int32_t keep = 0;
-    while (keep < n && (keep == 0 || s->top_p >= 1 || cumulated < s->top_p * total)) cumulated += weight[keep++];
+    while (keep < n && (keep == 0 || s->top_p >= 1 || cumulated < s->top_p * total))
+        cumulated += weight[keep++];
     while (keep > 1 && weight[keep - 1] < s->min_p * weight[0]) keep--;
     return keep;
 }
 
 /* Drops from ids all that top-p or min-p would drop anyway, so that little is left to sort: tokens below
  * (1 - top_p) / n of the total hold less than 1 - top_p together, so the nucleus lies in the others. */
-static int32_t drop_hopeless(const outrider_settings *s, int32_t *ids, float *weight, int32_t n, double total) {
+static int32_t drop_hopeless(const outrider_settings *s, int32_t *ids, float *weight, int32_t n,
+                             double total) {
     double least = s->top_p < 1 ? (1 - (double)s->top_p) * total / n * 0.5 : 0;
     if (s->min_p * 0.5 > least) least = s->min_p * 0.5; /* the greatest weight is 1 */
     int32_t kept = 0;
@@ -192,7 +202,8 @@ static int32_t drop_hopeless(const outrider_settings *s, int32_t *ids, float *we
 }
 
 /* weight[i] = exp((logit - top) / temperature), at most 1; returns the sum. An infinite top takes all. */
-static double weigh(const float *logits, float top, float temperature, const int32_t *ids, int32_t n, float *weight) {
+static double weigh(const float *logits, float top, float temperature, const int32_t *ids, int32_t n,
+                    float *weight) {
     double total = 0;
     for (int32_t i = 0; i < n; i++) {
         float below = logits[ids[i]] == top ? 0 : logits[ids[i]] - top;
@@ -216,7 +227,8 @@ outrider_status sampler_distribution(struct sampler *sampler, const float *logit
         ids[n] = i;
         n += l[i] > -INFINITY;
     }
-    if (n == 0) return fail(OUTRIDER_EFAIL, "no token is possible: all logits are minus infinity or not numbers");
+    if (n == 0)
+        return fail(OUTRIDER_EFAIL, "no token is possible: all logits are minus infinity or not numbers");
     int32_t best = argmax(l, vocab);
     if (s->temperature == 0) {
         out->n = 1;

@@ -1,11 +1,11 @@
 /* From logits to a distribution to a token, with every knob, and the random numbers for it.
  *
- * The same function makes the draft's distribution q and the verifier's p, so whatever the settings, p is what
- * plain decoding would sample from, and acceptance (accept.h) is exact for it. Order of the knobs: bias,
+ * The same function makes the draft's distribution q and the verifier's p, so whatever the settings, p is
+ * what plain decoding would sample from, and acceptance (accept.h) is exact for it. Order of the knobs: bias,
  * penalties, temperature, top-k, top-p, min-p. Ties go to the lower id. p is float32, sums are double.
  *
- * Randomness is by counter (Philox4x32-10, Salmon et al. 2011): a number is a pure function of the seed, what it
- * is for, and where in the text; none depends on how many were drawn before. */
+ * Randomness is by counter (Philox4x32-10, Salmon et al. 2011): a number is a pure function of the seed, what
+ * it is for, and where in the text; none depends on how many were drawn before. */
 #ifndef OUTRIDER_SAMPLER_H
 #define OUTRIDER_SAMPLER_H
 
@@ -13,14 +13,15 @@
 #include "runtime/outrider.h"
 
 struct sampler {
-    outrider_settings s;  /* the sampling part is used; logit_bias is owned */
+    outrider_settings s; /* the sampling part is used; logit_bias is owned */
     int32_t vocab_size;
-    float *logits;        /* [vocab] scratch */
-    int32_t *counts;      /* [vocab] zero between calls */
-    int32_t *order;       /* [vocab] scratch for selection */
+    float *logits;   /* [vocab] scratch */
+    int32_t *counts; /* [vocab] zero between calls */
+    int32_t *order;  /* [vocab] scratch for selection */
 };
 
-outrider_status sampler_create(const outrider_settings *settings, int32_t vocab_size, struct sampler *sampler);
+outrider_status sampler_create(const outrider_settings *settings, int32_t vocab_size,
+                               struct sampler *sampler);
 void sampler_destroy(struct sampler *sampler);
 
 /* OUTRIDER_EINVAL with the knob's name when a setting is out of range. */
@@ -31,8 +32,8 @@ bool sampler_is_argmax(const struct sampler *sampler);
 /* Entries that a distribution of these settings can have at most. */
 int32_t sampler_support(const struct sampler *sampler);
 
-/* The distribution of the token after `history`. `out` has room for sampler_support entries, of the order that
- * the settings and logits alone decide. OUTRIDER_EFAIL when every token is forbidden. */
+/* The distribution of the token after `history`. `out` has room for sampler_support entries, of the order
+ * that the settings and logits alone decide. OUTRIDER_EFAIL when every token is forbidden. */
 outrider_status sampler_distribution(struct sampler *sampler, const float *logits, const int32_t *history,
                                      size_t n_history, struct distribution *out);
 

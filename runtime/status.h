@@ -9,28 +9,35 @@
 
 #include "runtime/outrider.h"
 
-/* Records the message and returns `code`, so that a failure is one line: return fail(OUTRIDER_EMODEL, "..."). */
-outrider_status fail(outrider_status code, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
-
+/* Records the message and yields `code`, so that a failure is one line: return fail(OUTRIDER_EMODEL, "...").
+ * A macro, so that compilers see that a failed call never goes on. */
+#define fail(code, ...) (status_record(__VA_ARGS__), (code))
 /* As fail, for a host allocation of `bytes` for `what`. */
-outrider_status fail_memory(const char *what, size_t bytes);
+#define fail_memory(what, bytes)                                                                             \
+    fail(OUTRIDER_ENOMEM, "out of memory: %zu bytes for %s", (size_t)(bytes), what)
+
+void status_record(const char *format, ...) __attribute__((format(printf, 1, 2), cold));
 
 /* Forwards a failure to the caller. */
-#define TRY(call)                                  \
-    do {                                           \
-        outrider_status try_status_ = (call);      \
-        if (try_status_ != OUTRIDER_OK) return try_status_; \
+#define TRY(call)                                                                                            \
+    do {                                                                                                     \
+        outrider_status try_status_ = (call);                                                                \
+        if (try_status_ != OUTRIDER_OK) return try_status_;                                                  \
     } while (0)
 
 /* Forwards a failure to the cleanup label of the function, which returns `status`. */
-#define TRY_GOTO(label, call)                      \
-    do {                                           \
-        status = (call);                           \
-        if (status != OUTRIDER_OK) goto label;     \
+#define TRY_GOTO(label, call)                                                                                \
+    do {                                                                                                     \
+        status = (call);                                                                                     \
+        if (status != OUTRIDER_OK) goto label;                                                               \
     } while (0)
 
 /* a * b and a + b without wrapping: false when the true result does not fit. */
-static inline bool mul_fits(size_t a, size_t b, size_t *out) { return !__builtin_mul_overflow(a, b, out); }
-static inline bool add_fits(size_t a, size_t b, size_t *out) { return !__builtin_add_overflow(a, b, out); }
+static inline bool mul_fits(size_t a, size_t b, size_t *out) {
+    return !__builtin_mul_overflow(a, b, out);
+}
+static inline bool add_fits(size_t a, size_t b, size_t *out) {
+    return !__builtin_add_overflow(a, b, out);
+}
 
 #endif

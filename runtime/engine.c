@@ -1,0 +1,313 @@
+/* Opens what a pair needs and owns it: backend, both models, tokenizer, page cache; and the calls of the
+ * public API that concern the engine rather than a session. */
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "runtime/engine.h"
+#include "runtime/status.h"
+
+const char *outrider_version(void) {
+    return OUTRIDER_VERSION;
+}
+
+outrider_engine_options outrider_engine_defaults(void) {
+    return (outrider_engine_options){
+        .device = "auto", .max_sessions = 1, .page_size = 64, .cache_type = "f16"};
+}
+
+outrider_settings outrider_settings_defaults(const outrider_engine *e) {
+    outrider_settings s = {.temperature = 0.8f,
+                           .top_k = 40,
+                           .top_p = 0.95f,
+                           .min_p = 0.05f,
+                           .repeat_penalty = 1,
+                           .repeat_last_n = 64,
+                           .n_predict = -1,
+                           .draft_n = -1,
+                           .accept = OUTRIDER_ACCEPT_REJECTION};
+    if (!e) return s;
+    const struct generation_config *g = &e->model[OUTRIDER_VERIFIER]->generation;
+    if (!isnan(g->temperature)) s.temperature = g->temperature;
+    if (!isnan(g->top_p)) s.top_p = g->top_p;
+    if (!isnan(g->min_p)) s.min_p = g->min_p;
+    if (!isnan(g->repetition_penalty)) s.repeat_penalty = g->repetition_penalty;
+    if (g->top_k >= 0) s.top_k = g->top_k;
+    if (g->do_sample == 0) s.temperature = 0;
+    return s;
+}
+
+/* ---- opening ---- */
+
+static outrider_status cache_type(const char *name, enum dtype *type) {
+    if (strcmp(name, "f16") == 0) return *type = DTYPE_F16, OUTRIDER_OK;
+    if (strcmp(name, "f32") == 0) return *type = DTYPE_F32, OUTRIDER_OK;
+    return fail(OUTRIDER_EINVAL, "cache type %s: there are f16 and f32", name);
+}
+
+static outrider_status check_options(const outrider_engine_options *o) {
+    if (!o->model) return fail(OUTRIDER_EINVAL, "no model is named");
+    if (o->threads < 0 || o->threads > 1024)
+        return fail(OUTRIDER_EINVAL, "threads %d: must be from 0 to 1024", o->threads);
+    if (o->ctx_size < 0)
+        return fail(OUTRIDER_EINVAL, "context size %d: must be 0 (the model's) or more", o->ctx_size);
+    if (o->max_sessions < 1 || o->max_sessions > 4096)
+        return fail(OUTRIDER_EINVAL, "max sessions %d: must be from 1 to 4096", o->max_sessions);
+    if (o->page_size < 16 || o->page_size > 256 || (o->page_size & (o->page_size - 1)))
+        return fail(OUTRIDER_EINVAL, "page size %d: must be 16, 32, 64, 128 or 256", o->page_size);
+    return OUTRIDER_OK;
+}
+
+struct load {
+    const outrider_engine_options *options;
+    const char *stage;
+};
+
+static void report(void *user, double share) {
+    const struct load *l = user;
+    if (l->options->progress) l->options->progress(l->options->progress_user, l->stage, share);
+}
+
+static void copy_page(void *user, int32_t to, int32_t from) {
+    outrider_engine *e = user;
+    for (int m = 0; m < KV_MODELS; m++)
+        if (e->model[m]) model_copy_page(e->model[m], to, from);
+}
+
+/* The context: what was asked for, at most what the verifier knows. The draft may know less only if it is
+ * told about no more: both must reach the same positions. */
+static outrider_status choose_context(outrider_engine *e, const outrider_engine_options *o) {
+    struct model_config c;
+    struct generation_config g;
+    const char *folders[] = {o->model, o->draft};
+    e->ctx_size = o->ctx_size;
+    for (int i = 0; i < KV_MODELS; i++) {
+        if (!folders[i]) continue;
+        TRY(config_read(folders[i], &c, &g));
+        if (o->ctx_size > c.max_position_embeddings)
+            return fail(OUTRIDER_EINVAL, "context size %d: %s knows %d positions", o->ctx_size, folders[i],
+                        c.max_position_embeddings);
+        if (o->ctx_size == 0 && (e->ctx_size == 0 || c.max_position_embeddings < e->ctx_size))
+            e->ctx_size = c.max_position_embeddings;
+    }
+    int32_t per_session = (e->ctx_size + o->page_size - 1) / o->page_size;
+    if (__builtin_mul_overflow(per_session, o->max_sessions, &e->pages))
+        return fail(OUTRIDER_ENOMEM, "context %d for %d sessions: more pages than can be counted",
+                    e->ctx_size, o->max_sessions);
+    return OUTRIDER_OK;
+}
+
+static outrider_status open_model(outrider_engine *e, const outrider_engine_options *o, outrider_which which,
+                                  enum dtype cache) {
+    int32_t batched = o->max_sessions < MAX_BATCH_SESSIONS ? o->max_sessions : MAX_BATCH_SESSIONS;
+    int32_t verify_rows = batched * (OUTRIDER_MAX_DRAFT + 1);
+    struct load load = {o, which == OUTRIDER_VERIFIER ? "verifier" : "draft"};
+    struct model_options mo = {.folder = which == OUTRIDER_VERIFIER ? o->model : o->draft,
+                               .id = which,
+                               .ops = e->ops,
+                               .be = e->be,
+                               .cache_type = cache,
+                               .page_size = o->page_size,
+                               .pages = e->pages,
+                               .ctx_size = e->ctx_size,
+                               .max_rows = verify_rows > PREFILL_CHUNK ? verify_rows : PREFILL_CHUNK,
+                               .max_logits = verify_rows > SCORE_CHUNK ? verify_rows : SCORE_CHUNK,
+                               .progress = report,
+                               .user = &load};
+    return model_open(&mo, &e->model[which]);
+}
+
+/* A draft serves a verifier when every token means the same to both. */
+static outrider_status check_pair(const outrider_engine *e, const outrider_engine_options *o) {
+    const struct model *v = e->model[OUTRIDER_VERIFIER], *d = e->model[OUTRIDER_DRAFT];
+    if (tokenizer_size(e->tokenizer) > v->config.vocab_size)
+        return fail(OUTRIDER_EMODEL, "%s: tokenizer.model has %d pieces, config.json's vocab_size is %d",
+                    o->model, tokenizer_size(e->tokenizer), v->config.vocab_size);
+    if (!d) return OUTRIDER_OK;
+    if (v->config.vocab_size != d->config.vocab_size)
+        return fail(OUTRIDER_EMODEL, "%s cannot draft for %s: vocab_size %d against %d", o->draft, o->model,
+                    d->config.vocab_size, v->config.vocab_size);
+    struct tokenizer *t;
+    TRY(tokenizer_open(o->draft, &t));
+    int32_t differs = tokenizer_difference(e->tokenizer, t);
+    tokenizer_close(t);
+    if (differs >= 0)
+        return fail(OUTRIDER_EMODEL, "%s cannot draft for %s: their tokenizers differ from piece %d on",
+                    o->draft, o->model, differs);
+    return OUTRIDER_OK;
+}
+
+static outrider_status choose_chat(outrider_engine *e, const outrider_engine_options *o) {
+    const char *own = tokenizer_chat_template(e->tokenizer);
+    if (o->chat_template) return chat_by_name(o->chat_template, &e->chat);
+    /* An unknown template is a matter for those who chat only: append_message says so. */
+    if (!own || chat_detect(own, &e->chat) != OUTRIDER_OK) e->chat = CHAT_NONE;
+    return OUTRIDER_OK;
+}
+
+outrider_status outrider_engine_open(const outrider_engine_options *o, outrider_engine **out) {
+    *out = NULL;
+    enum dtype cache;
+    TRY(check_options(o));
+    TRY(cache_type(o->cache_type, &cache));
+    outrider_engine *e = calloc(1, sizeof *e);
+    if (!e) return fail_memory("an engine", sizeof *e);
+    e->options = *o;
+    outrider_status status;
+    TRY_GOTO(cleanup, choose_context(e, o));
+    TRY_GOTO(cleanup, tokenizer_open(o->model, &e->tokenizer));
+    TRY_GOTO(cleanup, choose_chat(e, o));
+    TRY_GOTO(cleanup, ops_open(o->device, o->threads, &e->ops, &e->be));
+    TRY_GOTO(cleanup, open_model(e, o, OUTRIDER_VERIFIER, cache));
+    if (o->draft) TRY_GOTO(cleanup, open_model(e, o, OUTRIDER_DRAFT, cache));
+    TRY_GOTO(cleanup, check_pair(e, o));
+    struct kv_options kv = {.slots = o->max_sessions,
+                            .max_len = e->ctx_size,
+                            .page_size = o->page_size,
+                            .pages = e->pages,
+                            .copy_page = copy_page,
+                            .user = e};
+    TRY_GOTO(cleanup, kv_create(&kv, &e->kv));
+    TRY_GOTO(cleanup, batch_create(e, e->model[OUTRIDER_VERIFIER]->max_rows));
+    *out = e;
+    return OUTRIDER_OK;
+cleanup:
+    outrider_engine_close(e);
+    return status;
+}
+
+void outrider_engine_close(outrider_engine *e) {
+    if (!e) return;
+    batch_destroy(e);
+    for (int m = 0; m < KV_MODELS; m++) model_close(e->model[m]);
+    kv_destroy(e->kv);
+    tokenizer_close(e->tokenizer);
+    if (e->be) e->ops->close(e->be);
+    free(e);
+}
+
+/* ---- description ---- */
+
+outrider_status outrider_inspect(const char *folder, const char *cache, outrider_model_info *info) {
+    enum dtype type;
+    TRY(cache_type(cache, &type));
+    return model_inspect(folder, type, info);
+}
+
+outrider_status outrider_engine_get_info(const outrider_engine *e, outrider_engine_info *info) {
+    *info = (outrider_engine_info){.has_draft = e->model[OUTRIDER_DRAFT],
+                                   .ctx_size = e->ctx_size,
+                                   .max_sessions = e->options.max_sessions,
+                                   .page_size = e->options.page_size,
+                                   .pages = e->pages,
+                                   .pages_free = kv_pages_free(e->kv),
+                                   .chat_template = chat_name(e->chat)};
+    model_info(e->model[OUTRIDER_VERIFIER], &info->verifier);
+    if (info->has_draft) model_info(e->model[OUTRIDER_DRAFT], &info->draft);
+    info->cache_bytes = (info->verifier.cache_bytes_per_token + info->draft.cache_bytes_per_token) *
+                        (uint64_t)e->options.page_size * (uint64_t)e->pages;
+    e->ops->describe(e->be, info->device, sizeof info->device);
+    return OUTRIDER_OK;
+}
+
+/* ---- tokens ---- */
+
+outrider_status outrider_tokenize(const outrider_engine *e, const char *text, size_t bytes, int32_t **ids,
+                                  size_t *n) {
+    struct token_list list = {0};
+    *ids = NULL;
+    *n = 0;
+    outrider_status status = tokenizer_encode(e->tokenizer, text, bytes, &list);
+    if (status != OUTRIDER_OK) {
+        token_list_free(&list);
+        return status;
+    }
+    *ids = list.ids;
+    *n = list.n;
+    return OUTRIDER_OK;
+}
+
+const char *outrider_token_bytes(const outrider_engine *e, int32_t token, size_t *bytes) {
+    return tokenizer_piece(e->tokenizer, token, false, bytes);
+}
+
+/* ---- scores ---- */
+
+static float nll_of(const float *logits, int32_t vocab, int32_t token) {
+    float top = logits[0];
+    for (int32_t i = 1; i < vocab; i++)
+        if (logits[i] > top) top = logits[i];
+    double sum = 0;
+    for (int32_t i = 0; i < vocab; i++) sum += expf(logits[i] - top);
+    return (float)(log(sum) + top - logits[token]);
+}
+
+static outrider_status score_chunk(outrider_engine *e, int32_t slot, const int32_t *tokens, int32_t from,
+                                   int32_t to, float *nll) {
+    int32_t vocab = e->model[OUTRIDER_VERIFIER]->config.vocab_size;
+    TRY(kv_reserve(e->kv, slot, OUTRIDER_VERIFIER, to - from));
+    batch_clear(e);
+    for (int32_t i = from; i < to; i++) batch_add(e, slot, i, tokens[i]);
+    batch_run(e, OUTRIDER_VERIFIER, false, NULL, to - from);
+    TRY(batch_logits(e, OUTRIDER_VERIFIER, to - from));
+    kv_advance(e->kv, slot, OUTRIDER_VERIFIER, to - from);
+    for (int32_t i = from; i < to; i++)
+        nll[i] = nll_of(e->scratch.logits + (size_t)(i - from) * (size_t)vocab, vocab, tokens[i + 1]);
+    return OUTRIDER_OK;
+}
+
+outrider_status outrider_score(outrider_engine *e, const int32_t *tokens, size_t n, float *nll) {
+    int32_t vocab = e->model[OUTRIDER_VERIFIER]->config.vocab_size, slot;
+    if (n < 2 || n > (size_t)e->ctx_size)
+        return fail(OUTRIDER_EINVAL, "%zu tokens to score: must be from 2 to the context's %d", n,
+                    e->ctx_size);
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= vocab)
+            return fail(OUTRIDER_EINVAL, "token %d at place %zu: the vocabulary has %d", tokens[i], i, vocab);
+    TRY(kv_acquire(e->kv, &slot));
+    outrider_status status = OUTRIDER_OK;
+    int32_t last = (int32_t)n - 1;
+    for (int32_t from = 0; from < last && status == OUTRIDER_OK; from += SCORE_CHUNK)
+        status =
+            score_chunk(e, slot, tokens, from, from + SCORE_CHUNK < last ? from + SCORE_CHUNK : last, nll);
+    kv_release(e->kv, slot);
+    return status;
+}
+
+/* ---- meters ---- */
+
+static int by_value(const void *a, const void *b) {
+    double x = *(const double *)a, y = *(const double *)b;
+    return (x > y) - (x < y);
+}
+
+outrider_status outrider_time_pass(outrider_engine *e, outrider_which which, int32_t rows, int32_t depth,
+                                   int32_t repeats, double *us) {
+    if (!e->model[which]) return fail(OUTRIDER_EINVAL, "the engine has no draft");
+    if (rows < 1 || rows > SCORE_CHUNK || depth < 0 || depth > e->ctx_size - rows || repeats < 1 ||
+        repeats > 1000)
+        return fail(OUTRIDER_EINVAL, "cannot time %d rows at depth %d, %d times", rows, depth, repeats);
+    double times[1000];
+    int32_t slot;
+    TRY(kv_acquire(e->kv, &slot));
+    /* What lies in the cache does not matter to the time, only how much is read. */
+    outrider_status status = kv_reserve(e->kv, slot, which, depth + rows);
+    for (int32_t i = -2; i < repeats && status == OUTRIDER_OK; i++) { /* two to warm up */
+        double start = now_ms();
+        batch_clear(e);
+        for (int32_t r = 0; r < rows; r++)
+            batch_add(e, slot, depth + r, (r * 37 + 11) % e->model[which]->config.vocab_size);
+        batch_run(e, which, false, NULL, rows);
+        status = batch_argmax(e, which, rows);
+        if (i >= 0) times[i] = (now_ms() - start) * 1e3;
+    }
+    kv_release(e->kv, slot);
+    TRY(status);
+    qsort(times, (size_t)repeats, sizeof *times, by_value);
+    *us = times[repeats / 2];
+    return OUTRIDER_OK;
+}
+
+outrider_status outrider_read_bandwidth(outrider_engine *e, size_t bytes, double *gb_per_s) {
+    return e->ops->read_bandwidth(e->be, bytes, gb_per_s);
+}

@@ -1,0 +1,170 @@
+/* The round: read prompts, propose, verify, accept, roll back; for all sessions that ride in it.
+ *
+ * Between rounds a running session has all its tokens but the last in the verifier's cache. A round feeds
+ * that last token and the k proposed after it to the verifier as k + 1 rows of one pass over all sessions,
+ * decides by accept.h how many proposals stay, adds the verifier's own next token, and truncates the cache to
+ * what stays. Each session's result depends on its own tokens and settings only: rows are independent of
+ * their neighbours (ops.h), random numbers of everything but seed and place (sampler.h). If anything fails,
+ * no session's tokens have changed, and the cache is cut back to them. */
+#include <string.h>
+
+#include "runtime/engine.h"
+#include "runtime/status.h"
+
+static bool running(const outrider_session *s) {
+    return s->state == OUTRIDER_RUNNING;
+}
+
+/* Reads one chunk of a prompt into the verifier's cache; *ready when only the last token is left. */
+static outrider_status read_prompt(outrider_session *s, bool *ready) {
+    outrider_engine *e = s->engine;
+    if (s->fresh) session_share_prefix(s);
+    s->fresh = false;
+    int32_t read = kv_len(e->kv, s->slot, OUTRIDER_VERIFIER);
+    *ready = read == s->n - 1;
+    if (*ready) return OUTRIDER_OK;
+
+    double start = now_ms();
+    int32_t border = (read / PREFILL_CHUNK + 1) * PREFILL_CHUNK, end = border < s->n - 1 ? border : s->n - 1;
+    TRY(kv_reserve(e->kv, s->slot, OUTRIDER_VERIFIER, end - read));
+    batch_clear(e);
+    for (int32_t i = read; i < end; i++) batch_add(e, s->slot, i, s->tokens[i]);
+    batch_run(e, OUTRIDER_VERIFIER, true, NULL, 0);
+    TRY(e->ops->sync(e->be));
+    kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, end - read);
+    s->stats.prompt_ms += now_ms() - start;
+    *ready = end == s->n - 1;
+    return OUTRIDER_OK;
+}
+
+/* How many tokens to propose: never past the context, nor past what n_predict leaves to write. */
+static int32_t choose_k(const outrider_session *s) {
+    const outrider_settings *set = &s->sampler.s;
+    if (!s->engine->model[OUTRIDER_DRAFT]) return 0;
+    int32_t k = set->draft_n < 0 ? 3 : set->draft_n;
+    int32_t room = s->engine->ctx_size - s->n;
+    int32_t wanted = set->n_predict < 0 ? k : set->n_predict - s->stats.n_predict - 1;
+    if (k > room) k = room;
+    return k > wanted ? wanted : k;
+}
+
+/* One pass of the verifier over the last token and the proposals of every session. */
+static outrider_status verify(outrider_engine *e, outrider_session *const *sessions, size_t n) {
+    bool need_logits = false, need_argmax = false;
+    batch_clear(e);
+    for (size_t i = 0; i < n; i++) {
+        outrider_session *s = sessions[i];
+        TRY(kv_reserve(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1));
+        s->first_row = e->batch.n;
+        batch_add(e, s->slot, s->n - 1, s->tokens[s->n - 1]);
+        for (int32_t j = 0; j < s->k; j++) batch_add(e, s->slot, s->n + j, s->proposed[j]);
+        *(sampler_is_argmax(&s->sampler) ? &need_argmax : &need_logits) = true;
+    }
+    batch_run(e, OUTRIDER_VERIFIER, false, NULL, e->batch.n);
+    if (need_logits) TRY(batch_logits(e, OUTRIDER_VERIFIER, e->batch.n));
+    if (need_argmax) TRY(batch_argmax(e, OUTRIDER_VERIFIER, e->batch.n));
+    for (size_t i = 0; i < n; i++)
+        kv_advance(e->kv, sessions[i]->slot, OUTRIDER_VERIFIER, sessions[i]->k + 1);
+    return OUTRIDER_OK;
+}
+
+/* The verifier's distributions at the places that were proposed for, and the acceptance rule on them. */
+static outrider_status judge(outrider_session *s, struct accepted *out) {
+    const outrider_engine *e = s->engine;
+    const outrider_settings *set = &s->sampler.s;
+    if (sampler_is_argmax(&s->sampler)) {
+        *out = accept_equal(s->k, s->proposed, e->scratch.picks + s->first_row);
+        return OUTRIDER_OK;
+    }
+    size_t vocab = (size_t)e->model[OUTRIDER_VERIFIER]->config.vocab_size;
+    for (int32_t i = 0; i <= s->k; i++)
+        TRY(session_distribution(s, e->scratch.logits + ((size_t)s->first_row + (size_t)i) * vocab, i,
+                                 &s->p[i]));
+    if (set->accept == OUTRIDER_ACCEPT_COUPLED || set->temperature == 0) {
+        int32_t picks[OUTRIDER_MAX_DRAFT + 1];
+        for (int32_t i = 0; i <= s->k; i++) picks[i] = sampler_gumbel_pick(set->seed, s->n + i, &s->p[i]);
+        *out = accept_equal(s->k, s->proposed, picks);
+        return OUTRIDER_OK;
+    }
+    double u[OUTRIDER_MAX_DRAFT], last = rng_uniform(set->seed, RNG_FINAL, s->n, s->n);
+    for (int32_t i = 0; i < s->k; i++) u[i] = rng_uniform(set->seed, RNG_ACCEPT, s->n + i, s->n);
+    *out = (set->accept == OUTRIDER_ACCEPT_BLOCK ? accept_block : accept_rejection)(
+        s->k, s->proposed, s->q, s->p, u, last, e->scratch.dense);
+    return OUTRIDER_OK;
+}
+
+static void count(outrider_stats *stats, int32_t k, int32_t accepted) {
+    stats->n_verify++;
+    stats->draft_n += k;
+    stats->draft_n_accepted += accepted;
+    stats->runs[accepted]++;
+    for (int32_t i = 0; i < k; i++) {
+        stats->proposed_at[i]++;
+        stats->accepted_at[i] += i < accepted;
+    }
+}
+
+/* Writes the accepted run into the session and drops from the cache what did not stay. */
+static void commit(outrider_session *s, struct accepted a) {
+    count(&s->stats, s->k, a.n);
+    int32_t run[OUTRIDER_MAX_DRAFT + 1];
+    memcpy(run, s->proposed, (size_t)a.n * sizeof *run);
+    run[a.n] = a.token;
+    for (int32_t i = 0; i <= a.n && running(s); i++) session_commit(s, run[i]);
+    kv_truncate(s->engine->kv, s->slot, s->n - 1);
+}
+
+/* One round of sessions that are ready to write. */
+static outrider_status write_tokens(outrider_engine *e, outrider_session *const *sessions, size_t n) {
+    struct accepted judged[MAX_BATCH_SESSIONS];
+    double start = now_ms();
+    for (size_t i = 0; i < n; i++) {
+        bool ready = false;
+        sessions[i]->k = choose_k(sessions[i]);
+        if (sessions[i]->k > 0) draft_catch_up(sessions[i], &ready);
+        if (!ready) sessions[i]->k = 0;
+        TRY(session_reserve_text(sessions[i], sessions[i]->k + 1));
+    }
+    TRY(draft_propose(e, sessions, n));
+    double drafted = now_ms();
+    TRY(verify(e, sessions, n));
+    double verified = now_ms();
+    for (size_t i = 0; i < n; i++) TRY(judge(sessions[i], &judged[i]));
+    for (size_t i = 0; i < n; i++) commit(sessions[i], judged[i]);
+    double end = now_ms();
+    for (size_t i = 0; i < n; i++) {
+        sessions[i]->stats.draft_ms += drafted - start;
+        sessions[i]->stats.verify_ms += verified - drafted;
+        sessions[i]->stats.predicted_ms += end - start;
+    }
+    return OUTRIDER_OK;
+}
+
+/* A failed round leaves the cache with what the tokens say, no more. */
+static outrider_status cut_back(outrider_session *const *sessions, size_t n, outrider_status status) {
+    if (status == OUTRIDER_OK) return status;
+    for (size_t i = 0; i < n; i++)
+        if (sessions[i]->n > 0) kv_truncate(sessions[i]->engine->kv, sessions[i]->slot, sessions[i]->n - 1);
+    return status;
+}
+
+outrider_status outrider_round(outrider_session *const *sessions, size_t n) {
+    outrider_session *ready[MAX_BATCH_SESSIONS];
+    size_t n_ready = 0;
+    for (size_t i = 0; i < n; i++) {
+        outrider_session *s = sessions[i];
+        if (s->engine != sessions[0]->engine)
+            return fail(OUTRIDER_EINVAL, "sessions of one round must share an engine");
+        if (!running(s)) continue;
+        if (s->n == 0) return fail(OUTRIDER_EINVAL, "nothing to go on from: the session is empty");
+        bool is_ready;
+        TRY(cut_back(sessions, n, read_prompt(s, &is_ready)));
+        if (is_ready) ready[n_ready++] = s;
+        if (n_ready == MAX_BATCH_SESSIONS) {
+            TRY(cut_back(sessions, n, write_tokens(s->engine, ready, n_ready)));
+            n_ready = 0;
+        }
+    }
+    if (n_ready > 0) return cut_back(sessions, n, write_tokens(ready[0]->engine, ready, n_ready));
+    return OUTRIDER_OK;
+}

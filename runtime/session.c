@@ -1,0 +1,423 @@
+/* One conversation: its tokens, settings, text and statistics.
+ *
+ * Invariants: the cache never holds more than n - 1 of the session's tokens once it runs, so there is always
+ * a token to feed; text_taken <= text_end <= text_bytes, and text up to text_end is whole UTF-8 characters.
+ */
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#include "runtime/engine.h"
+#include "runtime/status.h"
+
+double now_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+
+const char *outrider_stop_name(outrider_stop stop) {
+    static const char *const names[] = {"running", "eos", "stop", "length", "context"};
+    return (unsigned)stop < sizeof names / sizeof *names ? names[stop] : "unknown";
+}
+
+/* ---- settings ---- */
+
+static void free_settings(outrider_session *s) {
+    sampler_destroy(&s->sampler);
+    for (size_t i = 0; i < s->n_stop; i++) free(s->stop[i]);
+    free(s->stop);
+    s->stop = NULL;
+    s->n_stop = 0;
+    free(s->q[0].id); /* the first holds the memory of all */
+    s->q[0].id = NULL;
+}
+
+/* One block for the ids and probabilities of all distributions of a round. */
+static outrider_status alloc_distributions(outrider_session *s) {
+    enum { COUNT = 2 * OUTRIDER_MAX_DRAFT + 1 };
+    size_t support = (size_t)sampler_support(&s->sampler);
+    int32_t *block = malloc(COUNT * support * (sizeof(int32_t) + sizeof(float)));
+    if (!block) return fail_memory("distributions", COUNT * support * (sizeof(int32_t) + sizeof(float)));
+    float *p = (float *)(block + COUNT * support);
+    for (size_t i = 0; i < COUNT; i++) {
+        struct distribution *d = i < OUTRIDER_MAX_DRAFT ? &s->q[i] : &s->p[i - OUTRIDER_MAX_DRAFT];
+        *d = (struct distribution){0, block + i * support, p + i * support};
+    }
+    return OUTRIDER_OK;
+}
+
+static outrider_status copy_stops(outrider_session *s, const outrider_settings *settings) {
+    s->stop = calloc(settings->n_stop + 1, sizeof *s->stop);
+    if (!s->stop) return fail_memory("stop strings", (settings->n_stop + 1) * sizeof *s->stop);
+    for (size_t i = 0; i < settings->n_stop; i++) {
+        s->stop[i] = strdup(settings->stop[i]);
+        if (!s->stop[i]) return fail_memory("a stop string", strlen(settings->stop[i]));
+        s->n_stop++;
+    }
+    return OUTRIDER_OK;
+}
+
+static outrider_status check_settings(const outrider_engine *e, const outrider_settings *set) {
+    TRY(sampler_check(set, e->model[OUTRIDER_VERIFIER]->config.vocab_size));
+    if (set->draft_n < -1 || set->draft_n > OUTRIDER_MAX_DRAFT)
+        return fail(OUTRIDER_EINVAL, "draft tokens %d: must be from 0 to %d, or -1 for automatic",
+                    set->draft_n, OUTRIDER_MAX_DRAFT);
+    if (set->n_predict < -1)
+        return fail(OUTRIDER_EINVAL, "n-predict %d: must be -1 (no limit) or more", set->n_predict);
+    if (set->accept < OUTRIDER_ACCEPT_REJECTION || set->accept > OUTRIDER_ACCEPT_COUPLED)
+        return fail(OUTRIDER_EINVAL, "unknown acceptance rule %d", (int)set->accept);
+    for (size_t i = 0; i < set->n_stop; i++)
+        if (!set->stop[i] || !set->stop[i][0]) return fail(OUTRIDER_EINVAL, "a stop string is empty");
+    return OUTRIDER_OK;
+}
+
+outrider_status outrider_session_set(outrider_session *s, const outrider_settings *settings) {
+    TRY(check_settings(s->engine, settings));
+    /* Made whole beside the old ones, so that a failure leaves those in force. */
+    outrider_session fresh = {.engine = s->engine};
+    outrider_status status;
+    TRY_GOTO(cleanup, sampler_create(settings, s->engine->model[OUTRIDER_VERIFIER]->config.vocab_size,
+                                     &fresh.sampler));
+    TRY_GOTO(cleanup, copy_stops(&fresh, settings));
+    TRY_GOTO(cleanup, alloc_distributions(&fresh));
+    free_settings(s);
+    s->sampler = fresh.sampler;
+    s->stop = fresh.stop;
+    s->n_stop = fresh.n_stop;
+    memcpy(s->q, fresh.q, sizeof s->q);
+    memcpy(s->p, fresh.p, sizeof s->p);
+    s->sampler.s.stop = (const char *const *)s->stop;
+    s->sampler.s.n_stop = s->n_stop;
+    return OUTRIDER_OK;
+cleanup:
+    free_settings(&fresh);
+    return status;
+}
+
+outrider_status session_distribution(outrider_session *s, const float *logits, int32_t ahead,
+                                     struct distribution *d) {
+    memcpy(s->tokens + s->n, s->proposed, (size_t)ahead * sizeof *s->tokens);
+    return sampler_distribution(&s->sampler, logits, s->tokens, (size_t)s->n + (size_t)ahead, d);
+}
+
+/* ---- life ---- */
+
+/* What follows is a new answer. */
+static void begin_answer(outrider_session *s) {
+    s->answer = s->n;
+    s->fresh = true;
+    s->state = s->n >= s->engine->ctx_size ? OUTRIDER_STOP_CONTEXT : OUTRIDER_RUNNING;
+    if (s->sampler.s.n_predict == 0) s->state = OUTRIDER_STOP_LENGTH;
+    s->stats = (outrider_stats){0};
+    s->utf8 = (struct utf8_stream){0};
+    s->text_bytes = s->text_taken = s->text_end = 0;
+}
+
+outrider_status outrider_session_open(outrider_engine *e, const outrider_settings *settings,
+                                      outrider_session **out) {
+    *out = NULL;
+    outrider_session *s = calloc(1, sizeof *s);
+    if (!s) return fail_memory("a session", sizeof *s);
+    s->engine = e;
+    s->slot = -1;
+    outrider_status status;
+    size_t bytes = ((size_t)e->ctx_size + OUTRIDER_MAX_DRAFT + 1) * sizeof *s->tokens;
+    if (!(s->tokens = malloc(bytes))) {
+        status = fail_memory("a session's tokens", bytes);
+        goto cleanup;
+    }
+    TRY_GOTO(cleanup, outrider_session_set(s, settings));
+    TRY_GOTO(cleanup, kv_acquire(e->kv, &s->slot));
+    begin_answer(s);
+    s->next = e->sessions;
+    e->sessions = s;
+    *out = s;
+    return OUTRIDER_OK;
+cleanup:
+    outrider_session_close(s);
+    return status;
+}
+
+static void drop_turns(outrider_session *s, size_t keep) {
+    while (s->n_turns > keep) free((char *)s->turns[--s->n_turns].message.text);
+    if (s->turns_encoded > keep) s->turns_encoded = keep;
+}
+
+void outrider_session_close(outrider_session *s) {
+    if (!s) return;
+    for (outrider_session **p = &s->engine->sessions; *p; p = &(*p)->next)
+        if (*p == s) {
+            *p = s->next;
+            break;
+        }
+    if (s->slot >= 0) kv_release(s->engine->kv, s->slot);
+    free_settings(s);
+    drop_turns(s, 0);
+    free(s->turns);
+    free(s->tokens);
+    free(s->text);
+    free(s);
+}
+
+outrider_stop outrider_session_stop(const outrider_session *s) {
+    return s->state;
+}
+void outrider_session_stats(const outrider_session *s, outrider_stats *stats) {
+    *stats = s->stats;
+}
+
+const int32_t *outrider_session_tokens(const outrider_session *s, size_t *n) {
+    *n = (size_t)s->n;
+    return s->tokens;
+}
+
+/* ---- tokens in ---- */
+
+outrider_status outrider_session_append(outrider_session *s, const int32_t *tokens, size_t n) {
+    int32_t ctx = s->engine->ctx_size, vocab = s->engine->model[OUTRIDER_VERIFIER]->config.vocab_size;
+    if (n > (size_t)(ctx - s->n)) {
+        if (s->n > 0)
+            return fail(OUTRIDER_EINVAL,
+                        "%zu more tokens do not fit: the session has %d and the context holds %d", n, s->n,
+                        ctx);
+        return fail(OUTRIDER_EINVAL, "the prompt has %zu tokens, the context holds %d", n, ctx);
+    }
+    for (size_t i = 0; i < n; i++)
+        if (tokens[i] < 0 || tokens[i] >= vocab)
+            return fail(OUTRIDER_EINVAL, "token %d at place %zu: the vocabulary has %d", tokens[i], i, vocab);
+    if (n > 0) memcpy(s->tokens + s->n, tokens, n * sizeof *tokens);
+    s->n += (int32_t)n;
+    begin_answer(s);
+    return OUTRIDER_OK;
+}
+
+static outrider_status add_bos(const outrider_session *s, struct token_list *list) {
+    const struct tokenizer *t = s->engine->tokenizer;
+    if (s->n > 0 || !tokenizer_add_bos(t) || tokenizer_bos(t) < 0) return OUTRIDER_OK;
+    return token_list_push(list, tokenizer_bos(t));
+}
+
+outrider_status outrider_session_append_text(outrider_session *s, const char *text, size_t bytes) {
+    struct token_list list = {0};
+    outrider_status status;
+    TRY_GOTO(cleanup, add_bos(s, &list));
+    TRY_GOTO(cleanup, tokenizer_encode(s->engine->tokenizer, text, bytes, &list));
+    status = outrider_session_append(s, list.ids, list.n);
+cleanup:
+    token_list_free(&list);
+    return status;
+}
+
+static outrider_status push_turn(outrider_session *s, enum chat_role role, const char *text, size_t bytes) {
+    struct turn *grown = realloc(s->turns, (s->n_turns + 1) * sizeof *grown);
+    char *copy = malloc(bytes + 1);
+    if (grown) s->turns = grown;
+    if (!grown || !copy) {
+        free(copy);
+        return fail_memory("a turn", bytes);
+    }
+    if (bytes) memcpy(copy, text, bytes);
+    copy[bytes] = '\0';
+    s->turns[s->n_turns++] = (struct turn){{role, copy, bytes}, (size_t)s->n};
+    return OUTRIDER_OK;
+}
+
+/* Ids of the turns not yet written, as the template writes them after those before. */
+static outrider_status encode_turns(outrider_session *s, bool answered, bool open_answer,
+                                    struct token_list *list) {
+    const struct tokenizer *t = s->engine->tokenizer;
+    struct chat_message *messages = malloc(s->n_turns * sizeof *messages);
+    if (!messages) return fail_memory("the turns", s->n_turns * sizeof *messages);
+    for (size_t i = 0; i < s->n_turns; i++) messages[i] = s->turns[i].message;
+    int32_t last = s->n > 0 ? s->tokens[s->n - 1] : -1;
+    bool ended = last >= 0 && tokenizer_is_control(t, last);
+    outrider_status status = add_bos(s, list);
+    if (status == OUTRIDER_OK)
+        status = chat_encode(t, s->engine->chat, messages, s->n_turns, s->turns_encoded, open_answer,
+                             answered, ended, list);
+    free(messages);
+    return status;
+}
+
+static outrider_status role_of(const char *name, enum chat_role *role) {
+    static const char *const names[] = {"system", "user", "assistant"};
+    for (int i = 0; i < 3; i++)
+        if (strcmp(name, names[i]) == 0) return *role = (enum chat_role)i, OUTRIDER_OK;
+    return fail(OUTRIDER_EINVAL, "role %s: there are system, user and assistant", name);
+}
+
+outrider_status outrider_session_append_message(outrider_session *s, const char *role_name, const char *text,
+                                                size_t bytes) {
+    enum chat_role role;
+    TRY(role_of(role_name, &role));
+    if (s->engine->chat == CHAT_NONE)
+        return fail(OUTRIDER_EINVAL, "the model has no chat template; name one with --chat-template");
+
+    struct token_list list = {0};
+    size_t turns = s->n_turns, encoded = s->turns_encoded;
+    bool answered = s->answer_open;
+    outrider_status status;
+    if (answered) {
+        TRY_GOTO(cleanup, push_turn(s, CHAT_ASSISTANT, "", 0));
+        s->turns[s->n_turns - 1].begin = (size_t)s->answer;
+        s->turns_encoded = s->n_turns;
+    }
+    TRY_GOTO(cleanup, push_turn(s, role, text, bytes));
+    if (role != CHAT_SYSTEM) { /* a system turn is written with the one after it */
+        TRY_GOTO(cleanup, encode_turns(s, answered, role == CHAT_USER, &list));
+        TRY_GOTO(cleanup, outrider_session_append(s, list.ids, list.n));
+        s->turns_encoded = s->n_turns;
+        s->answer_open = role == CHAT_USER;
+    }
+    token_list_free(&list);
+    return OUTRIDER_OK;
+cleanup:
+    token_list_free(&list);
+    drop_turns(s, turns);
+    s->turns_encoded = encoded;
+    return status;
+}
+
+outrider_status outrider_session_truncate(outrider_session *s, size_t n) {
+    if (n > (size_t)s->n) return fail(OUTRIDER_EINVAL, "cannot keep %zu tokens of %d", n, s->n);
+    size_t keep = s->n_turns;
+    while (keep > 0 && s->turns[keep - 1].begin >= n) keep--;
+    drop_turns(s, keep);
+    s->answer_open = keep > 0 && s->turns[keep - 1].message.role == CHAT_USER;
+    s->n = (int32_t)n;
+    kv_truncate(s->engine->kv, s->slot, n > 0 ? (int32_t)n - 1 : 0);
+    begin_answer(s);
+    return OUTRIDER_OK;
+}
+
+outrider_status outrider_session_fork(const outrider_session *from, outrider_session **out) {
+    outrider_session *s;
+    TRY(outrider_session_open(from->engine, &from->sampler.s, &s));
+    outrider_status status;
+    for (size_t i = 0; i < from->n_turns; i++) {
+        const struct turn *t = &from->turns[i];
+        TRY_GOTO(cleanup, push_turn(s, t->message.role, t->message.text, t->message.bytes));
+        s->turns[i].begin = t->begin;
+    }
+    s->turns_encoded = from->turns_encoded;
+    s->answer_open = from->answer_open;
+    memcpy(s->tokens, from->tokens, (size_t)from->n * sizeof *s->tokens);
+    s->n = from->n;
+    kv_fork(from->engine->kv, from->slot, s->slot);
+    begin_answer(s);
+    *out = s;
+    return OUTRIDER_OK;
+cleanup:
+    outrider_session_close(s);
+    return status;
+}
+
+void session_share_prefix(outrider_session *s) {
+    outrider_engine *e = s->engine;
+    int32_t had = kv_len(e->kv, s->slot, OUTRIDER_VERIFIER);
+    s->stats.n_cached = had;
+    s->stats.n_prompt = s->n - had;
+    if (had > 0) return;
+    const outrider_session *best = NULL;
+    int32_t best_len = e->options.page_size - 1; /* less than a page is sooner read than shared */
+    for (const outrider_session *o = e->sessions; o; o = o->next) {
+        int32_t len = kv_len(e->kv, o->slot, OUTRIDER_VERIFIER), same = 0;
+        if (o == s) continue;
+        if (len > s->n - 1) len = s->n - 1;
+        while (same < len && s->tokens[same] == o->tokens[same]) same++;
+        if (same > best_len) best = o, best_len = same;
+    }
+    if (!best) return;
+    kv_truncate(e->kv, s->slot, 0);
+    kv_fork(e->kv, best->slot, s->slot);
+    kv_truncate(e->kv, s->slot, best_len);
+    s->stats.n_cached = best_len;
+    s->stats.n_prompt = s->n - best_len;
+}
+
+/* ---- text out ---- */
+
+enum { MAX_PIECE_BYTES = 512 }; /* the tokenizer's check of its file allows no longer piece */
+
+outrider_status session_reserve_text(outrider_session *s, int32_t n) {
+    size_t need = s->text_bytes + (size_t)n * 3 * (MAX_PIECE_BYTES + 4) + 16;
+    if (need <= s->text_capacity) return OUTRIDER_OK;
+    size_t capacity = need * 2;
+    char *grown = realloc(s->text, capacity);
+    if (!grown) return fail_memory("the text", capacity);
+    s->text = grown;
+    s->text_capacity = capacity;
+    return OUTRIDER_OK;
+}
+
+/* First place in the text, from `from` on, where a stop string begins; text_bytes when none does. */
+static size_t find_stop(const outrider_session *s, size_t from) {
+    size_t found = s->text_bytes;
+    for (size_t i = 0; i < s->n_stop; i++) {
+        const char *at = memmem(s->text + from, s->text_bytes - from, s->stop[i], strlen(s->stop[i]));
+        if (at && (size_t)(at - s->text) < found) found = (size_t)(at - s->text);
+    }
+    return found;
+}
+
+/* Bytes at the end of the text that may be the beginning of a stop string. */
+static size_t maybe_stop(const outrider_session *s) {
+    size_t most = 0;
+    for (size_t i = 0; i < s->n_stop; i++) {
+        size_t len = strlen(s->stop[i]) - 1;
+        if (len > s->text_bytes) len = s->text_bytes;
+        while (len > most && memcmp(s->text + s->text_bytes - len, s->stop[i], len) != 0) len--;
+        if (len > most) most = len;
+    }
+    return most;
+}
+
+static size_t longest_stop(const outrider_session *s) {
+    size_t longest = 0;
+    for (size_t i = 0; i < s->n_stop; i++)
+        if (strlen(s->stop[i]) > longest) longest = strlen(s->stop[i]);
+    return longest;
+}
+
+static bool ends_text(const outrider_session *s, int32_t token) {
+    const struct model_config *c = &s->engine->model[OUTRIDER_VERIFIER]->config;
+    if (s->sampler.s.ignore_eos) return false;
+    for (int32_t i = 0; i < c->n_eos; i++)
+        if (token == c->eos_token_id[i]) return true;
+    return s->answer_open && token == chat_end_token(s->engine->tokenizer, s->engine->chat);
+}
+
+void session_commit(outrider_session *s, int32_t token) {
+    size_t bytes, before = s->text_bytes;
+    const char *piece = tokenizer_piece(s->engine->tokenizer, token, s->n == 0, &bytes);
+    s->tokens[s->n++] = token;
+    s->stats.n_predict++;
+    if (ends_text(s, token))
+        s->state = OUTRIDER_STOP_EOS;
+    else if (s->stats.n_predict == s->sampler.s.n_predict)
+        s->state = OUTRIDER_STOP_LENGTH;
+    else if (s->n == s->engine->ctx_size)
+        s->state = OUTRIDER_STOP_CONTEXT;
+
+    s->text_bytes += utf8_push(&s->utf8, piece, bytes, s->state != OUTRIDER_RUNNING, s->text + s->text_bytes);
+    if (s->n_stop == 0) {
+        s->text_end = s->text_bytes;
+        return;
+    }
+    size_t back = longest_stop(s), from = before > back ? before - back : 0;
+    size_t stop = find_stop(s, from);
+    if (stop < s->text_bytes) {
+        s->state = OUTRIDER_STOP_STRING;
+        s->text_bytes = s->text_end = stop;
+    } else {
+        s->text_end = s->text_bytes - (s->state == OUTRIDER_RUNNING ? maybe_stop(s) : 0);
+    }
+}
+
+const char *outrider_session_take_text(outrider_session *s, size_t *bytes) {
+    const char *text = s->text + s->text_taken;
+    *bytes = s->text_end > s->text_taken ? s->text_end - s->text_taken : 0;
+    s->text_taken += *bytes;
+    return *bytes ? text : "";
+}
