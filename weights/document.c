@@ -38,7 +38,7 @@ outrider_status document_parse(const char *path, const void *text, size_t bytes,
     TRY(check_limits(path, text, bytes));
     json_error_t error;
     json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
-    /* jansson gives no reason when an allocation fails half way */
+    /* When memory runs out half way, jansson may leave the reason blank, or take it for a syntax error. */
     if (!root && (!error.text[0] || json_error_code(&error) == json_error_out_of_memory))
         return fail_memory(path, bytes);
     if (!root) return fail(OUTRIDER_EMODEL, "%s: JSON line %d: %s", path, error.line, error.text);

@@ -12,7 +12,8 @@
 
 #include "runtime/status.h"
 
-#define MODEL_FOLDER "a model is a folder with config.json, model.safetensors and tokenizer.model"
+#define MODEL_FOLDER                                                                                         \
+    "a model is a folder with config.json, model.safetensors (or shards and index) and tokenizer.model"
 
 static outrider_status fail_absent(const char *dir, const char *path) {
     struct stat st;

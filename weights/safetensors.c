@@ -116,8 +116,10 @@ static int by_place(const void *a, const void *b) {
 }
 
 /* No holes, no overlap, all covered: in order of place, each tensor begins where the one before ends. */
-static outrider_status check_cover(const char *file, struct tensor *tensors, size_t n,
+static outrider_status check_cover(const char *file, const struct tensor_list *list, size_t first,
                                    const unsigned char *data, size_t data_bytes) {
+    size_t n = list->n - first;
+    struct tensor *tensors = n > 0 ? list->at + first : NULL;
     if (n > 0) qsort(tensors, n, sizeof *tensors, by_place);
     const unsigned char *end = data;
     for (size_t i = 0; i < n; i++) {
@@ -145,7 +147,7 @@ static outrider_status read_tensors(const char *file, json_t *header, const unsi
         TRY(read_tensor(value, data, data_bytes, &t));
         TRY(tensor_list_push(list, &t));
     }
-    return check_cover(file, list->at + first, list->n - first, data, data_bytes);
+    return check_cover(file, list, first, data, data_bytes);
 }
 
 outrider_status safetensors_read(const struct mapping *file, struct tensor_list *list) {

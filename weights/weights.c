@@ -129,11 +129,7 @@ static outrider_status sort_tensors(struct weights *w) {
 
 static outrider_status open_indexed(const char *dir, struct weights *w) {
     struct document index;
-    bool found;
-    TRY(document_open(dir, INDEX, &found, &index));
-    if (!found)
-        return fail(OUTRIDER_EMODEL,
-                    "%s: neither " SINGLE " nor " INDEX " is here; other formats are not read", dir);
+    TRY(document_open(dir, INDEX, NULL, &index));
     const char **names = NULL;
     size_t n = 0;
     outrider_status status;

@@ -1,0 +1,185 @@
+#!/usr/bin/env python3
+"""Broken model folders through the program: exit code 3, one line on stderr that begins "outrider: error: " and
+names what is wrong, nothing on stdout, within a second.
+
+Each case starts from the shipped draft model and spoils one thing.
+"""
+import json
+import os
+import shutil
+import struct
+import subprocess
+import sys
+import tempfile
+import time
+
+OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
+GOOD = "weights/tale/draft"
+WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
+LIMIT_S = 1.0
+
+
+def read(name):
+    with open(f"{GOOD}/{name}", "rb") as f:
+        return f.read()
+
+
+def write(folder, name, data):
+    path = f"{folder}/{name}"
+    if os.path.lexists(path):
+        os.remove(path)
+    with open(path, "wb") as f:
+        f.write(data.encode() if isinstance(data, str) else data)
+
+
+def spoil_json(name, **fields):
+    """Sets fields of a JSON file; None removes one."""
+    def spoil(folder):
+        document = json.loads(read(name))
+        for key, value in fields.items():
+            if value is None:
+                del document[key]
+            else:
+                document[key] = value
+        write(folder, name, json.dumps(document))
+    return spoil
+
+
+def replace(name, data):
+    return lambda folder: write(folder, name, data)
+
+
+def cut(name, keep):
+    return lambda folder: write(folder, name, read(name)[:keep])
+
+
+def remove(name):
+    return lambda folder: os.remove(f"{folder}/{name}")
+
+
+def odd(name, make):
+    def spoil(folder):
+        os.remove(f"{folder}/{name}")
+        make(f"{folder}/{name}")
+    return spoil
+
+
+def spoil_header(change):
+    """Rewrites the header of model.safetensors; the data stays as it is."""
+    def spoil(folder):
+        file = read(WEIGHTS)
+        length = struct.unpack("<Q", file[:8])[0]
+        header = json.loads(file[8 : 8 + length])
+        change(header)
+        text = json.dumps(header).encode()
+        text += b" " * (-len(text) % 8)
+        write(folder, WEIGHTS, struct.pack("<Q", len(text)) + text + file[8 + length :])
+    return spoil
+
+
+def rename_tensor(old, new):
+    def change(header):
+        header[new] = header.pop(old)
+    return spoil_header(change)
+
+
+def reshape(name, shape):
+    def change(header):
+        header[name]["shape"] = shape
+    return spoil_header(change)
+
+
+def shift(name):
+    def change(header):
+        header[name]["data_offsets"] = [offset + 2 for offset in header[name]["data_offsets"]]
+    return spoil_header(change)
+
+
+def index(shard):
+    def spoil(folder):
+        os.rename(f"{folder}/{WEIGHTS}", f"{folder}/a.safetensors")
+        write(folder, INDEX, json.dumps({"weight_map": {"model.norm.weight": shard}}))
+    return spoil
+
+
+NORM, EMBED = "model.norm.weight", "model.embed_tokens.weight"
+Q = "model.layers.0.self_attn.q_proj.weight"
+CASES = [  # name, what to do to the folder, what the line must name
+    ("no config.json", remove("config.json"), "config.json"),
+    ("config.json is empty", replace("config.json", ""), "config.json"),
+    ("config.json is cut", cut("config.json", 100), "config.json"),
+    ("config.json is a FIFO", odd("config.json", os.mkfifo), "config.json"),
+    ("config.json is a folder", odd("config.json", os.mkdir), "config.json"),
+    ("another architecture", spoil_json("config.json", model_type="mamba"), "model_type"),
+    ("no hidden_size", spoil_json("config.json", hidden_size=None), "hidden_size"),
+    ("hidden_size 2^31", spoil_json("config.json", hidden_size=2**31), "hidden_size"),
+    ("zero heads", spoil_json("config.json", num_attention_heads=0), "num_attention_heads"),
+    ("NaN epsilon", spoil_json("config.json", rms_norm_eps=float("nan")), "config.json"),
+    ("scaled RoPE", spoil_json("config.json", rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling"),
+    ("more layers than tensors", spoil_json("config.json", num_hidden_layers=5), "model.layers.4."),
+    ("vocabulary unlike the tensors", spoil_json("config.json", vocab_size=8200), EMBED),
+    ("head_dim unlike the tensors", spoil_json("config.json", head_dim=32), Q),
+    ("no head of its own", spoil_json("config.json", tie_word_embeddings=False), "lm_head.weight"),
+    ("top_p over 1", spoil_json("generation_config.json", top_p=1.5), "top_p"),
+    ("no weights", remove(WEIGHTS), WEIGHTS),
+    ("weights are empty", replace(WEIGHTS, ""), WEIGHTS),
+    ("weights are cut in the header", cut(WEIGHTS, 300), WEIGHTS),
+    ("weights are cut in the data", cut(WEIGHTS, 3_000_000), WEIGHTS),
+    ("weights are a FIFO", odd(WEIGHTS, os.mkfifo), WEIGHTS),
+    ("weights are text", replace(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n" * 3), WEIGHTS),
+    ("a tensor is missing", rename_tensor(NORM, "model.norm.wait"), NORM),
+    ("a tensor of another shape", reshape(Q, [64, 256]), Q),
+    ("a shape beyond its bytes", reshape(NORM, [129]), NORM),
+    ("overlapping tensors", shift(NORM), "data_offsets"),
+    ("a shard outside", index("../a.safetensors"), "weight_map"),
+    ("a shard that is missing", index("b.safetensors"), "b.safetensors"),
+    ("an index that lists one tensor", index("a.safetensors"), "weight_map"),
+    ("no tokenizer.model", remove("tokenizer.model"), "tokenizer.model"),
+    ("tokenizer.model is empty", replace("tokenizer.model", ""), "tokenizer.model"),
+    ("tokenizer.model is cut", cut("tokenizer.model", 70_000), "tokenizer.model"),
+    ("tokenizer_config.json is an array", replace("tokenizer_config.json", "[]"), "tokenizer_config.json"),
+]
+
+
+def complaint(folder, names):
+    """What is wrong with the program's answer to a broken folder; None when it is right."""
+    command = [OUTRIDER, "run", "-m", folder, "-p", "x", "-n", "1"]
+    start = time.monotonic()
+    try:
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=20)
+    except subprocess.TimeoutExpired:
+        return "it hangs"
+    seconds = time.monotonic() - start
+    err = done.stderr.decode(errors="replace")
+    if done.returncode != 3:
+        return f"exit code {done.returncode}: {err.strip()}"
+    if done.stdout:
+        return f"stdout holds {done.stdout[:80]!r}"
+    if not err.startswith("outrider: error: ") or err.count("\n") != 1 or not err.endswith("\n"):
+        return f"stderr is not one line of an error: {err!r}"
+    if names not in err:
+        return f"{names} is not named: {err.strip()}"
+    if seconds > LIMIT_S:
+        return f"it took {seconds:.1f} s"
+    return None
+
+
+def check(name, folder, names):
+    wrong = complaint(folder, names)
+    print(f"FAIL {name}: {wrong}" if wrong else f"ok {name}", flush=True)
+    return not wrong
+
+
+def main():
+    fine = check("no such folder", "/nonexistent/model", "/nonexistent/model")
+    for name, spoil, names in CASES:
+        with tempfile.TemporaryDirectory() as folder:
+            for file in os.listdir(GOOD):
+                shutil.copy(f"{GOOD}/{file}", folder)
+            spoil(folder)
+            fine &= check(name, folder, names)
+    sys.exit(0 if fine else 1)
+
+
+if __name__ == "__main__":
+    main()
