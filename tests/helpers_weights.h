@@ -1,13 +1,22 @@
-/* Temporary model folders for tests, and safetensors files written by hand. */
+/* Temporary model folders for tests, safetensors files written by hand, and what a refusal owes. */
 #ifndef OUTRIDER_HELPERS_WEIGHTS_H
 #define OUTRIDER_HELPERS_WEIGHTS_H
 
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdbool.h>
+#include <stddef.h>
+
+#include <cmocka.h>
 #include <dirent.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
+
+#include "runtime/outrider.h"
 
 #define FOLDER_TEMPLATE "/tmp/outrider-test-XXXXXX"
 
@@ -84,5 +93,67 @@ static inline void folder_write_safetensors(const struct folder *f, const char *
     free(file);
     free(padded);
 }
+
+/* What every refusal owes: its code, and one line with the file's name and the field. */
+static inline void assert_refused(outrider_status status, const char *file, const char *says) {
+    if (status != OUTRIDER_EMODEL) fail_msg("status %d instead of EMODEL", status);
+    const char *line = outrider_error();
+    if (!strstr(line, file)) fail_msg("no \"%s\" in: %s", file, line);
+    if (!strstr(line, says)) fail_msg("no \"%s\" in: %s", says, line);
+    assert_null(strchr(line, '\n'));
+}
+
+enum odd_kind { ODD_EMPTY, ODD_FOLDER, ODD_FIFO, ODD_DEVICE, ODD_LOOP, ODD_KINDS };
+
+static inline const char *make_odd(const struct folder *f, enum odd_kind kind, const char *name) {
+    const char *path = folder_file(f, name);
+    switch (kind) {
+    case ODD_EMPTY:
+        folder_write(f, name, "", 0);
+        return "empty";
+    case ODD_FOLDER:
+        assert_int_equal(mkdir(path, 0700), 0);
+        return "not a regular file";
+    case ODD_FIFO:
+        assert_int_equal(mkfifo(path, 0600), 0);
+        return "not a regular file";
+    case ODD_DEVICE:
+        assert_int_equal(symlink("/dev/zero", path), 0);
+        return "not a regular file";
+    default:
+        assert_int_equal(symlink(name, path), 0);
+        return "symbolic links";
+    }
+}
+
+static inline uint32_t next_random(uint32_t *seed) { /* xorshift, Marsaglia 2003 */
+    *seed ^= *seed << 13;
+    *seed ^= *seed >> 17;
+    return *seed ^= *seed << 5;
+}
+
+/* Tests are added one by one, those of a table a row each, and named so that a failure tells the row. */
+struct test_list {
+    struct CMUnitTest at[256];
+    size_t n;
+};
+
+static inline void test_add(struct test_list *list, CMUnitTestFunction run, CMFixtureFunction setup,
+                            const void *row, const char *what, const char *key, const char *value) {
+    char *name;
+    if (asprintf(&name, "%s%s%s%s", what, key, *value ? " = " : "", value) < 0) folder_die("asprintf");
+    list->at[list->n++] = (struct CMUnitTest){name, run, setup, NULL, (void *)row};
+}
+
+static inline int test_run(struct test_list *list, const char *group) {
+    int failed = _cmocka_run_group_tests(group, list->at, list->n, NULL, NULL);
+    for (size_t i = 0; i < list->n; i++) free((char *)list->at[i].name);
+    return failed;
+}
+
+#define ADD(list, f) test_add(list, f, clear, NULL, #f, "", "")
+#define ADD_ROWS(list, what, rows, f, key, value)                                                            \
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)                                                  \
+    test_add(list, f, clear, &rows[i], what, key, value)
 
 #endif

@@ -127,6 +127,7 @@ CASES = [  # name, what to do to the folder, what the line must name
     ("weights are cut in the data", cut(WEIGHTS, 3_000_000), WEIGHTS),
     ("weights are a FIFO", odd(WEIGHTS, os.mkfifo), WEIGHTS),
     ("weights are text", replace(WEIGHTS, "version https://git-lfs.github.com/spec/v1\n" * 3), WEIGHTS),
+    ("weights without tensors", replace(WEIGHTS, b"\x02" + b"\0" * 7 + b"{}"), WEIGHTS),
     ("a tensor is missing", rename_tensor(NORM, "model.norm.wait"), NORM),
     ("a tensor of another shape", reshape(Q, [64, 256]), Q),
     ("a shape beyond its bytes", reshape(NORM, [129]), NORM),

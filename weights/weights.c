@@ -1,7 +1,8 @@
 /* The tensors of a model folder: one safetensors file, or the shards of an index, as one sorted list.
  *
- * Invariant: names are unique and sorted. With an index, tensors and its weight_map agree one to one. The
- * index's total_size is not read: published files get it wrong, and the shards themselves are the truth.
+ * Invariant: there is a tensor; names are unique and sorted. With an index, tensors and its weight_map agree
+ * one to one. The index's total_size is not read: published files get it wrong, and the shards themselves are
+ * the truth.
  */
 #include "weights/weights.h"
 
@@ -119,7 +120,8 @@ static int by_name(const void *a, const void *b) {
 
 static outrider_status sort_tensors(struct weights *w) {
     struct tensor *at = w->tensors.at;
-    if (w->tensors.n > 0) qsort(at, w->tensors.n, sizeof *at, by_name);
+    if (w->tensors.n == 0) return fail(OUTRIDER_EMODEL, "%s: header: no tensors", w->files[0].path);
+    qsort(at, w->tensors.n, sizeof *at, by_name);
     for (size_t i = 1; i < w->tensors.n; i++)
         if (by_name(&at[i - 1], &at[i]) == 0)
             return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\" is in %s too", at[i].file, at[i].name,
@@ -173,7 +175,6 @@ outrider_status weights_open(const char *dir, struct weights **out) {
 
 const struct tensor *weights_find(const struct weights *w, const char *name) {
     struct tensor key = {.name = name};
-    if (w->tensors.n == 0) return NULL;
     return bsearch(&key, w->tensors.at, w->tensors.n, sizeof key, by_name);
 }
 

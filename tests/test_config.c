@@ -1,0 +1,308 @@
+/* config.json and generation_config.json, good and bad: each bad field must be refused with a line that names
+ * file and field, and damage without a plan must be refused or read, cleanly. */
+#include "tests/helpers_weights.h"
+
+#include <math.h>
+
+#include "weights/document.h"
+#include "weights/weights.h"
+
+static struct folder folder;
+
+static int clear(void **state) {
+    (void)state;
+    folder_clear(&folder);
+    return 0;
+}
+
+static const char *const base_config[][2] = {
+    {"model_type", "\"llama\""},      {"vocab_size", "100"},      {"hidden_size", "64"},
+    {"intermediate_size", "200"},     {"num_hidden_layers", "2"}, {"num_attention_heads", "4"},
+    {"num_key_value_heads", "2"},     {"head_dim", "16"},         {"max_position_embeddings", "512"},
+    {"rope_theta", "10000.0"},        {"rms_norm_eps", "1e-05"},  {"hidden_act", "\"silu\""},
+    {"tie_word_embeddings", "false"}, {"bos_token_id", "1"},      {"eos_token_id", "2"},
+    {"torch_dtype", "\"float99\""},
+};
+
+/* The base config with one field replaced, added (when it is not in it) or left out (value NULL). */
+static void write_config(const char *key, const char *value) {
+    char text[4096] = "{";
+    size_t n = 1;
+    bool known = false;
+    for (size_t i = 0; i < sizeof base_config / sizeof *base_config; i++) {
+        bool this = key && !strcmp(key, base_config[i][0]);
+        known |= this;
+        const char *v = this ? value : base_config[i][1];
+        if (v) n += (size_t)snprintf(text + n, sizeof text - n, "\"%s\": %s,\n", base_config[i][0], v);
+    }
+    if (key && !known && value) n += (size_t)snprintf(text + n, sizeof text - n, "\"%s\": %s,\n", key, value);
+    text[n - 2] = '}';
+    folder_write(&folder, "config.json", text, n);
+}
+
+static outrider_status read_config(struct model_config *m, struct generation_config *g) {
+    return config_read(folder.path, m, g);
+}
+
+static const struct bad_config {
+    const char *key, *value, *says; /* says NULL: the key */
+} bad_configs[] = {
+    {"model_type", NULL, NULL},
+    {"model_type", "\"gemma\"", NULL},
+    {"model_type", "7", NULL},
+    {"vocab_size", NULL, NULL},
+    {"vocab_size", "0", NULL},
+    {"vocab_size", "-1", NULL},
+    {"vocab_size", "2147483648", NULL},
+    {"vocab_size", "16777217", NULL},
+    {"vocab_size", "9223372036854775807", NULL},
+    {"vocab_size", "9223372036854775808", "9223372036854775808"},
+    {"vocab_size", "100.0", NULL},
+    {"vocab_size", "\"100\"", NULL},
+    {"vocab_size", "NaN", "NaN"},
+    {"vocab_size", "null", NULL},
+    {"vocab_size", "[100]", NULL},
+    {"vocab_size", "true", NULL},
+    {"hidden_size", "0", NULL},
+    {"hidden_size", NULL, NULL},
+    {"intermediate_size", "-200", NULL},
+    {"intermediate_size", NULL, NULL},
+    {"num_hidden_layers", "1025", NULL},
+    {"num_hidden_layers", "0", NULL},
+    {"num_attention_heads", "0", NULL},
+    {"num_attention_heads", "3", "num_key_value_heads"},
+    {"num_key_value_heads", "3", NULL},
+    {"num_key_value_heads", "8", NULL},
+    {"num_key_value_heads", "0", NULL},
+    {"head_dim", "15", NULL},
+    {"head_dim", "0", NULL},
+    {"head_dim", "16777216", NULL},
+    {"max_position_embeddings", "0", NULL},
+    {"max_position_embeddings", "1e3", NULL},
+    {"rope_theta", "0", NULL},
+    {"rope_theta", "-10000", NULL},
+    {"rope_theta", "1e39", NULL},
+    {"rope_theta", "1e999", "1e999"},
+    {"rope_theta", "Infinity", "Infinity"},
+    {"rope_theta", "\"10000\"", NULL},
+    {"rope_parameters", "{\"rope_type\":\"llama3\",\"rope_theta\":500000}", NULL},
+    {"rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":0.5}", NULL},
+    {"rope_parameters", "{\"rope_theta\":-1}", "rope_theta"},
+    {"rope_parameters", "[]", NULL},
+    {"rope_scaling", "{\"type\":\"linear\",\"factor\":2.0}", NULL},
+    {"rms_norm_eps", "0", NULL},
+    {"rms_norm_eps", "-1e-5", NULL},
+    {"rms_norm_eps", "1e-60", NULL},
+    {"rms_norm_eps", "2", NULL},
+    {"hidden_act", "\"gelu\"", NULL},
+    {"hidden_act", "1", NULL},
+    {"attention_bias", "true", NULL},
+    {"mlp_bias", "true", NULL},
+    {"mlp_bias", "1", NULL},
+    {"sliding_window", "4096", NULL},
+    {"quantization_config", "{\"bits\":4}", NULL},
+    {"tie_word_embeddings", "1", NULL},
+    {"tie_word_embeddings", "\"false\"", NULL},
+    {"bos_token_id", "100", NULL},
+    {"bos_token_id", "-1", NULL},
+    {"bos_token_id", "[1]", NULL},
+    {"eos_token_id", "100", NULL},
+    {"eos_token_id", "-2", NULL},
+    {"eos_token_id", "4294967298", NULL},
+    {"eos_token_id", "[2, 100]", NULL},
+    {"eos_token_id", "[2, null]", NULL},
+    {"eos_token_id", "[[2]]", NULL},
+    {"eos_token_id", "\"</s>\"", NULL},
+    {"eos_token_id", "[1,2,3,4,5,6,7,8,9]", NULL},
+};
+
+static void bad_config(void **state) {
+    const struct bad_config *bad = *state;
+    write_config(bad->key, bad->value);
+    struct model_config m;
+    struct generation_config g;
+    assert_refused(read_config(&m, &g), "config.json", bad->says ? bad->says : bad->key);
+}
+
+static const struct bad_config bad_generations[] = {
+    {"temperature", "-0.1", NULL},
+    {"temperature", "1e40", NULL},
+    {"temperature", "\"hot\"", NULL},
+    {"temperature", "NaN", "NaN"},
+    {"top_p", "1.5", NULL},
+    {"top_p", "-0.5", NULL},
+    {"min_p", "2", NULL},
+    {"min_p", "[]", NULL},
+    {"top_k", "-1", NULL},
+    {"top_k", "2147483648", NULL},
+    {"top_k", "40.5", NULL},
+    {"repetition_penalty", "0", NULL},
+    {"repetition_penalty", "-1", NULL},
+    {"do_sample", "1", NULL},
+    {"do_sample", "\"yes\"", NULL},
+    {"eos_token_id", "100", NULL},
+    {"eos_token_id", "{}", NULL},
+};
+
+static void bad_generation(void **state) {
+    const struct bad_config *bad = *state;
+    write_config(NULL, NULL);
+    char text[256];
+    snprintf(text, sizeof text, "{\"%s\": %s}", bad->key, bad->value);
+    folder_write_text(&folder, "generation_config.json", text);
+    struct model_config m;
+    struct generation_config g;
+    assert_refused(read_config(&m, &g), "generation_config.json", bad->says ? bad->says : bad->key);
+}
+
+static const struct bad_text {
+    const char *name, *text, *says;
+} bad_texts[] = {
+    {"blank", " ", "JSON line"},
+    {"cut", "{\"vocab_size\": 1", "JSON line"},
+    {"an array", "[{}]", "not an object"},
+    {"empty object", "{}", "model_type"},
+    {"a key twice", "{\"vocab_size\": 1, \"vocab_size\": 2}", "vocab_size"},
+    {"a tail", "{} x", "JSON line"},
+    {"not UTF-8", "{\"a\": \"\xc3\x28\"}", "JSON line"},
+    {"a comment", "{\n// no\n}", "JSON line 2"},
+};
+
+static void bad_text(void **state) {
+    const struct bad_text *bad = *state;
+    folder_write_text(&folder, "config.json", bad->text);
+    struct model_config m;
+    struct generation_config g;
+    assert_refused(read_config(&m, &g), "config.json", bad->says);
+}
+
+static void config_defaults(void **state) {
+    (void)state;
+    folder_write_text(
+        &folder, "config.json",
+        "{\"model_type\":\"mistral\",\"vocab_size\":32000,\"hidden_size\":96,\"intermediate_size\":256,"
+        "\"num_hidden_layers\":1,\"num_attention_heads\":6,\"num_key_value_heads\":null,"
+        "\"max_position_embeddings\":4096,\"sliding_window\":null,\"rope_scaling\":null}");
+    struct model_config m;
+    struct generation_config g;
+    assert_int_equal(read_config(&m, &g), OUTRIDER_OK);
+    assert_string_equal(m.model_type, "mistral");
+    assert_int_equal(m.head_dim, 16);
+    assert_int_equal(m.num_key_value_heads, 6);
+    assert_true(m.rope_theta == 10000 && m.rms_norm_eps == 1e-6f && !m.tie_word_embeddings);
+    assert_int_equal(m.bos_token_id, -1);
+    assert_int_equal(m.n_eos, 0);
+    assert_true(isnan(g.temperature) && isnan(g.top_p) && isnan(g.min_p) && isnan(g.repetition_penalty));
+    assert_true(g.top_k == -1 && g.do_sample == -1);
+}
+
+static void head_dim_without_divisor(void **state) {
+    (void)state;
+    folder_write_text(
+        &folder, "config.json",
+        "{\"model_type\":\"llama\",\"vocab_size\":10,\"hidden_size\":10,\"intermediate_size\":9,"
+        "\"num_hidden_layers\":1,\"num_attention_heads\":3,\"max_position_embeddings\":64}");
+    struct model_config m;
+    struct generation_config g;
+    assert_refused(read_config(&m, &g), "config.json",
+                   "num_attention_heads 3 does not divide hidden_size 10");
+}
+
+static void newer_rope_field(void **state) {
+    (void)state;
+    write_config("rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":500000.0}");
+    struct model_config m;
+    struct generation_config g;
+    assert_int_equal(read_config(&m, &g), OUTRIDER_OK);
+    assert_true(m.rope_theta == 500000);
+}
+
+static void eos_of_both_files(void **state) {
+    (void)state;
+    write_config("eos_token_id", "[2, 5, 2]");
+    folder_write_text(&folder, "generation_config.json",
+                      "{\"eos_token_id\":[5,7],\"top_k\":0,\"min_p\":0.05,\"repetition_penalty\":1.1,"
+                      "\"do_sample\":false,\"temperature\":null,\"transformers_version\":\"x\"}");
+    struct model_config m;
+    struct generation_config g;
+    assert_int_equal(read_config(&m, &g), OUTRIDER_OK);
+    assert_int_equal(m.n_eos, 3);
+    assert_true(m.eos_token_id[0] == 2 && m.eos_token_id[1] == 5 && m.eos_token_id[2] == 7);
+    assert_true(g.top_k == 0 && g.do_sample == 0 && g.min_p == 0.05f && g.repetition_penalty == 1.1f);
+    assert_true(isnan(g.temperature));
+}
+
+static void odd_files(void **state) {
+    (void)state;
+    struct model_config m;
+    struct generation_config g;
+    for (enum odd_kind kind = 0; kind < ODD_KINDS; kind++) {
+        folder_clear(&folder);
+        const char *says = make_odd(&folder, kind, "config.json");
+        assert_refused(read_config(&m, &g), "config.json", says);
+        folder_clear(&folder);
+        write_config(NULL, NULL);
+        says = make_odd(&folder, kind, "generation_config.json");
+        assert_refused(read_config(&m, &g), "generation_config.json", says);
+    }
+}
+
+static void nothing_there(void **state) {
+    (void)state;
+    struct model_config m;
+    struct generation_config g;
+    assert_refused(read_config(&m, &g), "config.json", "no such file; a model is a folder with");
+    assert_refused(config_read("/nonexistent/folder", &m, &g), "/nonexistent/folder",
+                   "a model is a folder with");
+    assert_refused(config_read("", &m, &g), "", "a model is a folder with");
+    folder_write_text(&folder, "file", "x");
+    assert_refused(config_read(folder_file(&folder, "file"), &m, &g), "file", "not a folder");
+}
+
+static void flipped_config(void **state) {
+    (void)state;
+    write_config(NULL, NULL);
+    struct document doc;
+    assert_int_equal(document_open(folder.path, "config.json", NULL, &doc), OUTRIDER_OK);
+    char *text = json_dumps(doc.root, 0);
+    document_close(&doc);
+    size_t bytes = strlen(text), loaded = 0;
+    uint32_t seed = 2;
+    struct model_config m;
+    struct generation_config g;
+    for (int i = 0; i < 2000; i++) {
+        uint32_t bit = next_random(&seed) % (uint32_t)(bytes * 8);
+        text[bit / 8] ^= (char)(1 << bit % 8);
+        folder_write(&folder, "config.json", text, bytes);
+        outrider_status status = read_config(&m, &g);
+        loaded += status == OUTRIDER_OK;
+        if (status != OUTRIDER_OK) assert_refused(status, "config.json", "");
+        text[bit / 8] ^= (char)(1 << bit % 8);
+    }
+    assert_true(loaded > 50 && loaded < 1500);
+    for (size_t n = 0; n < bytes; n++) {
+        folder_write(&folder, "config.json", text, n);
+        assert_refused(read_config(&m, &g), "config.json", "");
+    }
+    free(text);
+}
+
+int main(void) {
+    static struct test_list tests;
+    folder = folder_make();
+    ADD_ROWS(&tests, "config: ", bad_configs, bad_config, bad_configs[i].key,
+             bad_configs[i].value ? bad_configs[i].value : "(absent)");
+    ADD_ROWS(&tests, "generation: ", bad_generations, bad_generation, bad_generations[i].key,
+             bad_generations[i].value);
+    ADD_ROWS(&tests, "text: ", bad_texts, bad_text, bad_texts[i].name, "");
+    ADD(&tests, config_defaults);
+    ADD(&tests, head_dim_without_divisor);
+    ADD(&tests, newer_rope_field);
+    ADD(&tests, eos_of_both_files);
+    ADD(&tests, odd_files);
+    ADD(&tests, nothing_there);
+    ADD(&tests, flipped_config);
+    int failed = test_run(&tests, "config");
+    folder_remove(&folder);
+    return failed;
+}
