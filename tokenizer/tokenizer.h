@@ -30,17 +30,27 @@ void tokenizer_close(struct tokenizer *t);
 int32_t tokenizer_size(const struct tokenizer *t); /* number of pieces */
 int32_t tokenizer_bos(const struct tokenizer *t);  /* -1 when there is none */
 int32_t tokenizer_eos(const struct tokenizer *t);
-bool tokenizer_add_bos(const struct tokenizer *t); /* tokenizer_config.json: add_bos_token */
+bool tokenizer_add_bos(const struct tokenizer *t);              /* tokenizer_config.json: add_bos_token */
 const char *tokenizer_chat_template(const struct tokenizer *t); /* NULL when the model has none */
 
 /* The id of a control piece by its exact text ("</s>", "<|im_start|>"); -1 when there is none. */
 int32_t tokenizer_control(const struct tokenizer *t, const char *piece);
 bool tokenizer_is_control(const struct tokenizer *t, int32_t id);
 
-/* Appends the ids of `bytes` bytes of plain text (may hold NUL and invalid UTF-8: such bytes go through byte
- * fallback, or <unk> where the model has none). Adds no BOS. */
+/* The id of a piece that a chat template may name by its exact text: a control or a user-defined one; else
+ * -1. */
+int32_t tokenizer_marker(const struct tokenizer *t, const char *piece, size_t bytes);
+
+/* Appends the ids of `bytes` bytes of plain text, at most 256 MiB. Adds no BOS. For well-formed UTF-8 they
+ * are those of spm_encode. Other bytes become byte pieces of their own, or one <unk> a run where the model
+ * has no byte fallback; NUL is an ordinary character. Decoding gives every byte back where the model has byte
+ * fallback and keeps white space, but for U+2581, which comes back as a space. On failure nothing is
+ * appended. */
 outrider_status tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes,
                                  struct token_list *out);
+/* The same for text that goes on behind other tokens: without the dummy prefix of models that have one. */
+outrider_status tokenizer_encode_next(const struct tokenizer *t, const char *text, size_t bytes,
+                                      struct token_list *out);
 
 /* The bytes that token `id` adds to a text; *bytes of them (0 for control pieces). Borrowed from the
  * tokenizer. `first` says that it begins the text, where the dummy prefix's space is dropped. A byte piece
@@ -60,7 +70,16 @@ struct utf8_stream {
 size_t utf8_push(struct utf8_stream *s, const char *in, size_t bytes, bool end, char *out);
 
 /* Chat templates, known by fingerprint. */
-enum chat_kind { CHAT_NONE, CHAT_TALE, CHAT_ZEPHYR, CHAT_LLAMA2, CHAT_LLAMA3, CHAT_CHATML, CHAT_MISTRAL, CHAT_GEMMA };
+enum chat_kind {
+    CHAT_NONE,
+    CHAT_TALE,
+    CHAT_ZEPHYR,
+    CHAT_LLAMA2,
+    CHAT_LLAMA3,
+    CHAT_CHATML,
+    CHAT_MISTRAL,
+    CHAT_GEMMA
+};
 enum chat_role { CHAT_SYSTEM, CHAT_USER, CHAT_ASSISTANT };
 
 const char *chat_name(enum chat_kind kind);
@@ -78,9 +97,9 @@ struct chat_message {
  * open_answer, the header after which the assistant's words follow. When from > 0 and messages[from - 1] is
  * an assistant turn whose words were generated in place, `close_answer` first writes what the template puts
  * after them (it may begin with the end token: pass ended = true when that one is in the text already). */
-outrider_status chat_encode(const struct tokenizer *t, enum chat_kind kind, const struct chat_message *messages,
-                            size_t n, size_t from, bool open_answer, bool close_answer, bool ended,
-                            struct token_list *out);
+outrider_status chat_encode(const struct tokenizer *t, enum chat_kind kind,
+                            const struct chat_message *messages, size_t n, size_t from, bool open_answer,
+                            bool close_answer, bool ended, struct token_list *out);
 /* Tokens that end an assistant turn in this template beside the model's own eos; -1 when none. */
 int32_t chat_end_token(const struct tokenizer *t, enum chat_kind kind);
 
