@@ -73,12 +73,16 @@ size_t utf8_push(struct utf8_stream *s, const char *in, size_t bytes, bool end, 
 enum chat_kind {
     CHAT_NONE,
     CHAT_TALE,
-    CHAT_ZEPHYR,
+    CHAT_ZEPHYR, /* also TinyLlama-Chat */
     CHAT_LLAMA2,
     CHAT_LLAMA3,
+    CHAT_LLAMA31, /* and 3.2, 3.3: with the date in its system turn */
     CHAT_CHATML,
-    CHAT_MISTRAL,
-    CHAT_GEMMA
+    CHAT_QWEN,        /* 2.5: ChatML with a system turn of its own */
+    CHAT_MISTRAL,     /* as published since system turns are allowed */
+    CHAT_MISTRAL_V01, /* with a space behind the end token */
+    CHAT_MISTRAL_V02, /* without; also Mixtral */
+    CHAT_GEMMA,
 };
 enum chat_role { CHAT_SYSTEM, CHAT_USER, CHAT_ASSISTANT };
 
