@@ -163,7 +163,7 @@ static outrider_status read_template_file(struct tokenizer *t, const char *dir) 
     return OUTRIDER_OK;
 }
 
-outrider_status config_read(struct tokenizer *t, const char *dir) {
+outrider_status tokenizer_config_read(struct tokenizer *t, const char *dir) {
     TRY(parse_config(t, dir));
     TRY(apply_added_tokens(t));
     TRY(apply_special(t, "bos_token", &t->bos));

@@ -31,7 +31,7 @@ outrider_status read_file(const char *path, size_t max, unsigned char **bytes, s
 
 /* Applies tokenizer_config.json and chat_template.jinja of folder `dir`, each where it exists, to a tokenizer
  * whose model is read: added tokens, special pieces, bos, eos, add_bos_token and the chat template. */
-outrider_status config_read(struct tokenizer *t, const char *dir);
+outrider_status tokenizer_config_read(struct tokenizer *t, const char *dir);
 
 /* Id of the first token with this text, -1 when there is none. */
 int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t bytes);

@@ -161,7 +161,7 @@ static outrider_status open_files(struct tokenizer *t, const char *dir) {
     t->bos = t->model.bos;
     t->eos = t->model.eos;
     t->cut_at_spaces = words_are_apart(&t->model);
-    TRY(config_read(t, dir));
+    TRY(tokenizer_config_read(t, dir));
     TRY(open_library(t)); /* after the configuration, which makes control pieces */
     return build_decoder(t);
 }
