@@ -1,0 +1,190 @@
+/* Products of weights with rows, and the three operations that are little else.
+ *
+ * Weights are read where they lie. A block of OUT_TILE outputs is taken up once, for one row from memory and
+ * for the others from the first-level cache, so a pass of a few rows costs hardly more than a pass of one.
+ * Each (row, output) has one vector accumulator that walks k in order, so tiling changes no bits.
+ */
+#include "kernels/cpu/acts.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/vec.h"
+
+/* Outputs whose accumulators, times ROW_TILE, fit the registers. */
+#ifdef VEC_512
+enum { WIDE = 8 };
+#else
+enum { WIDE = 4 };
+#endif
+
+/* outs and rows are constants at each call, so acc is all registers. */
+INLINE void dots(enum dtype t, int32_t outs, int32_t rows, const char *w, const char *a, size_t a_row,
+                 int32_t k, float *y) {
+    const size_t w_size = dtype_bytes(t), a_size = acts_bytes(t), w_row = (size_t)k * w_size;
+    const int32_t step = dot_step(t), whole = k - k % step;
+    vf acc[ROW_TILE][WIDE], row[ROW_TILE];
+    UNROLL for (int32_t r = 0; r < rows; r++) UNROLL for (int32_t o = 0; o < outs; o++) acc[r][o] = vf_zero();
+    for (int32_t i = 0; i < whole; i += step) {
+        UNROLL for (int32_t r = 0; r < rows; r++) row[r] = acts_load(t, a + r * a_row + i * a_size);
+        UNROLL for (int32_t o = 0; o < outs; o++) {
+            vf weight = weights_load(t, w + o * w_row + i * w_size);
+            UNROLL for (int32_t r = 0; r < rows; r++) acc[r][o] = dot(t, weight, row[r], acc[r][o]);
+        }
+    }
+    if (whole < k) {
+        const int32_t n = k - whole;
+        UNROLL for (int32_t r = 0; r < rows; r++) row[r] = acts_load_n(t, a + r * a_row + whole * a_size, n);
+        UNROLL for (int32_t o = 0; o < outs; o++) {
+            vf weight = weights_load_n(t, w + o * w_row + whole * w_size, n);
+            UNROLL for (int32_t r = 0; r < rows; r++) acc[r][o] = dot(t, weight, row[r], acc[r][o]);
+        }
+    }
+    UNROLL for (int32_t r = 0; r < rows; r++) {
+        if (outs == 1) y[r * OUT_TILE] = vf_sum(acc[r][0]);
+        UNROLL for (int32_t o = 0; o + 4 <= outs; o += 4)
+            vf_sum4(acc[r][o], acc[r][o + 1], acc[r][o + 2], acc[r][o + 3], y + r * OUT_TILE + o);
+    }
+}
+
+INLINE void tile_of(enum dtype t, int32_t rows, const char *w, int32_t count, const char *a, size_t a_row,
+                    int32_t k, float *y) {
+    const size_t w_row = (size_t)k * dtype_bytes(t);
+    int32_t o = 0;
+    for (; o + WIDE <= count; o += WIDE) dots(t, WIDE, rows, w + o * w_row, a, a_row, k, y + o);
+    for (; o < count; o++) dots(t, 1, rows, w + o * w_row, a, a_row, k, y + o);
+}
+
+INLINE void tile_rows(enum dtype t, int32_t rows, const char *w, int32_t count, const char *a, size_t a_row,
+                      int32_t k, float *y) {
+    if (rows == 1) tile_of(t, 1, w, count, a, a_row, k, y);
+    if (rows == 2) tile_of(t, 2, w, count, a, a_row, k, y);
+    if (rows == 3) tile_of(t, 3, w, count, a, a_row, k, y);
+}
+
+void tile(const struct matrix *w, int32_t first, int32_t count, const struct acts *a, int32_t row,
+          int32_t rows, float (*y)[OUT_TILE]) {
+    const char *from = (const char *)w->data + (size_t)first * (size_t)w->k * dtype_bytes(w->dtype);
+    const char *acts = a->data + (size_t)row * a->row_bytes;
+    switch (w->dtype) {
+    case DTYPE_F32:
+        tile_rows(DTYPE_F32, rows, from, count, acts, a->row_bytes, w->k, *y);
+        break;
+    case DTYPE_F16:
+        tile_rows(DTYPE_F16, rows, from, count, acts, a->row_bytes, w->k, *y);
+        break;
+    case DTYPE_BF16:
+        tile_rows(DTYPE_BF16, rows, from, count, acts, a->row_bytes, w->k, *y);
+        break;
+    }
+}
+
+/* About a microsecond's work. */
+int32_t product_grain(int32_t k, int32_t rows) {
+    int64_t products = (int64_t)k * OUT_TILE * rows;
+    return products >= 16384 ? 1 : (int32_t)(16384 / products);
+}
+
+/* ---- project, logits: y = W a, or y += W a ---- */
+
+struct product {
+    struct inputs in;
+    const struct matrix *w;
+    float *y; /* [rows][w->n] */
+    bool add;
+};
+
+static void product_block(const struct product *p, const struct acts *a, int32_t block) {
+    float y[ROW_TILE][OUT_TILE];
+    const int32_t first = block * OUT_TILE, count = min_i32(OUT_TILE, p->w->n - first);
+    for (int32_t row = 0; row < p->in.rows; row += ROW_TILE) {
+        const int32_t rows = min_i32(ROW_TILE, p->in.rows - row);
+        tile(p->w, first, count, a, row, rows, y);
+        for (int32_t r = 0; r < rows; r++) {
+            float *out = p->y + (size_t)(row + r) * (size_t)p->w->n + first;
+            for (int32_t j = 0; j < count; j++) out[j] = p->add ? out[j] + y[r][j] : y[r][j];
+        }
+    }
+}
+
+static void product_work(void *job, struct worker *w) {
+    const struct product *p = job;
+    const struct acts a = inputs_of(&p->in, w);
+    for (int32_t block, last; cpu_claim(w, &block, &last);)
+        for (; block < last; block++) product_block(p, &a, block);
+}
+
+static void product_run(struct backend *be, struct product *p) {
+    inputs_ready(be, &p->in);
+    cpu_parallel(be, ceil_div(p->w->n, OUT_TILE), product_grain(p->w->k, p->in.rows), product_work, p);
+}
+
+void cpu_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,
+                 float *x) {
+    struct product p = {{.x = a, .rows = rows->n, .k = w->k, .dtype = w->dtype}, w, x, true};
+    product_run(be, &p);
+}
+
+void cpu_logits(struct backend *be, const float *norm, float norm_eps, const struct matrix *head,
+                const float *x, const int32_t *pick, int32_t n_pick, float *logits) {
+    struct inputs in = {.x = x,
+                        .norm = norm,
+                        .norm_eps = norm_eps,
+                        .pick = pick,
+                        .rows = n_pick,
+                        .k = head->k,
+                        .dtype = head->dtype};
+    struct product p = {in, head, logits, false};
+    product_run(be, &p);
+}
+
+/* ---- gate_up ---- */
+
+struct gate_up {
+    struct inputs in;
+    const struct mlp_block *b;
+    float *hidden;
+};
+
+/* hidden = silu(gate) up */
+static void silu_product(const float *gate, const float *up, int32_t count, float *hidden) {
+    for (int32_t j = 0; j < count; j += LANES) {
+        const int32_t n = min_i32(LANES, count - j);
+        vf g = n < LANES ? vf_load_n(gate + j, n) : vf_load(gate + j);
+        vf u = n < LANES ? vf_load_n(up + j, n) : vf_load(up + j);
+        vf h = g / (vf_exp(-g) + 1) * u;
+        if (n < LANES)
+            vf_store_n(hidden + j, h, n);
+        else
+            vf_store(hidden + j, h);
+    }
+}
+
+static void gate_up_block(const struct gate_up *p, const struct acts *a, int32_t block) {
+    float gate[ROW_TILE][OUT_TILE], up[ROW_TILE][OUT_TILE];
+    const int32_t n = p->b->gate.n, first = block * OUT_TILE, count = min_i32(OUT_TILE, n - first);
+    for (int32_t row = 0; row < p->in.rows; row += ROW_TILE) {
+        const int32_t rows = min_i32(ROW_TILE, p->in.rows - row);
+        tile(&p->b->gate, first, count, a, row, rows, gate);
+        tile(&p->b->up, first, count, a, row, rows, up);
+        for (int32_t r = 0; r < rows; r++)
+            silu_product(gate[r], up[r], count, p->hidden + (size_t)(row + r) * (size_t)n + first);
+    }
+}
+
+static void gate_up_work(void *job, struct worker *w) {
+    const struct gate_up *p = job;
+    const struct acts a = inputs_of(&p->in, w);
+    for (int32_t block, last; cpu_claim(w, &block, &last);)
+        for (; block < last; block++) gate_up_block(p, &a, block);
+}
+
+void cpu_gate_up(struct backend *be, const struct rows *rows, const struct mlp_block *b, const float *x,
+                 void *hidden) {
+    struct inputs in = {.x = x,
+                        .norm = b->norm,
+                        .norm_eps = b->norm_eps,
+                        .rows = rows->n,
+                        .k = b->gate.k,
+                        .dtype = b->gate.dtype};
+    struct gate_up p = {in, b, hidden};
+    inputs_ready(be, &p.in);
+    cpu_parallel(be, ceil_div(b->gate.n, OUT_TILE), product_grain(b->gate.k, 2 * rows->n), gate_up_work, &p);
+}

@@ -1,0 +1,114 @@
+/* qkv: a layer's queries, keys and values, rotated and put where attention will look for them.
+ *
+ * RoPE turns element i of a head together with element i + head_dim / 2, so an item is a pair of blocks that
+ * far apart: both products are at hand when the rotation needs them. Values are cut the same way and not
+ * rotated. Queries leave in f32 and already scaled by 1 / sqrt(head_dim).
+ */
+#include <assert.h>
+#include <math.h>
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/vec.h"
+
+struct qkv {
+    struct inputs in;
+    const struct rows *rows;
+    const struct attention_block *b;
+    const struct kv_layer *kv;
+    float *q;
+    float q_scale;
+};
+
+/* Which head an item belongs to: queries first, then keys, then values. */
+struct part {
+    const struct matrix *w;
+    int32_t head;
+    enum { QUERY, KEY, VALUE } what;
+};
+
+static struct part part_of(const struct attention_block *b, int32_t head) {
+    if (head < b->heads) return (struct part){&b->q, head, QUERY};
+    head -= b->heads;
+    if (head < b->kv_heads) return (struct part){&b->k, head, KEY};
+    return (struct part){&b->v, head - b->kv_heads, VALUE};
+}
+
+/* (low, high) turned by the angles of `rope` ([count][2] cos, sin). */
+static void rotate(const float *rope, int32_t count, float *low, float *high) {
+    for (int32_t j = 0; j < count; j++) {
+        const float c = rope[2 * j], s = rope[2 * j + 1], x = low[j], y = high[j];
+        low[j] = x * c - y * s;
+        high[j] = y * c + x * s;
+    }
+}
+
+static void scale(float by, int32_t count, float *y) {
+    for (int32_t j = 0; j < count; j++) y[j] *= by;
+}
+
+static void store(enum dtype type, const float *y, int32_t count, char *to) {
+    if (type == DTYPE_F32) {
+        memcpy(to, y, (size_t)count * 4);
+        return;
+    }
+    for (int32_t j = 0; j < count; j += LANES) {
+        const int32_t n = min_i32(LANES, count - j);
+        vf_store_f16(to + 2 * j, n < LANES ? vf_load_n(y + j, n) : vf_load(y + j), n);
+    }
+}
+
+/* Where the vector of (row, head) begins: in q, or in the cache at the row's position. */
+static char *place(const struct qkv *p, const struct part *part, int32_t row) {
+    const struct attention_block *b = p->b;
+    const size_t head = (size_t)part->head, dim = (size_t)b->head_dim;
+    if (part->what == QUERY) return (char *)(p->q + ((size_t)row * (size_t)b->heads + head) * dim);
+    const struct rows *rows = p->rows;
+    const int32_t position = rows->position[row], size = p->kv->page_size;
+    const size_t at = (size_t)rows->slot[row] * (size_t)rows->table_stride + (size_t)(position / size);
+    const size_t page = (size_t)rows->table[at];
+    const size_t token = (page * (size_t)b->kv_heads + head) * (size_t)size + (size_t)(position % size);
+    return (char *)(part->what == KEY ? p->kv->k : p->kv->v) + token * dim * dtype_bytes(p->kv->dtype);
+}
+
+static void qkv_item(const struct qkv *p, const struct acts *a, int32_t item) {
+    float low[ROW_TILE][OUT_TILE], high[ROW_TILE][OUT_TILE];
+    const int32_t half = p->b->head_dim / 2, blocks = ceil_div(half, OUT_TILE);
+    const struct part part = part_of(p->b, item / blocks);
+    const int32_t first = item % blocks * OUT_TILE, count = min_i32(OUT_TILE, half - first);
+    const int32_t output = part.head * p->b->head_dim + first;
+    const enum dtype type = part.what == QUERY ? DTYPE_F32 : p->kv->dtype;
+    const size_t size = dtype_bytes(type);
+    for (int32_t row = 0; row < p->rows->n; row += ROW_TILE) {
+        const int32_t rows = min_i32(ROW_TILE, p->rows->n - row);
+        tile(part.w, output, count, a, row, rows, low);
+        tile(part.w, output + half, count, a, row, rows, high);
+        for (int32_t r = 0; r < rows; r++) {
+            const float *rope =
+                p->b->rope + ((size_t)p->rows->position[row + r] * (size_t)half + (size_t)first) * 2;
+            if (part.what != VALUE) rotate(rope, count, low[r], high[r]);
+            if (part.what == QUERY) scale(p->q_scale, count, low[r]), scale(p->q_scale, count, high[r]);
+            char *to = place(p, &part, row + r) + (size_t)first * size;
+            store(type, low[r], count, to);
+            store(type, high[r], count, to + (size_t)half * size);
+        }
+    }
+}
+
+static void qkv_work(void *job, struct worker *w) {
+    const struct qkv *p = job;
+    const struct acts a = inputs_of(&p->in, w);
+    for (int32_t item, last; cpu_claim(w, &item, &last);)
+        for (; item < last; item++) qkv_item(p, &a, item);
+}
+
+void cpu_qkv(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x,
+             void *q, const struct kv_layer *kv) {
+    assert(b->head_dim % 2 == 0 && b->heads % b->kv_heads == 0 && kv->dtype != DTYPE_BF16);
+    assert(b->q.dtype == b->k.dtype && b->q.dtype == b->v.dtype);
+    struct inputs in = {
+        .x = x, .norm = b->norm, .norm_eps = b->norm_eps, .rows = rows->n, .k = b->q.k, .dtype = b->q.dtype};
+    struct qkv p = {in, rows, b, kv, q, 1 / sqrtf((float)b->head_dim)};
+    const int32_t items = (b->heads + 2 * b->kv_heads) * ceil_div(b->head_dim / 2, OUT_TILE);
+    inputs_ready(be, &p.in);
+    cpu_parallel(be, items, product_grain(b->q.k, 2 * rows->n), qkv_work, &p);
+}

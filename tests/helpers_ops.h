@@ -1,0 +1,133 @@
+/* Shared by the tests and the benchmark of the operations: random models of any shape, and plain conversions
+ * between element types that owe nothing to the kernels'. */
+#ifndef OUTRIDER_HELPERS_OPS_H
+#define OUTRIDER_HELPERS_OPS_H
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "kernels/ops.h"
+
+/* Uniform in [-1, 1). */
+static inline float random_float(uint64_t *state) {
+    *state = *state * 6364136223846793005u + 1442695040888963407u;
+    return (float)((int32_t)(*state >> 32)) * 0x1p-31f;
+}
+
+/* The nearest value with `digits` significant bits whose last bit weighs at least 2^least; ties to even. */
+static inline double round_to(double x, int digits, int least) {
+    int exponent;
+    frexp(x, &exponent);
+    int last = exponent - digits > least ? exponent - digits : least;
+    return ldexp(nearbyint(ldexp(x, -last)), last);
+}
+
+static inline double to_bf16(double x) {
+    return round_to(x, 8, -133);
+}
+static inline double to_f16(double x) {
+    return round_to(fmax(-65504, fmin(65504, x)), 11, -24);
+}
+
+static inline uint16_t f16_bits(double x) { /* of a value that is one */
+    int exponent;
+    double fraction = frexp(fabs(x), &exponent);
+    uint16_t sign = signbit(x) ? 0x8000 : 0;
+    if (exponent < -13) return (uint16_t)(sign | (int)ldexp(fabs(x), 24));
+    return (uint16_t)(sign | ((exponent + 14) << 10) | ((int)ldexp(fraction, 11) & 0x3ff));
+}
+
+static inline double f16_value(uint16_t h) {
+    int exponent = h >> 10 & 31, fraction = h & 0x3ff;
+    double x = exponent ? ldexp(fraction + 1024, exponent - 25) : ldexp(fraction, -24);
+    if (exponent == 31) x = fraction ? NAN : INFINITY;
+    return h & 0x8000 ? -x : x;
+}
+
+static inline void put(enum dtype type, void *to, size_t at, double value) {
+    float x = (float)value;
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    if (type == DTYPE_F32) ((float *)to)[at] = x;
+    if (type == DTYPE_F16) ((uint16_t *)to)[at] = f16_bits(to_f16(value));
+    if (type == DTYPE_BF16) ((uint16_t *)to)[at] = (uint16_t)(bits >> 16);
+}
+
+static inline double get(enum dtype type, const void *from, size_t at) {
+    if (type == DTYPE_F32) return ((const float *)from)[at];
+    uint16_t h = ((const uint16_t *)from)[at];
+    if (type == DTYPE_F16) return f16_value(h);
+    uint32_t bits = (uint32_t)h << 16;
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
+static inline float *random_floats(uint64_t *seed, size_t n, float middle, float spread) {
+    float *x = malloc(n * sizeof *x);
+    for (size_t i = 0; i < n; i++) x[i] = middle + spread * random_float(seed);
+    return x;
+}
+
+/* Weights of about unit gain. */
+static inline struct matrix random_matrix(uint64_t *seed, enum dtype type, int32_t n, int32_t k) {
+    void *data = malloc((size_t)n * (size_t)k * dtype_bytes(type));
+    for (size_t i = 0; i < (size_t)n * (size_t)k; i++) put(type, data, i, random_float(seed) * sqrt(3.0 / k));
+    return (struct matrix){data, type, n, k};
+}
+
+struct shape {
+    const char *name;
+    int32_t hidden, intermediate, heads, kv_heads, head_dim, vocab, page_size;
+    enum dtype weights, cache;
+};
+
+static inline float *rope_table(int32_t positions, int32_t head_dim) {
+    int32_t half = head_dim / 2;
+    float *rope = malloc((size_t)positions * (size_t)half * 2 * sizeof *rope);
+    for (int32_t p = 0; p < positions; p++)
+        for (int32_t i = 0; i < half; i++) {
+            double angle = p * pow(10000, -2.0 * i / head_dim);
+            rope[(p * half + i) * 2] = (float)cos(angle);
+            rope[(p * half + i) * 2 + 1] = (float)sin(angle);
+        }
+    return rope;
+}
+
+/* One layer's weights. */
+struct layer {
+    struct attention_block attention;
+    struct matrix output, down;
+    struct mlp_block mlp;
+};
+
+static inline struct layer random_layer(uint64_t *seed, const struct shape *s, const float *rope) {
+    int32_t wide = s->heads * s->head_dim, narrow = s->kv_heads * s->head_dim;
+    return (struct layer){
+        .attention = {.norm = random_floats(seed, (size_t)s->hidden, 1, 0.5f),
+                      .norm_eps = 1e-5f,
+                      .q = random_matrix(seed, s->weights, wide, s->hidden),
+                      .k = random_matrix(seed, s->weights, narrow, s->hidden),
+                      .v = random_matrix(seed, s->weights, narrow, s->hidden),
+                      .rope = rope,
+                      .heads = s->heads,
+                      .kv_heads = s->kv_heads,
+                      .head_dim = s->head_dim},
+        .output = random_matrix(seed, s->weights, s->hidden, wide),
+        .mlp = {.norm = random_floats(seed, (size_t)s->hidden, 1, 0.5f),
+                .norm_eps = 1e-5f,
+                .gate = random_matrix(seed, s->weights, s->intermediate, s->hidden),
+                .up = random_matrix(seed, s->weights, s->intermediate, s->hidden)},
+        .down = random_matrix(seed, s->weights, s->hidden, s->intermediate),
+    };
+}
+
+static inline void layer_free(struct layer *l) {
+    const void *all[] = {l->attention.norm,   l->attention.q.data, l->attention.k.data,
+                         l->attention.v.data, l->output.data,      l->mlp.norm,
+                         l->mlp.gate.data,    l->mlp.up.data,      l->down.data};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) free((void *)all[i]);
+}
+
+#endif

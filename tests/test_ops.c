@@ -1,0 +1,708 @@
+/* The CPU's operations: each against plain double-precision arithmetic, and each row's bits against the same
+ * row in other company. Every instruction set of this machine, one table of shapes.
+ *
+ * Outputs are poisoned with NaN before each operation, so an element that nothing wrote fails; the cache is
+ * NaN wherever its sequence has not come, so an element read too far fails as well.
+ */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include <cmocka.h>
+
+#include "tests/helpers_ops.h"
+
+static const struct shape shapes[] = {
+    {"even", 64, 96, 4, 2, 16, 100, 16, DTYPE_BF16, DTYPE_F16},
+    {"odd head", 72, 104, 3, 1, 20, 77, 16, DTYPE_BF16, DTYPE_F32},
+    {"odd width", 33, 45, 2, 2, 6, 131, 32, DTYPE_BF16, DTYPE_F16},
+    {"half", 130, 70, 6, 2, 64, 264, 32, DTYPE_F16, DTYPE_F16},
+    {"half, odd", 37, 51, 4, 4, 80, 9, 16, DTYPE_F16, DTYPE_F32},
+    {"float", 96, 250, 5, 5, 80, 129, 16, DTYPE_F32, DTYPE_F32},
+    {"float, odd", 61, 3, 5, 1, 10, 1, 64, DTYPE_F32, DTYPE_F16},
+    {"many heads", 40, 48, 38, 2, 96, 30, 256, DTYPE_BF16, DTYPE_F16},
+    {"verifier", 384, 1024, 6, 2, 64, 515, 16, DTYPE_BF16, DTYPE_F16},
+};
+enum { SHAPES = sizeof shapes / sizeof *shapes, ROWS = 150, SLOTS = 5, MAX_THREADS = 4 };
+
+static const char *const isas[] = {"portable", "avx2", "avx512", "avx512bf16"};
+enum { ISAS = sizeof isas / sizeof *isas };
+
+static const float POISON = NAN;
+
+/* ---- a machine: a backend and its table ---- */
+
+struct machine {
+    const struct ops *ops;
+    struct backend *be;
+};
+
+static bool machine_open(int isa, int32_t threads, const struct shape *s, struct machine *m) {
+    outrider_status status = cpu_open(isas[isa], threads, &m->ops, &m->be);
+    if (status == OUTRIDER_EINVAL && isa > 0) return false; /* not on this machine */
+    assert_int_equal(status, OUTRIDER_OK);
+    int32_t width = s->heads * s->head_dim > s->intermediate ? s->heads * s->head_dim : s->intermediate;
+    assert_int_equal(m->ops->reserve(m->be, ROWS, width > s->hidden ? width : s->hidden), OUTRIDER_OK);
+    return true;
+}
+
+static void machine_close(struct machine *m) {
+    m->ops->close(m->be);
+}
+
+/* ---- a world: one layer, sequences in scattered pages, and rows at awkward places ---- */
+
+struct world {
+    const struct shape *s;
+    struct layer l;
+    struct matrix table; /* embedding and head */
+    float *rope, *x;     /* [ROWS][hidden] */
+    int32_t token[ROWS], position[ROWS], slot[ROWS];
+    int32_t *pages, stride, n_pages, positions;
+    struct rows rows;
+    struct kv_layer kv;
+    size_t pool_bytes;
+};
+
+static size_t cache_at(const struct world *w, int32_t slot, int32_t position, int32_t kv_head) {
+    size_t size = (size_t)w->s->page_size,
+           page = (size_t)w->pages[slot * w->stride + position / (int32_t)size];
+    return ((page * (size_t)w->s->kv_heads + (size_t)kv_head) * size + (size_t)position % size) *
+           (size_t)w->s->head_dim;
+}
+
+/* Rows cover the borders of pages, then go on in no order; no two share slot and position. */
+static void place_rows(struct world *w) {
+    const int32_t size = w->s->page_size,
+                  borders[] = {0, 1, size - 1, size, size + 1, 2 * size - 1, 2 * size};
+    for (int32_t r = 0; r < ROWS; r++) {
+        int32_t turn = r / SLOTS;
+        w->slot[r] = r * 3 % SLOTS;
+        w->position[r] = turn < 7 ? borders[turn] : 2 * size + 1 + (turn - 7) * 11 % 23 + w->slot[r];
+        w->token[r] = (r * 7919 + 3) % w->s->vocab;
+    }
+}
+
+static void fill_cache(struct world *w, uint64_t *seed) {
+    const struct shape *s = w->s;
+    for (size_t i = 0; i < w->pool_bytes / dtype_bytes(s->cache); i++) {
+        put(s->cache, w->kv.k, i, 0), put(s->cache, w->kv.v, i, 0);
+        if (s->cache == DTYPE_F32)
+            ((float *)w->kv.k)[i] = ((float *)w->kv.v)[i] = NAN;
+        else
+            ((uint16_t *)w->kv.k)[i] = ((uint16_t *)w->kv.v)[i] = 0x7e00;
+    }
+    for (int32_t slot = 0; slot < SLOTS; slot++) {
+        int32_t last = 0;
+        for (int32_t r = 0; r < ROWS; r++)
+            if (w->slot[r] == slot && w->position[r] > last) last = w->position[r];
+        for (int32_t p = 0; p <= last; p++)
+            for (int32_t h = 0; h < s->kv_heads; h++)
+                for (int32_t d = 0; d < s->head_dim; d++) {
+                    put(s->cache, w->kv.k, cache_at(w, slot, p, h) + (size_t)d, random_float(seed));
+                    put(s->cache, w->kv.v, cache_at(w, slot, p, h) + (size_t)d, random_float(seed));
+                }
+    }
+}
+
+static void world_open(const struct shape *s, struct world *w) {
+    uint64_t seed = (uint64_t)s->hidden;
+    *w = (struct world){.s = s};
+    w->positions = 2 * s->page_size + 40;
+    w->stride = w->positions / s->page_size + 1;
+    w->n_pages = w->stride * SLOTS + 3;
+    w->rope = rope_table(w->positions, s->head_dim);
+    w->l = random_layer(&seed, s, w->rope);
+    w->table = random_matrix(&seed, s->weights, s->vocab, s->hidden);
+    w->x = random_floats(&seed, (size_t)ROWS * (size_t)s->hidden, 0.1f, 2);
+    w->pages = malloc((size_t)(w->stride * SLOTS) * sizeof *w->pages);
+    for (int32_t i = 0; i < w->stride * SLOTS; i++) /* scattered: a step that shares no factor */
+        w->pages[i] = (int32_t)((int64_t)(i + 1) * 10007 % w->n_pages);
+    w->pool_bytes =
+        (size_t)w->n_pages * (size_t)(s->kv_heads * s->page_size * s->head_dim) * dtype_bytes(s->cache);
+    w->kv = (struct kv_layer){malloc(w->pool_bytes), malloc(w->pool_bytes), s->cache, s->page_size};
+    place_rows(w);
+    fill_cache(w, &seed);
+    w->rows =
+        (struct rows){ROWS, w->token, w->position, w->slot, w->pages, w->stride, w->positions - 1, false};
+}
+
+static void world_close(struct world *w) {
+    layer_free(&w->l);
+    free((void *)w->table.data);
+    free(w->rope), free(w->x), free(w->pages), free(w->kv.k), free(w->kv.v);
+}
+
+static float *poisoned(size_t n) {
+    float *x = malloc((n ? n : 1) * sizeof *x);
+    for (size_t i = 0; i < n; i++) x[i] = POISON;
+    return x;
+}
+
+/* ---- the reference ---- */
+
+/* A value, and how far off a correct single-precision computation may be. */
+struct value {
+    double is, slack;
+};
+
+static const double EPSILON = 3e-6; /* of the sum of magnitudes that went into a product */
+
+static void close_to(struct value want, double got, const char *shape, const char *isa, const char *what,
+                     size_t at) {
+    if (fabs(got - want.is) <= want.slack) return; /* false for NaN */
+    fail_msg("%s, %s: %s[%zu] is %.9g, should be %.9g within %.2g", shape, isa, what, at, got, want.is,
+             want.slack);
+}
+
+/* A row as the products read it. Where the exact value lies so near the middle of two bf16 that single
+ * precision may round it either way, the slack is the step between them. */
+static void activations(const struct shape *s, const float *x, int32_t k, const float *norm, double eps,
+                        struct value *out) {
+    double squares = 0;
+    for (int32_t i = 0; i < k; i++) squares += (double)x[i] * x[i];
+    for (int32_t i = 0; i < k; i++) {
+        double exact = norm ? x[i] / sqrt(squares / k + eps) * norm[i] : x[i];
+        out[i] = (struct value){exact, norm ? fabs(exact) * 1e-6 : 0};
+        if (s->weights != DTYPE_BF16) continue;
+        double near = to_bf16(exact), off = out[i].slack;
+        out[i] = (struct value){near, fabs(to_bf16(exact + off) - to_bf16(exact - off))};
+    }
+}
+
+static struct value product(const struct matrix *w, int32_t row, const struct value *a) {
+    double sum = 0, magnitude = 0, slack = 0;
+    for (int32_t i = 0; i < w->k; i++) {
+        double weight = get(w->dtype, w->data, (size_t)row * (size_t)w->k + (size_t)i);
+        sum += weight * a[i].is;
+        magnitude += fabs(weight * a[i].is);
+        slack += fabs(weight) * a[i].slack;
+    }
+    return (struct value){sum, slack + EPSILON * magnitude + 1e-30};
+}
+
+static struct value *activations_of(const struct world *w, int32_t row, const float *norm, double eps) {
+    struct value *a = malloc((size_t)w->s->hidden * sizeof *a);
+    activations(w->s, w->x + (size_t)row * (size_t)w->s->hidden, w->s->hidden, norm, eps, a);
+    return a;
+}
+
+/* ---- exactness, operation by operation ---- */
+
+typedef void check_fn(struct machine *m, struct world *w, const char *isa);
+
+static void each_shape_and_isa(check_fn *check) {
+    for (int i = 0; i < SHAPES; i++) {
+        struct world w;
+        world_open(&shapes[i], &w);
+        for (int isa = 0; isa < ISAS; isa++) {
+            struct machine m;
+            if (!machine_open(isa, 2, &shapes[i], &m)) continue;
+            check(&m, &w, isas[isa]);
+            machine_close(&m);
+        }
+        world_close(&w);
+    }
+}
+
+static void check_embed(struct machine *m, struct world *w, const char *isa) {
+    size_t hidden = (size_t)w->s->hidden;
+    float *x = poisoned(ROWS * hidden);
+    m->ops->embed(m->be, &w->rows, &w->table, x);
+    for (size_t i = 0; i < ROWS * hidden; i++) {
+        double want = get(w->s->weights, w->table.data, (size_t)w->token[i / hidden] * hidden + i % hidden);
+        close_to((struct value){want, 0}, x[i], w->s->name, isa, "x", i);
+    }
+    free(x);
+}
+
+static void check_project(struct machine *m, struct world *w, const char *isa) {
+    int32_t n = w->l.down.n, k = w->l.down.k;
+    uint64_t seed = 7;
+    float *in = random_floats(&seed, (size_t)(ROWS * k), 0.1f, 1),
+          *x = malloc((size_t)(ROWS * n) * sizeof *x);
+    struct value *a = malloc((size_t)k * sizeof *a);
+    memcpy(x, w->x, (size_t)(ROWS * n) * sizeof *x);
+    m->ops->project(m->be, &w->rows, &w->l.down, in, x);
+    for (int32_t r = 0; r < ROWS; r++) {
+        activations(w->s, in + r * k, k, NULL, 0, a);
+        for (int32_t j = 0; j < n; j++) {
+            struct value want = product(&w->l.down, j, a);
+            want.is += w->x[r * n + j], want.slack += 1e-7 * fabs(want.is);
+            close_to(want, x[r * n + j], w->s->name, isa, "x", (size_t)(r * n + j));
+        }
+    }
+    free(a), free(in), free(x);
+}
+
+static void check_gate_up(struct machine *m, struct world *w, const char *isa) {
+    const struct mlp_block *b = &w->l.mlp;
+    int32_t n = b->gate.n;
+    float *hidden = poisoned((size_t)(ROWS * n));
+    m->ops->gate_up(m->be, &w->rows, b, w->x, hidden);
+    for (int32_t r = 0; r < ROWS; r++) {
+        struct value *a = activations_of(w, r, b->norm, b->norm_eps);
+        for (int32_t j = 0; j < n; j++) {
+            struct value gate = product(&b->gate, j, a), up = product(&b->up, j, a);
+            double silu = gate.is / (1 + exp(-gate.is)), is = silu * up.is; /* silu's slope is below 1.1 */
+            double slack = 1.1 * gate.slack * fabs(up.is) + fabs(silu) * up.slack + gate.slack * up.slack;
+            close_to((struct value){is, slack + 1e-6 * fabs(is)}, hidden[r * n + j], w->s->name, isa,
+                     "hidden", (size_t)(r * n + j));
+        }
+        free(a);
+    }
+    free(hidden);
+}
+
+static void check_logits(struct machine *m, struct world *w, const char *isa) {
+    enum { PICKS = 5 };
+    const int32_t pick[PICKS] = {149, 0, 77, 77, 3};
+    const float *norm = w->l.mlp.norm;
+    size_t vocab = (size_t)w->s->vocab;
+    for (int round = 0; round < 2; round++) {
+        const int32_t *picked = round ? pick : NULL;
+        float *logits = poisoned(PICKS * vocab);
+        m->ops->logits(m->be, norm, 1e-6f, &w->table, w->x, picked, PICKS, logits);
+        for (int32_t i = 0; i < PICKS; i++) {
+            struct value *a = activations_of(w, picked ? picked[i] : i, norm, 1e-6);
+            for (size_t v = 0; v < vocab; v++)
+                close_to(product(&w->table, (int32_t)v, a), logits[(size_t)i * vocab + v], w->s->name, isa,
+                         "logits", (size_t)i * vocab + v);
+            free(a);
+        }
+        free(logits);
+    }
+}
+
+/* Output `at` of a rotated head whose products are y[head_dim]. */
+static struct value rotated(const float *rope, const struct value *y, int32_t dim, int32_t at) {
+    int32_t half = dim / 2, i = at % half;
+    double c = rope[2 * i], s = at < half ? -rope[2 * i + 1] : rope[2 * i + 1];
+    struct value self = y[at], other = y[at < half ? at + half : at - half];
+    double slack =
+        fabs(c) * self.slack + fabs(s) * other.slack + 2e-7 * (fabs(c * self.is) + fabs(s * other.is));
+    return (struct value){self.is * c + other.is * s, slack};
+}
+
+static struct value stored(enum dtype type, struct value v) {
+    if (type == DTYPE_F32) return v;
+    return (struct value){v.is, v.slack + fabs(v.is) * 0x1p-11 + 0x1p-25};
+}
+
+static void check_head(const struct world *w, const struct value *a, int32_t row, const struct matrix *m,
+                       int32_t head, bool turn, double scale, enum dtype type, const void *got, size_t at,
+                       const char *isa, const char *what) {
+    int32_t dim = w->s->head_dim;
+    const float *rope = w->rope + (size_t)w->position[row] * (size_t)dim;
+    struct value *y = malloc((size_t)dim * sizeof *y);
+    for (int32_t d = 0; d < dim; d++) y[d] = product(m, head * dim + d, a);
+    for (int32_t d = 0; d < dim; d++) {
+        struct value want = turn ? rotated(rope, y, dim, d) : y[d];
+        want = (struct value){want.is * scale, want.slack * scale + 2e-7 * fabs(want.is)};
+        close_to(stored(type, want), get(type, got, at + (size_t)d), w->s->name, isa, what, at + (size_t)d);
+    }
+    free(y);
+}
+
+/* Every byte of the pool that no row owns must be as it was. */
+static void untouched_elsewhere(const struct world *w, const char *before, const char *after,
+                                const char *isa) {
+    const size_t size = dtype_bytes(w->s->cache), head = (size_t)w->s->head_dim * size;
+    char *owned = calloc(w->pool_bytes, 1);
+    for (int32_t r = 0; r < ROWS; r++)
+        for (int32_t h = 0; h < w->s->kv_heads; h++)
+            memset(owned + cache_at(w, w->slot[r], w->position[r], h) * size, 1, head);
+    for (size_t i = 0; i < w->pool_bytes; i++)
+        if (!owned[i] && before[i] != after[i])
+            fail_msg("%s, %s: cache byte %zu changed", w->s->name, isa, i);
+    free(owned);
+}
+
+static void *copy_of(const void *from, size_t bytes) {
+    return memcpy(malloc(bytes), from, bytes);
+}
+
+static void check_qkv(struct machine *m, struct world *w, const char *isa) {
+    const struct shape *s = w->s;
+    const struct attention_block *b = &w->l.attention;
+    struct kv_layer kv = w->kv;
+    kv.k = copy_of(w->kv.k, w->pool_bytes), kv.v = copy_of(w->kv.v, w->pool_bytes);
+    float *q = poisoned((size_t)(ROWS * s->heads * s->head_dim));
+    m->ops->qkv(m->be, &w->rows, b, w->x, q, &kv);
+    for (int32_t r = 0; r < ROWS; r++) {
+        struct value *a = activations_of(w, r, b->norm, b->norm_eps);
+        for (int32_t h = 0; h < s->heads; h++)
+            check_head(w, a, r, &b->q, h, true, 1 / sqrt(s->head_dim), DTYPE_F32, q,
+                       (size_t)((r * s->heads + h) * s->head_dim), isa, "q");
+        for (int32_t h = 0; h < s->kv_heads; h++) {
+            size_t at = cache_at(w, w->slot[r], w->position[r], h);
+            check_head(w, a, r, &b->k, h, true, 1, s->cache, kv.k, at, isa, "k");
+            check_head(w, a, r, &b->v, h, false, 1, s->cache, kv.v, at, isa, "v");
+        }
+        free(a);
+    }
+    untouched_elsewhere(w, w->kv.k, kv.k, isa);
+    untouched_elsewhere(w, w->kv.v, kv.v, isa);
+    free(q), free(kv.k), free(kv.v);
+}
+
+static void check_attended(const struct world *w, const float *q, int32_t r, int32_t h, const float *got,
+                           const char *isa) {
+    const int32_t dim = w->s->head_dim, length = w->position[r] + 1,
+                  kv_head = h / (w->s->heads / w->s->kv_heads);
+    double *p = malloc((size_t)length * sizeof *p), most = -INFINITY, sum = 0, magnitude = 0;
+    for (int32_t t = 0; t < length; t++) {
+        double size = p[t] = 0;
+        for (int32_t d = 0; d < dim; d++) {
+            double term = q[d] * get(w->s->cache, w->kv.k, cache_at(w, w->slot[r], t, kv_head) + (size_t)d);
+            p[t] += term, size += fabs(term);
+        }
+        most = fmax(most, p[t]), magnitude = fmax(magnitude, size);
+    }
+    for (int32_t t = 0; t < length; t++) sum += p[t] = exp(p[t] - most);
+    for (int32_t d = 0; d < dim; d++) {
+        double is = 0, around = 0;
+        for (int32_t t = 0; t < length; t++) {
+            double v = get(w->s->cache, w->kv.v, cache_at(w, w->slot[r], t, kv_head) + (size_t)d);
+            is += p[t] / sum * v, around += p[t] / sum * fabs(v);
+        }
+        close_to((struct value){is, around * EPSILON * (1 + magnitude)}, got[d], w->s->name, isa, "attended",
+                 (size_t)((r * w->s->heads + h) * dim + d));
+    }
+    free(p);
+}
+
+static void check_attention(struct machine *m, struct world *w, const char *isa) {
+    const size_t wide = (size_t)(w->s->heads * w->s->head_dim);
+    uint64_t seed = 11;
+    float *q = random_floats(&seed, ROWS * wide, 0, 0.7f), *out = poisoned(ROWS * wide);
+    m->ops->attention(m->be, &w->rows, &w->l.attention, q, &w->kv, out);
+    for (int32_t r = 0; r < ROWS; r++)
+        for (int32_t h = 0; h < w->s->heads; h++) {
+            size_t at = (size_t)r * wide + (size_t)(h * w->s->head_dim);
+            check_attended(w, q + at, r, h, out + at, isa);
+        }
+    free(q), free(out);
+}
+
+static void test_embed(void **state) {
+    (void)state;
+    each_shape_and_isa(check_embed);
+}
+static void test_qkv(void **state) {
+    (void)state;
+    each_shape_and_isa(check_qkv);
+}
+static void test_attention(void **state) {
+    (void)state;
+    each_shape_and_isa(check_attention);
+}
+static void test_project(void **state) {
+    (void)state;
+    each_shape_and_isa(check_project);
+}
+static void test_gate_up(void **state) {
+    (void)state;
+    each_shape_and_isa(check_gate_up);
+}
+static void test_logits(void **state) {
+    (void)state;
+    each_shape_and_isa(check_logits);
+}
+
+/* ---- one row, many companies ---- */
+
+/* What a pass leaves behind for each row. */
+struct traces {
+    float *q, *attended, *x, *hidden, *out, *logits;
+    size_t wide, n, inner, vocab;
+};
+
+static struct traces traces_open(const struct shape *s) {
+    struct traces t = {.wide = (size_t)(s->heads * s->head_dim),
+                       .n = (size_t)s->hidden,
+                       .inner = (size_t)s->intermediate,
+                       .vocab = (size_t)s->vocab};
+    t.q = poisoned(ROWS * t.wide), t.attended = poisoned(ROWS * t.wide);
+    t.x = poisoned(ROWS * t.n), t.out = poisoned(ROWS * t.n);
+    t.hidden = poisoned(ROWS * t.inner), t.logits = poisoned(ROWS * t.vocab);
+    return t;
+}
+
+static void traces_close(struct traces *t) {
+    free(t->q), free(t->attended), free(t->x), free(t->hidden), free(t->out), free(t->logits);
+}
+
+/* Rows who[0..n) of the world in one pass. */
+static struct traces pass(struct machine *m, const struct world *w, const int32_t *who, int32_t n,
+                          const struct kv_layer *kv) {
+    struct traces t = traces_open(w->s);
+    int32_t token[ROWS], position[ROWS], slot[ROWS];
+    for (int32_t i = 0; i < n; i++) {
+        token[i] = w->token[who[i]], position[i] = w->position[who[i]], slot[i] = w->slot[who[i]];
+        memcpy(t.x + (size_t)i * t.n, w->x + (size_t)who[i] * t.n, t.n * sizeof(float));
+    }
+    struct rows rows = {n, token, position, slot, w->pages, w->stride, w->positions - 1, false};
+    m->ops->qkv(m->be, &rows, &w->l.attention, t.x, t.q, kv);
+    m->ops->attention(m->be, &rows, &w->l.attention, t.q, kv, t.attended);
+    m->ops->project(m->be, &rows, &w->l.output, t.attended, t.x);
+    m->ops->gate_up(m->be, &rows, &w->l.mlp, t.x, t.hidden);
+    memcpy(t.out, t.x, (size_t)n * t.n * sizeof(float));
+    m->ops->project(m->be, &rows, &w->l.down, t.hidden, t.out);
+    m->ops->logits(m->be, w->l.mlp.norm, 1e-5f, &w->table, t.out, NULL, n, t.logits);
+    return t;
+}
+
+static void same_bits(const float *a, const float *b, size_t n, const char *what, const char *where) {
+    if (memcmp(a, b, n * sizeof *a) == 0) return;
+    for (size_t i = 0; i < n; i++)
+        if (memcmp(a + i, b + i, sizeof *a) != 0)
+            fail_msg("%s: %s[%zu] is %.9g, not %.9g", where, what, i, b[i], a[i]);
+}
+
+static void same_rows(const struct traces *all, const struct traces *some, const int32_t *who, int32_t n,
+                      const char *where) {
+    for (int32_t i = 0; i < n; i++) {
+        size_t a = (size_t)who[i], b = (size_t)i;
+        same_bits(all->q + a * all->wide, some->q + b * all->wide, all->wide, "q", where);
+        same_bits(all->attended + a * all->wide, some->attended + b * all->wide, all->wide, "attended",
+                  where);
+        same_bits(all->x + a * all->n, some->x + b * all->n, all->n, "x", where);
+        same_bits(all->hidden + a * all->inner, some->hidden + b * all->inner, all->inner, "hidden", where);
+        same_bits(all->out + a * all->n, some->out + b * all->n, all->n, "out", where);
+        same_bits(all->logits + a * all->vocab, some->logits + b * all->vocab, all->vocab, "logits", where);
+    }
+}
+
+/* Rows at distinct places, from `start` on with a step that visits all. */
+static void choose(int32_t *who, int32_t n, int32_t start) {
+    for (int32_t i = 0; i < n; i++) who[i] = (start + i * 37) % ROWS;
+}
+
+static void check_company(int isa, int32_t threads, struct world *w, const struct traces *all,
+                          const struct kv_layer *kv) {
+    static const int32_t sizes[] = {1, 1, 2, 3, 4, 5, 6, 7, 8, 9, 12, 16, 17, 31, 33, 64, 65, ROWS};
+    struct machine m;
+    if (!machine_open(isa, threads, w->s, &m)) return;
+    const void *k = copy_of(kv->k, w->pool_bytes), *v = copy_of(kv->v, w->pool_bytes);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        int32_t who[ROWS];
+        char where[100];
+        choose(who, sizes[i], (int32_t)i * 53 + threads * 11);
+        snprintf(where, sizeof where, "%s, %s, %d rows, %d threads", w->s->name, isas[isa], sizes[i],
+                 threads);
+        struct traces some = pass(&m, w, who, sizes[i], kv);
+        same_rows(all, &some, who, sizes[i], where);
+        traces_close(&some);
+        /* the rows' keys and values were there already: written anew, they must not change */
+        if (memcmp(k, kv->k, w->pool_bytes) || memcmp(v, kv->v, w->pool_bytes)) fail_msg("%s: cache", where);
+    }
+    free((void *)k), free((void *)v);
+    machine_close(&m);
+}
+
+static void test_row_invariance(void **state) {
+    (void)state;
+    for (int i = 0; i < SHAPES; i++) {
+        struct world w;
+        world_open(&shapes[i], &w);
+        for (int isa = 0; isa < ISAS; isa++) {
+            struct machine m;
+            struct kv_layer kv = w.kv;
+            int32_t who[ROWS];
+            if (!machine_open(isa, 1, w.s, &m)) continue;
+            kv.k = copy_of(w.kv.k, w.pool_bytes), kv.v = copy_of(w.kv.v, w.pool_bytes);
+            for (int32_t r = 0; r < ROWS; r++) who[r] = r;
+            struct traces all = pass(&m, &w, who, ROWS, &kv);
+            for (int32_t threads = 1; threads <= MAX_THREADS; threads++)
+                check_company(isa, threads, &w, &all, &kv);
+            traces_close(&all);
+            free(kv.k), free(kv.v);
+            machine_close(&m);
+        }
+        world_close(&w);
+    }
+}
+
+/* ---- particular promises ---- */
+
+typedef void machine_fn(struct machine *m, const char *isa);
+
+static void each_isa(machine_fn *check) {
+    for (int isa = 0; isa < ISAS; isa++) {
+        struct machine m;
+        if (!machine_open(isa, 2, &shapes[0], &m)) continue;
+        check(&m, isas[isa]);
+        machine_close(&m);
+    }
+}
+
+static void check_argmax(struct machine *m, const char *isa) {
+    enum { VOCAB = 1000, CASES = 9 };
+    uint64_t seed = 5;
+    float *logits = random_floats(&seed, CASES * VOCAB, 0, 1);
+    float(*row)[VOCAB] = (float(*)[VOCAB])logits;
+    row[0][999] = 2;
+    row[1][0] = 2, row[1][1] = 2;
+    row[2][500] = row[2][501] = row[2][37] = row[2][998] = 3; /* a tie: the lowest */
+    for (int i = 0; i < VOCAB; i++) row[3][i] = NAN, row[4][i] = i == 700 ? -1e30f : NAN;
+    for (int i = 0; i < VOCAB; i++) row[5][i] = i == 0 ? NAN : -INFINITY; /* NaN is -infinity: a tie at 0 */
+    row[6][3] = NAN, row[6][4] = INFINITY, row[6][990] = NAN;
+    for (int i = 0; i < VOCAB; i++) row[7][i] = i < 300 ? NAN : -INFINITY;
+    row[8][255] = NAN, row[8][256] = 4, row[8][257] = NAN;
+    const int32_t want[CASES] = {999, 0, 37, 0, 700, 0, 4, 0, 256};
+    int32_t got[CASES] = {-1, -1, -1, -1, -1, -1, -1, -1, -1};
+    m->ops->argmax(m->be, logits, CASES, VOCAB, got);
+    for (int i = 0; i < CASES; i++)
+        if (got[i] != want[i]) fail_msg("%s: argmax of case %d is %d, not %d", isa, i, got[i], want[i]);
+    for (int32_t vocab = 1; vocab < 70; vocab++) { /* every tail */
+        int32_t best = 0, token = -1;
+        for (int32_t i = 1; i < vocab; i++)
+            if (logits[i] > logits[best]) best = i;
+        m->ops->argmax(m->be, logits, 1, vocab, &token);
+        assert_int_equal(token, best);
+    }
+    free(logits);
+}
+
+static void test_argmax(void **state) {
+    (void)state;
+    each_isa(check_argmax);
+}
+
+/* Values through a diagonal matrix into an f16 cache: rounded to nearest even, saturated, NaN kept. */
+static void check_f16_store(struct machine *m, const char *isa) {
+    static const double samples[] = {
+        0,           -0.0,      1,          -1.5,        65504,         65519.9,   65520,
+        1e9,         -1e30,     -INFINITY,  INFINITY,    NAN,           6.1e-5,    0x1p-14,
+        0x1.ffcp-15, 0x1p-24,   0x1.8p-25,  0x1p-25,     0x1.002p0,     0x1.006p0, 0x1.0021p0,
+        -0x1.006p0,  0x1.ffep0, 0x1.fffp15, 0x1.5557p-3, 0x1.00000ap-7, 3.14159274};
+    enum { N = sizeof samples / sizeof *samples, DIM = 2 * ((N + 1) / 2), PAGE = 16 };
+    float x[1] = {1}, norm[1] = {1}, rope[DIM] = {0}, w[DIM] = {0}, q[DIM];
+    uint16_t k[PAGE * DIM], v[PAGE * DIM];
+    for (int i = 0; i < N; i++) w[i] = (float)samples[i];
+    int32_t zero = 0;
+    struct matrix weights = {w, DTYPE_F32, DIM, 1};
+    struct attention_block b = {norm, 0, weights, weights, weights, rope, 1, 1, DIM};
+    struct rows rows = {1, &zero, &zero, &zero, &zero, 1, 0, false};
+    struct kv_layer kv = {k, v, DTYPE_F16, PAGE};
+    m->ops->qkv(m->be, &rows, &b, x, q, &kv);
+    for (int i = 0; i < N; i++) {
+        double got = f16_value(v[i]), want = isnan(w[i]) ? NAN : to_f16(w[i]);
+        if (!(isnan(want) ? isnan(got) : got == want))
+            fail_msg("%s: %g is stored as %g", isa, samples[i], got);
+    }
+}
+
+static void test_f16_store(void **state) {
+    (void)state;
+    each_isa(check_f16_store);
+}
+
+/* Every f16 read as a weight must be its exact value; every bf16 too. */
+static void check_widening(struct machine *m, const char *isa) {
+    static uint16_t all[65536];
+    static float x[65536];
+    static int32_t token[4096], zero[4096];
+    for (int i = 0; i < 65536; i++) all[i] = (uint16_t)i;
+    for (int i = 0; i < 4096; i++) token[i] = i;
+    struct rows rows = {4096, token, zero, zero, zero, 1, 0, false};
+    for (int type = DTYPE_F16; type <= DTYPE_BF16; type++) {
+        struct matrix table = {all, (enum dtype)type, 4096, 16};
+        m->ops->embed(m->be, &rows, &table, x);
+        for (int i = 0; i < 65536; i++) {
+            double want = get(table.dtype, all, (size_t)i);
+            if (!(isnan(want) ? isnan(x[i]) : x[i] == want))
+                fail_msg("%s: %04x reads as %g, not %g", isa, i, x[i], want);
+        }
+    }
+}
+
+static void test_widening(void **state) {
+    (void)state;
+    each_isa(check_widening);
+}
+
+/* silu over the whole range of exp. */
+static void check_silu(struct machine *m, const char *isa) {
+    enum { N = 4000 };
+    static float gate[N], up[N], hidden[N];
+    float x[1] = {1}, norm[1] = {1};
+    int32_t zero = 0;
+    for (int i = 0; i < N; i++) gate[i] = (float)(i - N / 2) * 0.043f, up[i] = 1;
+    struct mlp_block b = {norm, 0, {gate, DTYPE_F32, N, 1}, {up, DTYPE_F32, N, 1}};
+    struct rows rows = {1, &zero, &zero, &zero, &zero, 1, 0, false};
+    m->ops->gate_up(m->be, &rows, &b, x, hidden);
+    for (int i = 0; i < N; i++) {
+        double want = gate[i] / (1 + exp(-(double)gate[i]));
+        if (!(fabs(hidden[i] - want) <= 3e-7 * fabs(want) + 1e-36))
+            fail_msg("%s: silu(%g) is %g, not %g", isa, gate[i], hidden[i], want);
+    }
+}
+
+static void test_silu(void **state) {
+    (void)state;
+    each_isa(check_silu);
+}
+
+static void test_open(void **state) {
+    (void)state;
+    const struct ops *ops = NULL;
+    struct backend *be = NULL;
+    char line[64];
+    assert_int_equal(cpu_open("abacus", 1, &ops, &be), OUTRIDER_EINVAL);
+    assert_non_null(strstr(outrider_error(), "abacus"));
+    assert_non_null(strstr(outrider_error(), "portable"));
+    assert_int_equal(cpu_open("", -1, &ops, &be), OUTRIDER_EINVAL);
+    assert_int_equal(cpu_open("", 100000, &ops, &be), OUTRIDER_EINVAL);
+    assert_int_equal(cpu_open("portable", 3, &ops, &be), OUTRIDER_OK);
+    ops->describe(be, line, sizeof line);
+    assert_string_equal(line, "cpu, portable, 3 threads");
+    ops->close(be);
+    ops->close(NULL);
+}
+
+static void check_memory(struct machine *m, const char *isa) {
+    void *p;
+    const void *host = shapes, *weight;
+    char back[5];
+    assert_int_equal(m->ops->alloc(m->be, 1000, &p), OUTRIDER_OK);
+    assert_int_equal((uintptr_t)p % 64, 0);
+    m->ops->upload(m->be, p, "abcde", 5);
+    m->ops->copy(m->be, (char *)p + 2, p, 5); /* moves: the ranges may meet */
+    assert_int_equal(m->ops->download(m->be, back, p, 5), OUTRIDER_OK);
+    assert_memory_equal(back, "ababc", 5);
+    m->ops->release(m->be, p);
+    m->ops->release(m->be, NULL);
+    assert_int_equal(m->ops->alloc(m->be, 0, &p), OUTRIDER_OK);
+    m->ops->release(m->be, p);
+    assert_int_equal(m->ops->alloc(m->be, SIZE_MAX - 3, &p), OUTRIDER_ENOMEM);
+    assert_int_equal(m->ops->weight(m->be, host, sizeof shapes, &weight), OUTRIDER_OK);
+    assert_ptr_equal(weight, host);
+    m->ops->weight_release(m->be, weight);
+    assert_false(m->ops->replay(m->be, 1));
+    assert_int_equal(m->ops->sync(m->be), OUTRIDER_OK);
+    double rate = -1;
+    assert_int_equal(m->ops->read_bandwidth(m->be, 3000000, &rate), OUTRIDER_OK);
+    if (!(rate > 0.1 && rate < 1e5)) fail_msg("%s: read_bandwidth is %g GB/s", isa, rate);
+}
+
+static void test_memory(void **state) {
+    (void)state;
+    each_isa(check_memory);
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_open),           cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_widening),       cmocka_unit_test(test_f16_store),
+        cmocka_unit_test(test_silu),           cmocka_unit_test(test_argmax),
+        cmocka_unit_test(test_embed),          cmocka_unit_test(test_qkv),
+        cmocka_unit_test(test_attention),      cmocka_unit_test(test_project),
+        cmocka_unit_test(test_gate_up),        cmocka_unit_test(test_logits),
+        cmocka_unit_test(test_row_invariance),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
