@@ -1,0 +1,79 @@
+/* Plain against speculative decoding: what is measured and what is reported.
+ *
+ *   t/s          tokens written over the time to write them, all prompts together; one sample a repetition
+ *   speedup      median over the repetitions of speculative t/s over plain t/s of the same repetition
+ *   identical    every answer has the same token ids as the plain one to the same prompt
+ *   break-even   the acceptance rate from which speculation pays on this machine, from measured costs only. A
+ * round takes R ms and writes 1 + a * K tokens when it proposes K and the rate is a; plain decoding takes P
+ * ms a token. So it pays from a = (R / P - 1) / K on; above 1 it cannot pay. bandwidth    weights read for
+ * one token over the time of a pass of one row, beside the rate at which this device reads as many bytes of
+ * memory
+ */
+#ifndef OUTRIDER_BENCH_H
+#define OUTRIDER_BENCH_H
+
+#include "tools/options.h"
+#include "tools/report.h"
+#include "tools/text.h"
+#include "tools/tools.h"
+
+enum { BENCH_LIST = 32, BENCH_REPETITIONS = 1000, BENCH_WIDTHS = 5 };
+
+struct bench_list {
+    int32_t value[BENCH_LIST];
+    size_t n;
+};
+
+struct bench_prompts {
+    struct text *text;
+    size_t n;
+};
+
+/* ---- bench_plan.c: what to measure ---- */
+
+/* "1,2,4-8+2": numbers and ranges, of min to max; "auto" for -1 where min is -1. */
+int bench_parse_list(const char *spelled, const char *text, int32_t min, int32_t max, struct bench_list *out);
+/* From a file of {"prompt": "..."} lines, or without a path the built-in ones. */
+int bench_read_prompts(const char *path, struct bench_prompts *out);
+void bench_free_prompts(struct bench_prompts *prompts);
+
+/* ---- results ---- */
+
+struct bench_row {
+    int32_t n_prompt, n_gen; /* one of them is 0 */
+    int32_t k;               /* 0 plain, -1 chosen by the engine */
+    size_t n;                /* samples */
+    double *ms, *rate;       /* of each: milliseconds a prompt, tokens a second */
+    double *ratio;           /* of each: rate over the plain one's; NULL for plain rows */
+    double plain_ms;         /* of one token, for the break-even */
+    bool identical;
+    outrider_stats sum; /* over all samples */
+};
+
+struct bench_meters {
+    double pass_us[BENCH_WIDTHS]; /* verifier, bench_widths rows */
+    double draft_us;              /* draft, one row; 0 without a draft */
+    double read_gb_per_s;
+};
+extern const int32_t bench_widths[BENCH_WIDTHS];
+
+struct bench_result {
+    outrider_engine_info info;
+    const char *model, *draft; /* folders */
+    const char *cache_type;
+    bool exact; /* the settings promise identical tokens */
+    struct bench_meters meters;
+    struct bench_row *rows;
+    size_t n_rows;
+};
+
+double row_speedup(const struct bench_row *row);
+/* NAN where it has no meaning. */
+double row_break_even(const struct bench_row *row);
+
+/* ---- bench_report.c ---- */
+
+enum bench_output { BENCH_MD, BENCH_CSV, BENCH_JSON, BENCH_JSONL };
+int bench_report(const struct bench_result *r, enum bench_output output);
+
+#endif

@@ -1,0 +1,221 @@
+/* Saved conversations: one JSON object,
+ *
+ *     {"format": "outrider chat 1", "settings": {"temp": "0.5", "stop": ["###"]},
+ *      "messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}, ...]}
+ *
+ * with a message of role "system" first where there is one. Settings are those that were given, as a user
+ * writes them, so that a loaded one passes the same checks as a typed one. Models are not named: a
+ * conversation can be continued with another. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tools/chat.h"
+
+static const char format[] = "outrider chat 1";
+enum { MAX_FILE_BYTES = 64 << 20 };
+
+/* ---- save ---- */
+
+static json_t *message_json(const char *role, const char *text, size_t bytes) {
+    return json_pack("{s:s, s:o}", "role", role, "content", json_text(bytes ? text : "", bytes));
+}
+
+static json_t *messages_json(const struct chat *c) {
+    const char *system = c->options->values[OPT_SYSTEM_PROMPT].text;
+    json_t *messages = json_array();
+    if (system) json_array_append_new(messages, message_json("system", system, strlen(system)));
+    for (size_t i = 0; i < c->n_turns; i++) {
+        const struct turn *t = &c->turns[i];
+        json_array_append_new(messages, message_json("user", t->user.data, t->user.bytes));
+        json_array_append_new(messages, message_json("assistant", t->answer.data, t->answer.bytes));
+    }
+    return messages;
+}
+
+static json_t *settings_json(const struct chat *c) {
+    json_t *settings = json_object();
+    for (int id = 0; id < N_OPTIONS; id++) {
+        const struct option_spec *s = option_spec(id);
+        const struct option_value *v = &c->options->values[id];
+        if (!v->given || !chat_may_set(id)) continue;
+        json_t *list = s->kind == KIND_LIST ? json_array() : NULL;
+        for (size_t i = 0; i < v->n; i++)
+            json_array_append_new(list, json_text(v->list[i], strlen(v->list[i])));
+        json_object_set_new(settings, s->name, list ? list : json_text(v->text, strlen(v->text)));
+    }
+    return settings;
+}
+
+static int put(int file, const char *data, size_t bytes) {
+    while (bytes) {
+        ssize_t n = write(file, data, bytes);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return -1;
+        data += n;
+        bytes -= (size_t)n;
+    }
+    return fsync(file);
+}
+
+/* The new name is on disk once its folder is; some file systems cannot tell, and then nothing is lost but
+ * time. */
+static void sync_folder(const char *path) {
+    char folder[4096];
+    snprintf(folder, sizeof folder, "%s", path);
+    char *slash = strrchr(folder, '/');
+    if (slash) slash[slash == folder] = '\0';
+    int file = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    if (file < 0) return;
+    fsync(file);
+    close(file);
+}
+
+static int replace_file(const char *path, const char *data, size_t bytes) {
+    char fresh[4096];
+    if (snprintf(fresh, sizeof fresh, "%s.XXXXXX", path) >= (int)sizeof fresh)
+        return complain(OUTRIDER_EINVAL, "/save: the name is too long");
+    int file = mkstemp(fresh); /* mode 0600 */
+    if (file < 0) return complain(OUTRIDER_EFAIL, "%s: %s", path, strerror(errno));
+    int failed = put(file, data, bytes);
+    failed |= close(file);
+    if (!failed) failed = rename(fresh, path);
+    if (failed) {
+        int code = complain(OUTRIDER_EFAIL, "%s: %s", path, strerror(errno));
+        unlink(fresh);
+        return code;
+    }
+    sync_folder(path);
+    return 0;
+}
+
+int chat_save(const struct chat *c, const char *path) {
+    json_t *root = json_pack("{s:s, s:o, s:o}", "format", format, "settings", settings_json(c), "messages",
+                             messages_json(c));
+    char *data = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    json_decref(root);
+    if (!data) return complain_memory();
+    int code = replace_file(path, data, strlen(data));
+    free(data);
+    return code;
+}
+
+/* ---- load ---- */
+
+static int bad(const char *path, const char *field) {
+    return complain(OUTRIDER_EFAIL, "%s: %s is not that of a saved conversation", path, field);
+}
+
+static int read_json(const char *path, json_t **out) {
+    struct stat s;
+    if (stat(path, &s)) return complain(OUTRIDER_EFAIL, "%s: %s", path, strerror(errno));
+    if (!S_ISREG(s.st_mode) || s.st_size > MAX_FILE_BYTES)
+        return complain(OUTRIDER_EFAIL, "%s: no regular file of at most %d bytes", path, MAX_FILE_BYTES);
+    json_error_t error;
+    *out = json_load_file(path, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    if (!*out) return complain(OUTRIDER_EFAIL, "%s: line %d: %s", path, error.line, error.text);
+    return 0;
+}
+
+static int load_setting(struct options *o, const char *path, const char *name, const json_t *value) {
+    enum option_id id = option_find(CMD_CHAT, name, true, false);
+    if (id == N_OPTIONS || !chat_may_set(id)) return bad(path, "settings");
+    if (json_is_string(value)) return option_assign(o, id, name, json_string_value(value));
+    if (!json_is_array(value)) return bad(path, "settings");
+    for (size_t i = 0; i < json_array_size(value); i++) {
+        const char *text = json_string_value(json_array_get(value, i));
+        if (!text) return bad(path, "settings");
+        CHECK(option_add(o, id, name, text));
+    }
+    return 0;
+}
+
+static int load_settings(struct options *o, const char *path, json_t *settings) {
+    const char *name;
+    json_t *value;
+    if (!json_is_object(settings)) return bad(path, "settings");
+    for (int id = 0; id < N_OPTIONS; id++)
+        if (chat_may_set(id) || id == OPT_SYSTEM_PROMPT) option_reset(o, id);
+    json_object_foreach(settings, name, value) CHECK(load_setting(o, path, name, value));
+    return 0;
+}
+
+/* The content of messages[i], which must be of `role`; NULL when it is not. */
+static const json_t *content(const json_t *messages, size_t i, const char *role) {
+    const json_t *message = json_array_get(messages, i);
+    const char *is = json_string_value(json_object_get(message, "role"));
+    const json_t *text = json_object_get(message, "content");
+    return is && !strcmp(is, role) && json_is_string(text) ? text : NULL;
+}
+
+static int append_json(struct text *t, const json_t *string) {
+    return text_append(t, json_string_value(string), json_string_length(string));
+}
+
+static int load_messages(struct chat *c, const char *path, const json_t *messages) {
+    if (!json_is_array(messages)) return bad(path, "messages");
+    const json_t *system = content(messages, 0, "system");
+    if (system && strlen(json_string_value(system)) != json_string_length(system))
+        return bad(path, "messages");
+    size_t first = system ? 1 : 0, n = json_array_size(messages) - first;
+    if (system) CHECK(option_assign(c->options, OPT_SYSTEM_PROMPT, "system", json_string_value(system)));
+    if (n % 2) return bad(path, "messages");
+    c->turns = calloc(n / 2 + 1, sizeof *c->turns);
+    if (!c->turns) return complain_memory();
+    for (size_t i = 0; i < n; i += 2) {
+        const json_t *user = content(messages, first + i, "user");
+        const json_t *answer = content(messages, first + i + 1, "assistant");
+        if (!user || !answer) return bad(path, "messages");
+        struct turn *turn = &c->turns[c->n_turns++];
+        if (append_json(&turn->user, user) || append_json(&turn->answer, answer)) return OUTRIDER_ENOMEM;
+    }
+    return 0;
+}
+
+static int load_json(struct chat *c, const char *path, const json_t *root) {
+    const char *is = json_string_value(json_object_get(root, "format"));
+    if (!is || strcmp(is, format)) return bad(path, "format");
+    CHECK(load_settings(c->options, path, json_object_get(root, "settings")));
+    CHECK(load_messages(c, path, json_object_get(root, "messages")));
+    CHECK(chat_apply(c, c->options->values[OPT_SEED].given));
+    return chat_replay(c);
+}
+
+/* The loaded conversation in place of the present one; takes `before`, the present options. */
+static int replace(struct chat *c, const char *path, const json_t *root, struct options *before) {
+    struct turn *turns = c->turns;
+    size_t n_turns = c->n_turns;
+    c->turns = NULL;
+    c->n_turns = 0;
+    int code = load_json(c, path, root);
+    if (!code) {
+        options_free(before);
+        turns_free(turns, n_turns);
+        return 0;
+    }
+    turns_free(c->turns, c->n_turns);
+    options_free(c->options);
+    *c->options = *before;
+    c->turns = turns;
+    c->n_turns = n_turns;
+    chat_apply(c, false); /* held before, so they hold again; likewise the turns fit */
+    chat_replay(c);
+    return code;
+}
+
+int chat_load(struct chat *c, const char *path) {
+    json_t *root;
+    struct options before;
+    CHECK(read_json(path, &root));
+    int code = options_copy(c->options, &before);
+    if (!code)
+        code = replace(c, path, root, &before);
+    else
+        options_free(&before);
+    json_decref(root);
+    return code;
+}

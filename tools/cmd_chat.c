@@ -1,0 +1,265 @@
+/* outrider chat: a conversation. Answers go to standard output, prompts and numbers to standard error. With a
+ * terminal, lines are edited and errors leave the conversation as it was; without one, turns are read line by
+ * line and the first error ends the program with its code. Ctrl-C stops an answer and keeps it; a second one,
+ * while the answer is stopping or at the empty prompt, leaves with 130. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "tools/chat.h"
+#include "tools/setup.h"
+
+enum { LEAVE_AT = 3 }; /* the third Ctrl-C within a round ends the process without waiting for the round */
+
+/* ---- settings ---- */
+
+int chat_apply(struct chat *c, bool reseed) {
+    outrider_settings fresh;
+    CHECK(setup_settings(c->options, c->engine, &fresh));
+    if (!reseed) fresh.seed = c->seed;
+    if (c->plain) fresh.draft_n = 0;
+    int code = tell(outrider_session_set(c->session, &fresh));
+    if (code) {
+        setup_settings_free(&fresh);
+        return code;
+    }
+    setup_settings_free(&c->settings);
+    c->settings = fresh;
+    c->seed = fresh.seed;
+    return 0;
+}
+
+/* ---- turns ---- */
+
+static size_t n_tokens(const struct chat *c) {
+    size_t n;
+    outrider_session_tokens(c->session, &n);
+    return n;
+}
+
+void turns_free(struct turn *turns, size_t n) {
+    for (size_t i = 0; i < n; i++) {
+        text_clear(&turns[i].user);
+        text_clear(&turns[i].answer);
+    }
+    free(turns);
+}
+
+int chat_clear(struct chat *c) {
+    turns_free(c->turns, c->n_turns);
+    c->turns = NULL;
+    c->n_turns = 0;
+    return tell(outrider_session_truncate(c->session, 0));
+}
+
+/* The user's words of turn `i` into the session, the system prompt in front of the first. */
+static int feed_turn(struct chat *c, size_t i) {
+    struct turn *turn = &c->turns[i];
+    const char *system = c->options->values[OPT_SYSTEM_PROMPT].text;
+    size_t before = n_tokens(c);
+    int code = 0;
+    if (i == 0 && system && *system)
+        code = tell(outrider_session_append_message(c->session, "system", system, strlen(system)));
+    if (!code)
+        code = tell(outrider_session_append_message(c->session, "user", turn->user.data, turn->user.bytes));
+    if (!code)
+        turn->answer_begin = n_tokens(c);
+    else if (before == 0)
+        outrider_session_truncate(c->session, 0); /* drops the system turn too */
+    return code;
+}
+
+int chat_replay(struct chat *c) {
+    CHECK(tell(outrider_session_truncate(c->session, 0)));
+    for (size_t i = 0; i < c->n_turns; i++) {
+        CHECK(feed_turn(c, i));
+        const struct text *answer = &c->turns[i].answer;
+        if (answer->bytes) CHECK(tell(outrider_session_append_text(c->session, answer->data, answer->bytes)));
+    }
+    return 0;
+}
+
+/* ---- answers ---- */
+
+static int generate(struct chat *c, struct text *answer) {
+    bool stream = !c->options->values[OPT_NO_STREAM].integer;
+    while (outrider_session_stop(c->session) == OUTRIDER_RUNNING && !interrupts_seen()) {
+        size_t bytes;
+        CHECK(tell(outrider_round(&c->session, 1)));
+        const char *text = outrider_session_take_text(c->session, &bytes);
+        CHECK(text_append(answer, text, bytes));
+        if (stream && bytes) CHECK(write_text(stdout, text, bytes));
+    }
+    if (!stream && answer->bytes) CHECK(write_text(stdout, answer->data, answer->bytes));
+    bool ended = answer->bytes && answer->data[answer->bytes - 1] == '\n';
+    return ended ? 0 : write_text(stdout, "\n", 1);
+}
+
+static void say_full(const struct chat *c) {
+    fprintf(stderr,
+            "the context of %d tokens is full, so the answer may be unfinished: /clear starts a new "
+            "conversation, "
+            "/save FILE keeps this one, -c N at the start gives more room\n",
+            c->info.ctx_size);
+}
+
+int chat_answer(struct chat *c) {
+    struct text *answer = &c->turns[c->n_turns - 1].answer;
+    text_clear(answer);
+    interrupts_watch(LEAVE_AT);
+    int code = generate(c, answer);
+    outrider_session_stats(c->session, &c->stats);
+    if (code) return code;
+    fputs(c->colors.dim, stderr);
+    report_line(stderr, &c->stats);
+    if (c->options->values[OPT_VERBOSE].integer && !outrider_engine_get_info(c->engine, &c->info))
+        report_details(stderr, &c->info, &c->stats);
+    fputs(c->colors.plain, stderr);
+    if (outrider_session_stop(c->session) == OUTRIDER_STOP_CONTEXT) say_full(c);
+    /* a script has no second chance to stop: there one Ctrl-C leaves */
+    return interrupts_seen() > (c->interactive ? 1 : 0) ? EXIT_INTERRUPTED : 0;
+}
+
+static int add_turn(struct chat *c, const char *text, size_t bytes) {
+    struct turn *turns = realloc(c->turns, (c->n_turns + 1) * sizeof *turns);
+    if (!turns) return complain_memory();
+    c->turns = turns;
+    struct turn *turn = &turns[c->n_turns];
+    *turn = (struct turn){0};
+    if (text_append(&turn->user, c->before.data, c->before.bytes) || text_append(&turn->user, text, bytes)) {
+        text_clear(&turn->user);
+        return OUTRIDER_ENOMEM;
+    }
+    c->n_turns++;
+    return 0;
+}
+
+static int say(struct chat *c, const char *text, size_t bytes) {
+    CHECK(add_turn(c, text, bytes));
+    int code = feed_turn(c, c->n_turns - 1);
+    if (!code) {
+        text_clear(&c->before);
+        return chat_answer(c);
+    }
+    text_clear(&c->turns[--c->n_turns].user);
+    if (c->interactive && c->n_turns)
+        fputs("nothing was added: a shorter message may fit, /clear starts a new conversation, /save FILE "
+              "keeps "
+              "this one\n",
+              stderr);
+    return code;
+}
+
+/* ---- lines ---- */
+
+/* From a line that begins with three quotes to one that ends with them. */
+static enum line_result read_block(struct chat *c, const char *line, size_t bytes, struct text *out) {
+    line += 3;
+    bytes -= 3;
+    for (;;) {
+        bool last = bytes >= 3 && !memcmp(line + bytes - 3, "\"\"\"", 3);
+        if (text_append(out, line, last ? bytes - 3 : bytes)) return LINE_DROPPED;
+        if (last) return LINE_READ;
+        if (out->bytes && text_append(out, "\n", 1)) return LINE_DROPPED;
+        enum line_result result = line_read(c->lines, "... ", &line, &bytes);
+        if (result == LINE_END) return LINE_READ;
+        if (result != LINE_READ) return LINE_DROPPED;
+    }
+}
+
+static int handle(struct chat *c, const char *line, size_t bytes) {
+    struct text message = {0};
+    int code = 0;
+    if (bytes >= 3 && !memcmp(line, "\"\"\"", 3)) {
+        if (read_block(c, line, bytes, &message) == LINE_READ && message.bytes)
+            code = say(c, message.data, message.bytes);
+    } else if (!text_append(&message, line, bytes) && bytes) {
+        bool command = line[0] == '/' && !memchr(line, '\n', bytes);
+        code = command ? chat_command(c, message.data) : say(c, message.data, message.bytes);
+    }
+    text_clear(&message);
+    return code;
+}
+
+static int converse(struct chat *c) {
+    char prompt[64];
+    /* \1 marks for the line editor what takes no room */
+    snprintf(prompt, sizeof prompt, *c->colors.prompt ? "\1%s\1> \1%s\1" : "%s> %s", c->colors.prompt,
+             c->colors.plain);
+    while (!c->leave) {
+        const char *line;
+        size_t bytes;
+        interrupts_watch(LEAVE_AT);
+        enum line_result result = line_read(c->lines, prompt, &line, &bytes);
+        if (result == LINE_END) return 0;
+        if (result == LINE_INTERRUPTED) return EXIT_INTERRUPTED;
+        int code = result == LINE_READ ? handle(c, line, bytes) : 0;
+        if (code == EXIT_INTERRUPTED || (code && !c->interactive)) return code;
+        if (ferror(stdout)) return code;
+    }
+    return 0;
+}
+
+/* ---- opening ---- */
+
+/* $XDG_STATE_HOME/outrider/history, with its folders; false when there is no home for it. */
+static bool history_path(char *out, size_t size) {
+    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
+    bool given = state && state[0] == '/';
+    if (!given && !home) return false;
+    int n = snprintf(out, size, "%s%s/outrider/history", given ? state : home, given ? "" : "/.local/state");
+    if (n < 0 || (size_t)n >= size) return false;
+    for (char *slash = out; (slash = strchr(slash + 1, '/'));) {
+        *slash = '\0';
+        bool there = !mkdir(out, 0700) || errno == EEXIST;
+        *slash = '/';
+        if (!there) return false;
+    }
+    return true;
+}
+
+static int open_lines(struct chat *c) {
+    bool simple = c->options->values[OPT_SIMPLE_IO].integer;
+    bool keep = !c->options->values[OPT_NO_HISTORY].integer;
+    const char *term = getenv("TERM");
+    char history[4096];
+    bool editing = c->interactive && !simple && isatty(STDERR_FILENO) && term && strcmp(term, "dumb");
+    bool kept = editing && keep && history_path(history, sizeof history);
+    c->lines = line_open(editing, c->interactive, kept ? history : NULL);
+    return c->lines ? 0 : complain_memory();
+}
+
+static void greet(const struct chat *c) {
+    if (!c->interactive) return;
+    fprintf(stderr, "%s%s; context %d tokens; %s. /help lists the commands.%s\n", c->colors.dim,
+            c->info.device, c->info.ctx_size, c->info.has_draft ? "with a draft" : "no draft",
+            c->colors.plain);
+}
+
+static int open_chat(struct chat *c) {
+    c->interactive = isatty(STDIN_FILENO);
+    c->colors = palette_for(c->options, stderr);
+    CHECK(setup_engine(c->options, &c->engine));
+    CHECK(tell(outrider_engine_get_info(c->engine, &c->info)));
+    outrider_settings defaults = outrider_settings_defaults(c->engine);
+    CHECK(tell(outrider_session_open(c->engine, &defaults, &c->session)));
+    CHECK(chat_apply(c, true));
+    CHECK(open_lines(c));
+    greet(c);
+    return converse(c);
+}
+
+int cmd_chat(struct options *options) {
+    struct chat c = {.options = options};
+    int code = open_chat(&c);
+    line_close(c.lines);
+    turns_free(c.turns, c.n_turns);
+    text_clear(&c.before);
+    setup_settings_free(&c.settings);
+    outrider_session_close(c.session);
+    outrider_engine_close(c.engine);
+    return code;
+}

@@ -1,0 +1,25 @@
+/* Reads lines from a person (editing and history through libedit) or from a script (plainly). */
+#ifndef OUTRIDER_LINE_H
+#define OUTRIDER_LINE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+
+struct line_reader;
+
+enum line_result {
+    LINE_READ,
+    LINE_END,         /* end of input, or Ctrl-D on an empty line */
+    LINE_DROPPED,     /* Ctrl-C on a line with text: the text is gone */
+    LINE_INTERRUPTED, /* Ctrl-C on an empty line */
+};
+
+/* `editing`: standard input and standard error are terminals and may be driven. Otherwise lines are read as
+ * they come, with the prompt on standard error only when `prompting`. `history`: a file, created with mode
+ * 0600, or NULL. Returns NULL without memory. */
+struct line_reader *line_open(bool editing, bool prompting, const char *history);
+/* The line without its newline; it may hold NUL, and when pasted newlines. Borrowed until the next call. */
+enum line_result line_read(struct line_reader *r, const char *prompt, const char **line, size_t *bytes);
+void line_close(struct line_reader *r);
+
+#endif

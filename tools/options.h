@@ -1,0 +1,148 @@
+/* The options of every subcommand, from one table: parsing, environment twins, ranges, help, the manual page
+ * and the shell completion all read it.
+ *
+ * A value comes from the command line, else from the environment (--top-k has OUTRIDER_TOP_K), else from the
+ * table; a value without an entry there stays "not given" and the model's own default holds. Names follow
+ * llama.cpp, so -md is one option and not two; values of a short name stand in the next argument.
+ */
+#ifndef OUTRIDER_OPTIONS_H
+#define OUTRIDER_OPTIONS_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <stdio.h>
+
+enum command {
+    CMD_RUN = 1,
+    CMD_CHAT = 2,
+    CMD_BENCH = 4,
+    CMD_EVAL = 8,
+    CMD_INSPECT = 16,
+    CMD_ALL = 31,
+};
+
+enum option_id {
+    OPT_MODEL,
+    OPT_MODEL_DRAFT,
+    OPT_CTX_SIZE,
+    OPT_DEVICE,
+    OPT_THREADS,
+    OPT_CACHE_TYPE,
+    OPT_PAGE_SIZE,
+    OPT_PROMPT,
+    OPT_FILE,
+    OPT_SYSTEM_PROMPT,
+    OPT_CHAT_TEMPLATE,
+    OPT_PREDICT,
+    OPT_STOP,
+    OPT_IGNORE_EOS,
+    OPT_SEED,
+    OPT_TEMP,
+    OPT_TOP_K,
+    OPT_TOP_P,
+    OPT_MIN_P,
+    OPT_REPEAT_PENALTY,
+    OPT_REPEAT_LAST_N,
+    OPT_PRESENCE_PENALTY,
+    OPT_FREQUENCY_PENALTY,
+    OPT_LOGIT_BIAS,
+    OPT_SPEC_TYPE,
+    OPT_SPEC_DRAFT_N_MAX,
+    OPT_SPEC_ACCEPT,
+    OPT_BENCH_N_PROMPT,
+    OPT_BENCH_N_GEN,
+    OPT_BENCH_DRAFT_N_MAX,
+    OPT_BENCH_REPETITIONS,
+    OPT_BENCH_PROMPTS,
+    OPT_OUTPUT,
+    OPT_JSON,
+    OPT_NO_STREAM,
+    OPT_NO_HISTORY,
+    OPT_PROGRESS,
+    OPT_COLOR,
+    OPT_SIMPLE_IO,
+    OPT_VERBOSE,
+    OPT_HELP,
+    N_OPTIONS
+};
+
+enum option_kind {
+    KIND_FLAG,   /* integer: 0 or 1 */
+    KIND_INT,    /* integer; accepts 32K and 2M, and "auto" for -1 where that is shown */
+    KIND_NUMBER, /* number */
+    KIND_TEXT,   /* text */
+    KIND_CHOICE, /* integer: place in `argument`, a list like none|draft */
+    KIND_LIST,   /* list; may be given several times */
+};
+
+struct option_spec {
+    const char *name;       /* without dashes */
+    const char *short_name; /* without the dash; NULL for none */
+    const char *aliases;    /* further long names, separated by spaces; NULL for none */
+    enum option_kind kind;
+    unsigned commands; /* where it applies: CMD_ bits */
+    const char *group;
+    const char *argument; /* what help calls the value */
+    double min, max;      /* of KIND_INT and KIND_NUMBER */
+    const char *initial;  /* the default, as a user would write it; NULL for none */
+    const char *shown;    /* the default in words, where `initial` does not say it */
+    const char *help;
+};
+
+struct option_value {
+    bool given; /* on the command line, in the environment or by /set */
+    int64_t integer;
+    double number;
+    char *text; /* as written; owned. NULL when there is no value */
+    char **list;
+    size_t n;
+};
+
+struct options {
+    enum command command;
+    struct option_value values[N_OPTIONS];
+};
+
+enum { OPTIONS_HELPED = -1 }; /* help was asked for and printed: nothing else to do */
+
+/* argv[0] is the subcommand. Fills *o, also on failure, for options_free. Returns 0, OPTIONS_HELPED, or a
+ * status that has been told. */
+int options_parse(struct options *o, enum command command, int argc, char **argv);
+void options_free(struct options *o);
+/* Values of their own, for a change that may be taken back; *to is for options_free also on failure. */
+int options_copy(const struct options *from, struct options *to);
+
+/* Replaces one value, or for a list the values so far; on failure the old one stays. `spelled` is the name to
+ * blame. */
+int option_assign(struct options *o, enum option_id id, const char *spelled, const char *text);
+/* The same, but a list that was given grows. */
+int option_add(struct options *o, enum option_id id, const char *spelled, const char *text);
+/* Back to the default. */
+void option_reset(struct options *o, enum option_id id);
+
+const struct option_spec *option_spec(enum option_id id);
+/* By long, short or other name without dashes; N_OPTIONS when the command has none such. */
+enum option_id option_find(enum command command, const char *name, bool long_names, bool short_names);
+/* The nearest long name of the command, or NULL when none is near. */
+const char *option_nearest(enum command command, const char *name);
+/* OUTRIDER_TOP_K of top-k. */
+void option_environment_name(const struct option_spec *spec, char *out, size_t size);
+
+/* ---- help.c ---- */
+struct command_spec {
+    const char *name;
+    enum command command;
+    const char *summary;
+    int (*run)(struct options *o);
+};
+extern const struct command_spec commands[];
+extern const size_t n_commands;
+
+void help_program(FILE *out);
+/* Options of one command, grouped; with `word`, those that mention it. */
+void help_command(FILE *out, enum command command, const char *word);
+void help_manual(FILE *out);
+void help_completion(FILE *out);
+
+#endif

@@ -1,0 +1,35 @@
+/* The numbers of an answer, in words for a person and as JSON.
+ *
+ * acceptance rate        accepted / proposed tokens
+ * mean acceptance length 1 + accepted / verifier passes: tokens a pass writes, the verifier's own one counted
+ * rate per position i    passes that accepted place i / verifier passes; one plus their sum is the mean
+ * length
+ */
+#ifndef OUTRIDER_REPORT_H
+#define OUTRIDER_REPORT_H
+
+#include <stdint.h>
+#include <stdio.h>
+
+#include <jansson.h>
+
+#include "runtime/outrider.h"
+
+double per_second(int32_t tokens, double ms);
+double mean_length(const outrider_stats *s);
+double acceptance(const outrider_stats *s);
+/* Places at which anything was proposed. */
+int positions(const outrider_stats *s);
+
+/* Sums counts and times; for a measurement over several answers. */
+void stats_add(outrider_stats *sum, const outrider_stats *s);
+
+void report_answer(FILE *out, const outrider_stats *s, const char *stop, uint64_t seed);
+void report_details(FILE *out, const outrider_engine_info *info, const outrider_stats *s);
+/* "[ Prompt: 812.3 t/s | Generation: ... ]" */
+void report_line(FILE *out, const outrider_stats *s);
+
+json_t *report_timings(const outrider_stats *s);
+json_t *report_positions(const outrider_stats *s);
+
+#endif

@@ -1,0 +1,146 @@
+/* See setup.h. The shipped pair is looked for beside the running program, so that a build tree and an
+ * installed tree both work wherever they were moved. */
+#include "tools/setup.h"
+
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+#include "tools/terminal.h"
+
+/* ---- models ---- */
+
+static bool find_shipped(char folder[PATH_MAX]) {
+    static const char *const places[] = {"/../share/outrider/tale", "/../weights/tale",
+                                         "/../../weights/tale"};
+    char program[PATH_MAX], guess[PATH_MAX + 64];
+    ssize_t n = readlink("/proc/self/exe", program, sizeof program - 1);
+    if (n <= 0) return false;
+    program[n] = '\0';
+    *strrchr(program, '/') = '\0';
+    for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
+        snprintf(guess, sizeof guess, "%s%s/verifier", program, places[i]);
+        if (access(guess, R_OK)) continue;
+        return snprintf(folder, PATH_MAX, "%s%s", program, places[i]) < PATH_MAX;
+    }
+    return false;
+}
+
+static int copy_path(char out[PATH_MAX], const char *folder, const char *below) {
+    if (snprintf(out, PATH_MAX, "%s%s", folder, below) < PATH_MAX) return 0;
+    return complain(OUTRIDER_EINVAL, "the path of the model is longer than %d bytes", PATH_MAX - 1);
+}
+
+int setup_pair(const struct options *o, struct pair *out) {
+    const char *model = o->values[OPT_MODEL].text;
+    const char *draft = o->values[OPT_MODEL_DRAFT].text;
+    const struct option_value *type = &o->values[OPT_SPEC_TYPE];
+    enum { SPEC_NONE, SPEC_DRAFT };
+    char shipped[PATH_MAX];
+    *out = (struct pair){0};
+    if (!model && !find_shipped(shipped))
+        return complain(OUTRIDER_EMODEL, "the shipped models are not beside the program; name one with -m");
+    CHECK(copy_path(out->model, model ? model : shipped, model ? "" : "/verifier"));
+    if (type->text && type->integer == SPEC_NONE) return 0;
+    if (draft) return copy_path(out->draft, draft, "");
+    if (!model) return copy_path(out->draft, shipped, "/draft");
+    if (type->given) return complain(OUTRIDER_EINVAL, "--spec-type draft needs a draft model: -md DIR");
+    return 0;
+}
+
+static void give(const struct options *o, enum option_id id, int32_t *out) {
+    if (o->values[id].given) *out = (int32_t)o->values[id].integer;
+}
+
+int setup_engine(const struct options *o, outrider_engine **out) {
+    struct pair pair;
+    CHECK(setup_pair(o, &pair));
+    struct progress bar = progress_begin(o);
+    outrider_engine_options options = outrider_engine_defaults();
+    options.model = pair.model;
+    options.draft = pair.draft[0] ? pair.draft : NULL;
+    options.max_sessions = 1;
+    if (o->values[OPT_DEVICE].given) options.device = o->values[OPT_DEVICE].text;
+    if (o->values[OPT_CACHE_TYPE].given) options.cache_type = o->values[OPT_CACHE_TYPE].text;
+    options.chat_template = o->values[OPT_CHAT_TEMPLATE].text;
+    give(o, OPT_CTX_SIZE, &options.ctx_size);
+    give(o, OPT_THREADS, &options.threads);
+    give(o, OPT_PAGE_SIZE, &options.page_size);
+    options.progress = progress_show;
+    options.progress_user = &bar;
+    outrider_status status = outrider_engine_open(&options, out);
+    progress_end(&bar);
+    return tell(status);
+}
+
+/* ---- settings ---- */
+
+static int parse_bias(const char *text, outrider_logit_bias *out) {
+    char *end;
+    long long token = strtoll(text, &end, 10);
+    const char *bias = *end == '=' ? end + 1 : end;
+    bool separated = end > text && (*end == '=' || *end == '+' || *end == '-');
+    float value = separated ? strtof(bias, &end) : 0;
+    if (!separated || end == bias || *end || value != value || token < 0 || token > INT32_MAX)
+        return complain(OUTRIDER_EINVAL, "--logit-bias: '%s' is not ID=BIAS, a token number and a number",
+                        text);
+    *out = (outrider_logit_bias){(int32_t)token, value};
+    return 0;
+}
+
+static int set_biases(const struct option_value *v, outrider_settings *out) {
+    if (!v->n) return 0;
+    outrider_logit_bias *biases = calloc(v->n, sizeof *biases);
+    if (!biases) return complain_memory();
+    for (size_t i = 0; i < v->n; i++) {
+        int code = parse_bias(v->list[i], &biases[i]);
+        if (!code) continue;
+        free(biases);
+        return code;
+    }
+    out->logit_bias = biases;
+    out->n_logit_bias = v->n;
+    return 0;
+}
+
+static int set_seed(int64_t given, outrider_settings *out) {
+    uint32_t random;
+    out->seed = (uint64_t)given;
+    if (given >= 0) return 0;
+    if (getrandom(&random, sizeof random, 0) != sizeof random)
+        return complain(OUTRIDER_EFAIL, "--seed: the system gives no random number");
+    out->seed = random;
+    return 0;
+}
+
+static void give_number(const struct options *o, enum option_id id, float *out) {
+    if (o->values[id].given) *out = (float)o->values[id].number;
+}
+
+int setup_settings(const struct options *o, const outrider_engine *engine, outrider_settings *out) {
+    const struct option_value *v = o->values;
+    *out = outrider_settings_defaults(engine);
+    give_number(o, OPT_TEMP, &out->temperature);
+    give(o, OPT_TOP_K, &out->top_k);
+    give_number(o, OPT_TOP_P, &out->top_p);
+    give_number(o, OPT_MIN_P, &out->min_p);
+    give_number(o, OPT_REPEAT_PENALTY, &out->repeat_penalty);
+    give(o, OPT_REPEAT_LAST_N, &out->repeat_last_n);
+    give_number(o, OPT_PRESENCE_PENALTY, &out->presence_penalty);
+    give_number(o, OPT_FREQUENCY_PENALTY, &out->frequency_penalty);
+    give(o, OPT_PREDICT, &out->n_predict);
+    give(o, OPT_SPEC_DRAFT_N_MAX, &out->draft_n);
+    out->ignore_eos = v[OPT_IGNORE_EOS].integer;
+    out->stop = (const char *const *)v[OPT_STOP].list;
+    out->n_stop = v[OPT_STOP].n;
+    out->accept = (outrider_accept_rule)v[OPT_SPEC_ACCEPT].integer;
+    CHECK(set_seed(v[OPT_SEED].text ? v[OPT_SEED].integer : -1, out));
+    return set_biases(&v[OPT_LOGIT_BIAS], out);
+}
+
+void setup_settings_free(outrider_settings *settings) {
+    free((void *)settings->logit_bias);
+}

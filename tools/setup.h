@@ -1,0 +1,22 @@
+/* From options to an open engine and to the settings of a session. */
+#ifndef OUTRIDER_SETUP_H
+#define OUTRIDER_SETUP_H
+
+#include "tools/options.h"
+#include "tools/tools.h"
+
+/* Folders of the pair: as given, else the shipped one beside the program. Without a draft, draft is empty. */
+struct pair {
+    char model[4096], draft[4096];
+};
+int setup_pair(const struct options *o, struct pair *out);
+
+/* Opens with a progress bar. */
+int setup_engine(const struct options *o, outrider_engine **out);
+
+/* The model's defaults, overridden by what was given. out->stop points into *o; out->logit_bias is owned:
+ * free it with setup_settings_free. */
+int setup_settings(const struct options *o, const outrider_engine *engine, outrider_settings *out);
+void setup_settings_free(outrider_settings *settings);
+
+#endif

@@ -1,0 +1,36 @@
+/* Bytes: growing buffers, whole files, checked output, and JSON strings of text that may be no UTF-8. */
+#ifndef OUTRIDER_TOOLS_TEXT_H
+#define OUTRIDER_TOOLS_TEXT_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdio.h>
+
+#include <jansson.h>
+
+/* `data` always ends in a NUL that `bytes` does not count; NULL while nothing was ever added. */
+struct text {
+    char *data;
+    size_t bytes, room;
+};
+
+int text_append(struct text *t, const char *data, size_t bytes);
+void text_clear(struct text *t);
+
+/* Appends a whole file; "-" is standard input. */
+int text_read_file(struct text *t, const char *path);
+
+/* The longest valid UTF-8 prefix in bytes; stops at the first byte that is none. */
+size_t utf8_prefix(const char *data, size_t bytes);
+/* A JSON string; bytes that are no UTF-8 become U+FFFD. NULL without memory. */
+json_t *json_text(const char *data, size_t bytes);
+
+/* Writes and flushes, so that a full disk is told at once. On a terminal control characters but newline and
+ * tab are shown as '?': a model's text must not drive the terminal. */
+int write_text(FILE *out, const char *data, size_t bytes);
+/* Prints and frees `object`, then a newline. */
+int write_json(FILE *out, json_t *object, size_t flags);
+/* Told at the end of every command: what the C library could not write. */
+int flush_output(FILE *out);
+
+#endif
