@@ -15,7 +15,7 @@ outrider_status batch_create(outrider_engine *e, int32_t max_rows) {
     b->capacity = max_rows;
     b->version = UINT64_MAX;
     size_t rows_bytes = (size_t)max_rows * 3 * sizeof(int32_t);
-    size_t table_bytes = (size_t)e->options.max_sessions * (size_t)stride * sizeof(int32_t);
+    size_t table_bytes = (size_t)slots_of(e) * (size_t)stride * sizeof(int32_t);
     int32_t max_logits = e->model[OUTRIDER_VERIFIER]->max_logits,
             vocab = e->model[OUTRIDER_VERIFIER]->config.vocab_size;
     if (e->model[OUTRIDER_DRAFT] && e->model[OUTRIDER_DRAFT]->config.vocab_size > vocab)
@@ -65,8 +65,7 @@ void batch_run(outrider_engine *e, outrider_which which, bool prefill, const int
     int32_t stride;
     const int32_t *tables = kv_tables(e->kv, &stride);
     if (b->version != kv_version(e->kv)) {
-        e->ops->upload(e->be, b->tables, tables,
-                       (size_t)e->options.max_sessions * (size_t)stride * sizeof *tables);
+        e->ops->upload(e->be, b->tables, tables, (size_t)slots_of(e) * (size_t)stride * sizeof *tables);
         b->version = kv_version(e->kv);
     }
     /* Small passes are recorded, so theirs is one fixed layout. */

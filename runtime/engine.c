@@ -91,7 +91,10 @@ static outrider_status choose_context(outrider_engine *e, const outrider_engine_
             e->ctx_size = c.max_position_embeddings;
     }
     int32_t per_session = (e->ctx_size + o->page_size - 1) / o->page_size;
-    if (__builtin_mul_overflow(per_session, o->max_sessions, &e->pages))
+    int32_t spare =
+        (OUTRIDER_MAX_DRAFT + o->page_size) / o->page_size; /* for the meters, when sessions hold all */
+    if (__builtin_mul_overflow(per_session, o->max_sessions, &e->pages) ||
+        __builtin_add_overflow(e->pages, spare, &e->pages))
         return fail(OUTRIDER_ENOMEM, "context %d for %d sessions: more pages than can be counted",
                     e->ctx_size, o->max_sessions);
     return OUTRIDER_OK;
@@ -161,7 +164,7 @@ outrider_status outrider_engine_open(const outrider_engine_options *o, outrider_
     TRY_GOTO(cleanup, open_model(e, o, OUTRIDER_VERIFIER, cache));
     if (o->draft) TRY_GOTO(cleanup, open_model(e, o, OUTRIDER_DRAFT, cache));
     TRY_GOTO(cleanup, check_pair(e, o));
-    struct kv_options kv = {.slots = o->max_sessions,
+    struct kv_options kv = {.slots = slots_of(e),
                             .max_len = e->ctx_size,
                             .page_size = o->page_size,
                             .pages = e->pages,
@@ -281,6 +284,8 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+enum { SLOW_PASS_MS = 50 }; /* one such pass is measurement enough */
+
 outrider_status outrider_time_pass(outrider_engine *e, outrider_which which, int32_t rows, int32_t depth,
                                    int32_t repeats, double *us) {
     if (!e->model[which]) return fail(OUTRIDER_EINVAL, "the engine has no draft");
@@ -292,19 +297,38 @@ outrider_status outrider_time_pass(outrider_engine *e, outrider_which which, int
     TRY(kv_acquire(e->kv, &slot));
     /* What lies in the cache does not matter to the time, only how much is read. */
     outrider_status status = kv_reserve(e->kv, slot, which, depth + rows);
-    for (int32_t i = -2; i < repeats && status == OUTRIDER_OK; i++) { /* two to warm up */
+    int32_t n = 0;
+    for (int32_t i = -2; n < repeats && status == OUTRIDER_OK;
+         i++) { /* two to warm up, unless they are slow */
         double start = now_ms();
         batch_clear(e);
         for (int32_t r = 0; r < rows; r++)
             batch_add(e, slot, depth + r, (r * 37 + 11) % e->model[which]->config.vocab_size);
         batch_run(e, which, false, NULL, rows);
         status = batch_argmax(e, which, rows);
-        if (i >= 0) times[i] = (now_ms() - start) * 1e3;
+        double took = now_ms() - start;
+        if (i >= 0 || took > SLOW_PASS_MS) times[n++] = took * 1e3;
+        if (took > SLOW_PASS_MS) break;
     }
     kv_release(e->kv, slot);
     TRY(status);
-    qsort(times, (size_t)repeats, sizeof *times, by_value);
-    *us = times[repeats / 2];
+    qsort(times, (size_t)n, sizeof *times, by_value);
+    *us = times[n / 2];
+    return OUTRIDER_OK;
+}
+
+outrider_status engine_measure_costs(outrider_engine *e) {
+    static const int32_t rows[] = {1, 2, 4, 8, OUTRIDER_MAX_DRAFT + 1};
+    enum { COUNTS = sizeof rows / sizeof *rows };
+    double us[COUNTS], draft_us;
+    int32_t n = 0;
+    if (e->costs.known) return OUTRIDER_OK;
+    while (n < COUNTS && rows[n] <= e->ctx_size) {
+        TRY(outrider_time_pass(e, OUTRIDER_VERIFIER, rows[n], 0, 5, &us[n]));
+        n++;
+    }
+    TRY(outrider_time_pass(e, OUTRIDER_DRAFT, 1, 0, 9, &draft_us));
+    costs_set(&e->costs, n, rows, us, draft_us);
     return OUTRIDER_OK;
 }
 

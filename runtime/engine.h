@@ -2,6 +2,7 @@
 #ifndef OUTRIDER_ENGINE_H
 #define OUTRIDER_ENGINE_H
 
+#include "runtime/controller.h"
 #include "runtime/kv.h"
 #include "runtime/model.h"
 #include "runtime/sampler.h"
@@ -40,6 +41,7 @@ struct outrider_engine {
     int32_t ctx_size, pages;
     struct batch batch;
     struct engine_scratch scratch;
+    struct costs costs;
     outrider_session *sessions; /* all open ones, linked */
 };
 
@@ -74,6 +76,8 @@ struct outrider_session {
     size_t n_turns, turns_encoded;
     bool answer_open; /* the last turn is the header of an answer */
 
+    struct controller controller;
+
     /* the round in progress */
     int32_t k; /* tokens it wants proposed */
     int32_t proposed[OUTRIDER_MAX_DRAFT];
@@ -81,6 +85,11 @@ struct outrider_session {
     int32_t support;   /* entries that q and p have room for */
     int32_t first_row; /* of its rows in the verify pass */
 };
+
+/* Sequences the cache can hold: the sessions', and one for scores and meters. */
+static inline int32_t slots_of(const outrider_engine *e) {
+    return e->options.max_sessions + 1;
+}
 
 /* -- batch.c: assembling and running passes -- */
 outrider_status batch_create(outrider_engine *e, int32_t max_rows);
@@ -92,6 +101,10 @@ void batch_run(outrider_engine *e, outrider_which which, bool prefill, const int
 /* Brings logits, or their argmaxes only, of the last pass to the host scratch. */
 outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n);
 outrider_status batch_argmax(outrider_engine *e, outrider_which which, int32_t n);
+
+/* -- engine.c -- */
+/* Measures what the controller must know; once, when a session first asks for it. */
+outrider_status engine_measure_costs(outrider_engine *e);
 
 /* -- session.c -- */
 /* Takes one token of the answer over: counts it, turns it into text, sees whether the text ends with it. */

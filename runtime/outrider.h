@@ -209,7 +209,8 @@ outrider_status outrider_tokenize(const outrider_engine *engine, const char *tex
 /* Bytes of one token, borrowed from the engine; a control token has none. */
 const char *outrider_token_bytes(const outrider_engine *engine, int32_t token, size_t *bytes);
 
-/* Scores a text under the verifier: nll[i] = -ln p(tokens[i + 1] | tokens[0..i]) for i < n - 1, n at most the
+/* Scores and meters use cache pages that no session holds; OUTRIDER_ENOMEM when there are too few.
+ * Scores a text under the verifier: nll[i] = -ln p(tokens[i + 1] | tokens[0..i]) for i < n - 1, n at most the
  * context. For perplexity. */
 outrider_status outrider_score(outrider_engine *engine, const int32_t *tokens, size_t n, float *nll);
 

@@ -38,14 +38,23 @@ static outrider_status read_prompt(outrider_session *s, bool *ready) {
 }
 
 /* How many tokens to propose: never past the context, nor past what n_predict leaves to write. */
-static int32_t choose_k(const outrider_session *s) {
+static outrider_status choose_k(outrider_session *s, size_t sessions) {
+    outrider_engine *e = s->engine;
     const outrider_settings *set = &s->sampler.s;
-    if (!s->engine->model[OUTRIDER_DRAFT]) return 0;
-    int32_t k = set->draft_n < 0 ? 3 : set->draft_n;
-    int32_t room = s->engine->ctx_size - s->n;
-    int32_t wanted = set->n_predict < 0 ? k : set->n_predict - s->stats.n_predict - 1;
-    if (k > room) k = room;
-    return k > wanted ? wanted : k;
+    s->k = 0;
+    if (!e->model[OUTRIDER_DRAFT] || set->draft_n == 0) return OUTRIDER_OK;
+    int32_t limit = set->draft_n < 0 ? OUTRIDER_MAX_DRAFT : set->draft_n;
+    int32_t room = e->ctx_size - s->n, left = set->n_predict - s->stats.n_predict - 1;
+    if (limit > room) limit = room;
+    if (set->n_predict >= 0 && limit > left) limit = left;
+    if (set->draft_n < 0) {
+        TRY(engine_measure_costs(e));
+        limit = controller_choose(&s->controller, &e->costs, (int32_t)sessions, limit);
+    }
+    bool ready = false;
+    if (limit > 0) draft_catch_up(s, &ready);
+    if (ready) s->k = limit;
+    return OUTRIDER_OK;
 }
 
 /* One pass of the verifier over the last token and the proposals of every session. */
@@ -107,6 +116,7 @@ static void count(outrider_stats *stats, int32_t k, int32_t accepted) {
 /* Writes the accepted run into the session and drops from the cache what did not stay. */
 static void commit(outrider_session *s, struct accepted a) {
     count(&s->stats, s->k, a.n);
+    controller_observe(&s->controller, s->k, a.n);
     int32_t run[OUTRIDER_MAX_DRAFT + 1];
     memcpy(run, s->proposed, (size_t)a.n * sizeof *run);
     run[a.n] = a.token;
@@ -119,19 +129,19 @@ static outrider_status write_tokens(outrider_engine *e, outrider_session *const 
     struct accepted judged[MAX_BATCH_SESSIONS];
     double start = now_ms();
     for (size_t i = 0; i < n; i++) {
-        bool ready = false;
-        sessions[i]->k = choose_k(sessions[i]);
-        if (sessions[i]->k > 0) draft_catch_up(sessions[i], &ready);
-        if (!ready) sessions[i]->k = 0;
+        TRY(choose_k(sessions[i], n));
         TRY(session_reserve_text(sessions[i], sessions[i]->k + 1));
     }
+    double chosen = now_ms();
     TRY(draft_propose(e, sessions, n));
     double drafted = now_ms();
     TRY(verify(e, sessions, n));
     double verified = now_ms();
+    costs_observe_verify(&e->costs, e->batch.n, (verified - drafted) * 1e3);
     for (size_t i = 0; i < n; i++) TRY(judge(sessions[i], &judged[i]));
     for (size_t i = 0; i < n; i++) commit(sessions[i], judged[i]);
     double end = now_ms();
+    if (n == 1) costs_observe_draft(&e->costs, sessions[0]->k, (drafted - chosen) * 1e3);
     for (size_t i = 0; i < n; i++) {
         sessions[i]->stats.draft_ms += drafted - start;
         sessions[i]->stats.verify_ms += verified - drafted;

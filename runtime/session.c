@@ -128,6 +128,13 @@ outrider_status outrider_session_open(outrider_engine *e, const outrider_setting
         goto cleanup;
     }
     TRY_GOTO(cleanup, outrider_session_set(s, settings));
+    int32_t open = 0;
+    for (const outrider_session *o = e->sessions; o; o = o->next) open++;
+    if (open >= e->options.max_sessions) {
+        status = fail(OUTRIDER_ENOMEM,
+                      "all %d sessions of this engine are open; open it with a larger max_sessions", open);
+        goto cleanup;
+    }
     TRY_GOTO(cleanup, kv_acquire(e->kv, &s->slot));
     begin_answer(s);
     s->next = e->sessions;

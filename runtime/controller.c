@@ -1,0 +1,99 @@
+/* The arithmetic of controller.h. No clock, no device, no random numbers: what it decides is a function of
+ * what it was told, so that tests can play any machine and any draft. */
+#include "runtime/controller.h"
+
+/* What is assumed before anything is seen: a fair draft, worth two observations. */
+static const double PRIOR = 0.6, PRIOR_WEIGHT = 2;
+/* Share of the old counts that a new observation leaves: text changes its character every few dozen rounds.
+ */
+static const double FADE = 0.96;
+/* Most of the time that tries of an idle draft may take. */
+static const double TRY_SHARE = 0.008;
+/* A K must promise this much over plain decoding before it is used: estimates err. */
+static const double MARGIN = 1.02;
+
+void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us) {
+    for (int32_t r = 1; r <= COST_ROWS; r++) {
+        int32_t i = 0;
+        while (i + 2 < n && r > rows[i + 1]) i++;
+        double slope = n > 1 ? (us[i + 1] - us[i]) / (rows[i + 1] - rows[i]) : 0;
+        c->verify[r] = us[i] + slope * (r - rows[i]);
+        /* More rows never cost less; a measurement that says so is noise. */
+        if (r > 1 && c->verify[r] < c->verify[r - 1]) c->verify[r] = c->verify[r - 1];
+    }
+    c->draft = draft_us;
+    c->verify_scale = c->draft_scale = 1;
+    c->known = true;
+}
+
+double costs_verify(const struct costs *c, int32_t rows) {
+    if (rows <= COST_ROWS) return c->verify[rows] * c->verify_scale;
+    double slope = (c->verify[COST_ROWS] - c->verify[COST_ROWS / 2]) / (COST_ROWS / 2);
+    return (c->verify[COST_ROWS] + slope * (rows - COST_ROWS)) * c->verify_scale;
+}
+
+/* A single slow round (another program woke up) must not count for much. */
+static void scale(double *running, double ratio) {
+    if (ratio > 2 * *running) ratio = 2 * *running;
+    *running += 0.05 * (ratio - *running);
+}
+
+void costs_observe_draft(struct costs *c, int32_t steps, double us) {
+    if (c->known && steps > 0 && c->draft > 0) scale(&c->draft_scale, us / (steps * c->draft));
+}
+
+void costs_observe_verify(struct costs *c, int32_t rows, double us) {
+    if (c->known && rows > 0) scale(&c->verify_scale, us / (costs_verify(c, rows) / c->verify_scale));
+}
+
+double controller_acceptance(const struct controller *c, int32_t i) {
+    /* A place that was seldom tested is thought to be like the one before it. */
+    double a = PRIOR;
+    for (int32_t j = 0; j <= i; j++) a = (c->stayed[j] + PRIOR_WEIGHT * a) / (c->tested[j] + PRIOR_WEIGHT);
+    return a;
+}
+
+/* Tokens a microsecond that K proposals promise. */
+static double best_rate(const struct controller *c, const struct costs *costs, int32_t sessions,
+                        int32_t limit, int32_t *k) {
+    double plain = 1 / costs_verify(costs, sessions), best = plain * MARGIN, tokens = 1, reach = 1, a = PRIOR;
+    *k = 0;
+    for (int32_t i = 0; i < limit; i++) {
+        a = (c->stayed[i] + PRIOR_WEIGHT * a) / (c->tested[i] + PRIOR_WEIGHT);
+        reach *= a;
+        tokens += reach;
+        double us = (i + 1) * costs->draft * costs->draft_scale + costs_verify(costs, sessions * (i + 2));
+        if (tokens / us > best) best = tokens / us, *k = i + 1;
+    }
+    return *k ? best : plain;
+}
+
+int32_t controller_choose(struct controller *c, const struct costs *costs, int32_t sessions, int32_t limit) {
+    int32_t k;
+    if (limit <= 0) return 0;
+    best_rate(c, costs, sessions, limit, &k);
+    if (k > 0) return k;
+    if (c->patience == 0) {
+        /* A try costs a draft step, one more row, and what the draft has to catch up: about a step again. */
+        double price = 2 * costs->draft * costs->draft_scale + costs_verify(costs, 2 * sessions) -
+                       costs_verify(costs, sessions);
+        double rounds = price / (TRY_SHARE * costs_verify(costs, sessions));
+        c->patience = rounds < 8 ? 8 : rounds > 10000 ? 10000 : (int32_t)rounds;
+    }
+    return c->idle >= c->patience ? 1 : 0;
+}
+
+void controller_observe(struct controller *c, int32_t k, int32_t accepted) {
+    if (k == 0) {
+        c->idle++;
+        return;
+    }
+    if (c->patience > 0 && c->idle >= c->patience) /* a try: soon again if it helped, twice as late if not */
+        c->patience = accepted ? 1 : c->patience < 5000 ? 2 * c->patience : c->patience;
+    c->idle = 0;
+    for (int32_t i = 0; i < k && i <= accepted;
+         i++) { /* the first that fell was tested, those after it were not */
+        c->tested[i] = c->tested[i] * FADE + 1;
+        c->stayed[i] = c->stayed[i] * FADE + (i < accepted);
+    }
+}

@@ -1,0 +1,50 @@
+/* How many tokens to propose: the K with the most expected tokens a second, 0 included.
+ *
+ * Of a session it follows how often the proposal at each place stays, given that those before it did. A run
+ * that was accepted whole says nothing about the place after it (it is censored), so only places that were
+ * tested count. Of the machine it knows what a draft step and a verify of 1..R rows cost: measured once at
+ * the start, and scaled by how long real rounds take. With a(i) the acceptance at place i,
+ *
+ *     tokens(K) = 1 + a(1) + a(1) a(2) + ... + a(1) ... a(K)        seconds(K) = K draft + verify(K + 1)
+ *
+ * and K is where tokens(K) / seconds(K) is greatest. While that is K = 0 one proposal is tried now and then,
+ * more rarely each time it does not help, so that a useless draft costs less than one part in a hundred.
+ *
+ * Exactness: K is chosen before the round draws any random number, from what earlier rounds accepted and how
+ * long they took; and no round uses a number that an earlier one has looked at (sampler.h). So given K each
+ * rule (accept.h) is exact, whatever chose it. With the coupled rule and at temperature 0 not even the text
+ * of a seed depends on K; with the others it may, and is then as likely as any other. */
+#ifndef OUTRIDER_CONTROLLER_H
+#define OUTRIDER_CONTROLLER_H
+
+#include "runtime/outrider.h"
+
+enum { COST_ROWS = 64 }; /* rows whose cost is known; beyond, it grows as between the last two */
+
+/* Of the machine and pair; one an engine. Microseconds. */
+struct costs {
+    bool known;
+    double verify[COST_ROWS + 1];     /* by rows; [0] unused */
+    double draft;                     /* one step of one session */
+    double verify_scale, draft_scale; /* real rounds against these, running mean */
+};
+
+/* Fills the table from measurements at a few row counts, ascending, the first of one row. */
+void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us);
+double costs_verify(const struct costs *c, int32_t rows);
+void costs_observe_draft(struct costs *c, int32_t steps, double us);
+void costs_observe_verify(struct costs *c, int32_t rows, double us);
+
+/* Of a session. Zeroed to begin with. */
+struct controller {
+    double tested[OUTRIDER_MAX_DRAFT], stayed[OUTRIDER_MAX_DRAFT]; /* fading counts by place */
+    int32_t idle, patience; /* rounds without proposals; how many before the next try */
+};
+
+/* Acceptance at place i, given the places before it were accepted. */
+double controller_acceptance(const struct controller *c, int32_t i);
+/* The K to use, at most `limit`, when `sessions` like this one share the round. */
+int32_t controller_choose(struct controller *c, const struct costs *costs, int32_t sessions, int32_t limit);
+void controller_observe(struct controller *c, int32_t k, int32_t accepted);
+
+#endif

@@ -1,0 +1,295 @@
+/* The first promise, on the shipped pair: speculative text is plain text, token for token, whatever K,
+ * threads, batch and neighbours. The quick form varies all of them together; EXACT=full crosses them (make
+ * exact). */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <cmocka.h>
+#include <jansson.h>
+
+#include "runtime/outrider.h"
+
+#define VERIFIER "weights/tale/verifier"
+#define DRAFT "weights/tale/draft"
+enum { PROMPTS = 40, TOKENS = 256, MAX_BATCH = 8, CONTEXT = 512 };
+
+static char *prompts[PROMPTS];
+static int32_t plain[PROMPTS][CONTEXT];
+static size_t plain_n[PROMPTS];
+
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        if ((call) != OUTRIDER_OK) fail_msg(#call ": %s", outrider_error());                                 \
+    } while (0)
+
+static outrider_engine *open_engine(const char *draft, int32_t threads, int32_t sessions) {
+    outrider_engine_options o = outrider_engine_defaults();
+    outrider_engine *e;
+    o.model = VERIFIER, o.draft = draft, o.device = "cpu", o.threads = threads;
+    o.max_sessions = sessions, o.ctx_size = CONTEXT;
+    OK(outrider_engine_open(&o, &e));
+    return e;
+}
+
+static outrider_settings greedy(int32_t k) {
+    outrider_settings s = outrider_settings_defaults(NULL);
+    s.temperature = 0, s.n_predict = TOKENS, s.ignore_eos = true, s.draft_n = k;
+    return s;
+}
+
+/* Writes n prompts from `first` on in one batch; K differs from session to session when k < 0. */
+static void write_batch(outrider_engine *e, int first, int n, const outrider_settings *settings, int32_t k,
+                        int32_t (*out)[CONTEXT], size_t *out_n) {
+    outrider_session *s[MAX_BATCH];
+    for (int i = 0; i < n; i++) {
+        outrider_settings own = *settings;
+        own.draft_n = k < 0 ? (first + i) % 9 : k;
+        OK(outrider_session_open(e, &own, &s[i]));
+        OK(outrider_session_append_text(s[i], prompts[first + i], strlen(prompts[first + i])));
+    }
+    for (bool running = true; running;) {
+        OK(outrider_round(s, (size_t)n));
+        running = false;
+        for (int i = 0; i < n; i++) running |= outrider_session_stop(s[i]) == OUTRIDER_RUNNING;
+    }
+    for (int i = 0; i < n; i++) {
+        const int32_t *tokens = outrider_session_tokens(s[i], &out_n[i]);
+        memcpy(out[i], tokens, out_n[i] * sizeof *tokens);
+        outrider_session_close(s[i]);
+    }
+    outrider_engine_info info;
+    OK(outrider_engine_get_info(e, &info));
+    assert_int_equal(info.pages_free, info.pages);
+}
+
+static void expect_plain(int32_t k, int32_t threads, int batch) {
+    static int32_t got[MAX_BATCH][CONTEXT];
+    size_t got_n[MAX_BATCH];
+    outrider_engine *e = open_engine(DRAFT, threads, batch);
+    outrider_settings s = greedy(k);
+    for (int first = 0; first < PROMPTS; first += batch) {
+        int n = first + batch <= PROMPTS ? batch : PROMPTS - first;
+        write_batch(e, first, n, &s, k, got, got_n);
+        for (int i = 0; i < n; i++)
+            if (got_n[i] != plain_n[first + i] ||
+                memcmp(got[i], plain[first + i], got_n[i] * sizeof(int32_t)) != 0)
+                fail_msg("prompt %d with K %d, %d threads, batch %d differs from plain", first + i, k,
+                         threads, batch);
+    }
+    outrider_engine_close(e);
+}
+
+static void greedy_text_is_plain_text(void **state) {
+    (void)state;
+    if (getenv("EXACT") && strcmp(getenv("EXACT"), "full") == 0) {
+        for (int32_t k = 0; k <= 8; k++)
+            for (int32_t threads = 1; threads <= 4; threads++)
+                for (int batch = 1; batch <= 8; batch++) expect_plain(k, threads, batch);
+        return;
+    }
+    for (int32_t k = 1; k <= 8; k++) expect_plain(k, 1 + (k + 1) % 2, 9 - k);
+    expect_plain(-1, 4, 8);
+    expect_plain(0, 3, 5);
+}
+
+/* A draft equal to the verifier: every proposal is accepted. */
+static void equal_draft_is_accepted(void **state) {
+    (void)state;
+    outrider_engine *e = open_engine(VERIFIER, 2, 1);
+    for (int32_t k = 1; k <= 8; k += 7) {
+        outrider_settings s = greedy(k);
+        outrider_session *session;
+        OK(outrider_session_open(e, &s, &session));
+        OK(outrider_session_append_text(session, prompts[3], strlen(prompts[3])));
+        while (outrider_session_stop(session) == OUTRIDER_RUNNING) OK(outrider_round(&session, 1));
+        outrider_stats stats;
+        outrider_session_stats(session, &stats);
+        assert_true(stats.draft_n > 120);
+        assert_int_equal(stats.draft_n, stats.draft_n_accepted);
+        outrider_session_close(session);
+    }
+    outrider_engine_close(e);
+}
+
+/* Penalties and biases at temperature 0, and the coupled rule above it: one text whatever K. */
+static void knobs_do_not_break_it(void **state) {
+    (void)state;
+    static const outrider_logit_bias bias[] = {{100, 3}, {300, -2}};
+    static int32_t want[MAX_BATCH][CONTEXT], got[MAX_BATCH][CONTEXT];
+    size_t want_n[MAX_BATCH], got_n[MAX_BATCH];
+    outrider_engine *e = open_engine(DRAFT, 2, 4);
+    for (int kind = 0; kind < 3; kind++) {
+        outrider_settings s = greedy(0);
+        s.n_predict = 96;
+        s.repeat_penalty = 1.2f, s.presence_penalty = 0.3f, s.frequency_penalty = 0.1f, s.repeat_last_n = 32;
+        s.logit_bias = bias, s.n_logit_bias = 2;
+        if (kind > 0)
+            s.temperature = 0.9f, s.accept = OUTRIDER_ACCEPT_COUPLED, s.seed = 42, s.top_k = 0, s.min_p = 0;
+        if (kind > 1) s.top_k = 30, s.top_p = 0.9f, s.min_p = 0.02f;
+        write_batch(e, 0, 4, &s, 0, want, want_n);
+        for (int32_t k = 1; k <= 9; k++) {
+            write_batch(e, 0, 4, &s, k == 9 ? -1 : k, got, got_n);
+            for (int i = 0; i < 4; i++) {
+                assert_int_equal(got_n[i], want_n[i]);
+                assert_memory_equal(got[i], want[i], want_n[i] * sizeof(int32_t));
+            }
+        }
+    }
+    outrider_engine_close(e);
+}
+
+/* Prompts that share a prefix share its pages, and write what they write alone. */
+static void shared_prefixes_change_nothing(void **state) {
+    (void)state;
+    char text[2][2000];
+    strcpy(text[0], "");
+    for (int i = 0; i < 4; i++) strcat(strcat(text[0], prompts[i]), " ");
+    strcat(strcpy(text[1], text[0]), "And then they went home.");
+    outrider_engine *e = open_engine(DRAFT, 2, 2);
+    outrider_settings s = greedy(4);
+    s.n_predict = 64;
+    int32_t alone[CONTEXT];
+    size_t alone_n = 0;
+    for (int together = 0; together < 2; together++) {
+        outrider_session *a = NULL, *b;
+        if (together) {
+            OK(outrider_session_open(e, &s, &a));
+            OK(outrider_session_append_text(a, text[0], strlen(text[0])));
+            for (int i = 0; i < 6; i++) OK(outrider_round(&a, 1));
+        }
+        OK(outrider_session_open(e, &s, &b));
+        OK(outrider_session_append_text(b, text[1], strlen(text[1])));
+        while (outrider_session_stop(b) == OUTRIDER_RUNNING) OK(outrider_round(&b, 1));
+        outrider_stats stats;
+        outrider_session_stats(b, &stats);
+        size_t n;
+        const int32_t *tokens = outrider_session_tokens(b, &n);
+        if (!together) {
+            alone_n = n;
+            memcpy(alone, tokens, n * sizeof *tokens);
+            assert_int_equal(stats.n_cached, 0);
+        } else {
+            assert_true(stats.n_cached >= 64);
+            assert_int_equal(n, alone_n);
+            assert_memory_equal(tokens, alone, n * sizeof *tokens);
+        }
+        outrider_session_close(b);
+        outrider_session_close(a);
+    }
+    outrider_engine_close(e);
+}
+
+/* The end of the context, at every distance from it, and a fork that goes its own way. */
+static void context_end_and_forks(void **state) {
+    (void)state;
+    enum { SMALL = 96 };
+    outrider_engine_options o = outrider_engine_defaults();
+    outrider_engine *e;
+    o.model = VERIFIER, o.draft = DRAFT, o.device = "cpu", o.ctx_size = SMALL, o.page_size = 16,
+    o.max_sessions = 2;
+    OK(outrider_engine_open(&o, &e));
+    int32_t *ids, want[SMALL];
+    size_t n_ids, n;
+    OK(outrider_tokenize(e, prompts[2], strlen(prompts[2]), &ids, &n_ids));
+    for (int32_t k = 0; k <= 16; k++) {
+        outrider_settings s = greedy(k);
+        s.n_predict = -1;
+        outrider_session *a, *b;
+        OK(outrider_session_open(e, &s, &a));
+        OK(outrider_session_append(a, ids, n_ids));
+        for (int i = 0; i < 4; i++) OK(outrider_round(&a, 1));
+        OK(outrider_session_fork(a, &b));
+        while (outrider_session_stop(a) == OUTRIDER_RUNNING) OK(outrider_round(&a, 1));
+        while (outrider_session_stop(b) == OUTRIDER_RUNNING) OK(outrider_round(&b, 1));
+        assert_int_equal(outrider_session_stop(a), OUTRIDER_STOP_CONTEXT);
+        const int32_t *tokens = outrider_session_tokens(a, &n);
+        assert_int_equal(n, SMALL);
+        if (k == 0) memcpy(want, tokens, sizeof want);
+        assert_memory_equal(tokens, want, sizeof want);
+        tokens = outrider_session_tokens(b, &n);
+        assert_int_equal(n, SMALL);
+        assert_memory_equal(tokens, want, sizeof want);
+        outrider_session_close(a);
+        outrider_session_close(b);
+    }
+    outrider_settings s = greedy(4);
+    outrider_session *a;
+    OK(outrider_session_open(e, &s, &a));
+    int32_t many[SMALL + 1] = {1};
+    assert_int_equal(outrider_session_append(a, many, SMALL + 1), OUTRIDER_EINVAL);
+    assert_non_null(strstr(outrider_error(), "97"));
+    assert_non_null(strstr(outrider_error(), "96"));
+    OK(outrider_session_append(a, many, SMALL));
+    assert_int_equal(outrider_session_stop(a), OUTRIDER_STOP_CONTEXT);
+    outrider_session_close(a);
+    free(ids);
+    outrider_engine_close(e);
+}
+
+/* Stop strings and the end token inside a run: the text and the tokens are plain's. */
+static void stops_inside_a_run(void **state) {
+    (void)state;
+    outrider_engine *e = open_engine(DRAFT, 2, 1);
+    char plain_text[4000] = "";
+    size_t plain_tokens = 0;
+    for (int32_t k = 0; k <= 8; k++) {
+        static const char *const stops[] = {" and the", ".\n", "?"};
+        outrider_settings s = greedy(k);
+        s.stop = stops, s.n_stop = 3, s.ignore_eos = false;
+        outrider_session *a;
+        OK(outrider_session_open(e, &s, &a));
+        OK(outrider_session_append_text(a, prompts[5], strlen(prompts[5])));
+        char text[4000] = "";
+        size_t bytes, n;
+        while (outrider_session_stop(a) == OUTRIDER_RUNNING) {
+            OK(outrider_round(&a, 1));
+            const char *part = outrider_session_take_text(a, &bytes);
+            strncat(text, part, bytes);
+        }
+        outrider_session_tokens(a, &n);
+        if (k == 0) strcpy(plain_text, text), plain_tokens = n;
+        assert_int_equal(outrider_session_stop(a), OUTRIDER_STOP_STRING);
+        for (int i = 0; i < 3; i++) assert_null(strstr(text, stops[i]));
+        assert_string_equal(text, plain_text);
+        assert_int_equal(n, plain_tokens);
+        outrider_session_close(a);
+    }
+    outrider_engine_close(e);
+}
+
+static int set_up(void **state) {
+    (void)state;
+    FILE *f = fopen("tests/data/prompts.jsonl", "r");
+    if (!f) return -1;
+    char line[4096];
+    for (int i = 0; i < PROMPTS && fgets(line, sizeof line, f); i++) {
+        json_t *o = json_loads(line, 0, NULL);
+        prompts[i] = strdup(json_string_value(json_object_get(o, "prompt")));
+        json_decref(o);
+    }
+    fclose(f);
+    outrider_engine *e = open_engine(NULL, 2, MAX_BATCH);
+    outrider_settings s = greedy(0);
+    for (int i = 0; i < PROMPTS; i++) write_batch(e, i, 1, &s, 0, &plain[i], &plain_n[i]);
+    outrider_engine_close(e);
+    return 0;
+}
+
+static int tear_down(void **state) {
+    (void)state;
+    for (int i = 0; i < PROMPTS; i++) free(prompts[i]);
+    return 0;
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(greedy_text_is_plain_text), cmocka_unit_test(equal_draft_is_accepted),
+        cmocka_unit_test(knobs_do_not_break_it),     cmocka_unit_test(shared_prefixes_change_nothing),
+        cmocka_unit_test(context_end_and_forks),     cmocka_unit_test(stops_inside_a_run),
+    };
+    return cmocka_run_group_tests(tests, set_up, tear_down);
+}
