@@ -138,10 +138,15 @@ struct test_list {
     size_t n;
 };
 
-static inline void test_add(struct test_list *list, CMUnitTestFunction run, CMFixtureFunction setup,
-                            const void *row, const char *what, const char *key, const char *value) {
+static inline void __attribute__((format(printf, 5, 6)))
+test_add(struct test_list *list, CMUnitTestFunction run, CMFixtureFunction setup, const void *row,
+         const char *format, ...) {
     char *name;
-    if (asprintf(&name, "%s%s%s%s", what, key, *value ? " = " : "", value) < 0) folder_die("asprintf");
+    va_list args;
+    va_start(args, format);
+    if (vasprintf(&name, format, args) < 0) folder_die("vasprintf");
+    va_end(args);
+    if (list->n == sizeof list->at / sizeof *list->at) folder_die("too many tests");
     list->at[list->n++] = (struct CMUnitTest){name, run, setup, NULL, (void *)row};
 }
 
@@ -151,9 +156,8 @@ static inline int test_run(struct test_list *list, const char *group) {
     return failed;
 }
 
-#define ADD(list, f) test_add(list, f, clear, NULL, #f, "", "")
-#define ADD_ROWS(list, what, rows, f, key, value)                                                            \
-    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)                                                  \
-    test_add(list, f, clear, &rows[i], what, key, value)
+#define ADD(list, f) test_add(list, f, clear, NULL, #f)
+#define ADD_ROWS(list, rows, f, ...)                                                                         \
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) test_add(list, f, clear, &rows[i], __VA_ARGS__)
 
 #endif

@@ -254,7 +254,7 @@ static void nothing_there(void **state) {
     assert_refused(read_config(&m, &g), "config.json", "no such file; a model is a folder with");
     assert_refused(config_read("/nonexistent/folder", &m, &g), "/nonexistent/folder",
                    "a model is a folder with");
-    assert_refused(config_read("", &m, &g), "", "a model is a folder with");
+    assert_refused(config_read("", &m, &g), "No such file", "a model is a folder with");
     folder_write_text(&folder, "file", "x");
     assert_refused(config_read(folder_file(&folder, "file"), &m, &g), "file", "not a folder");
 }
@@ -290,11 +290,11 @@ static void flipped_config(void **state) {
 int main(void) {
     static struct test_list tests;
     folder = folder_make();
-    ADD_ROWS(&tests, "config: ", bad_configs, bad_config, bad_configs[i].key,
+    ADD_ROWS(&tests, bad_configs, bad_config, "config: %s = %s", bad_configs[i].key,
              bad_configs[i].value ? bad_configs[i].value : "(absent)");
-    ADD_ROWS(&tests, "generation: ", bad_generations, bad_generation, bad_generations[i].key,
+    ADD_ROWS(&tests, bad_generations, bad_generation, "generation: %s = %s", bad_generations[i].key,
              bad_generations[i].value);
-    ADD_ROWS(&tests, "text: ", bad_texts, bad_text, bad_texts[i].name, "");
+    ADD_ROWS(&tests, bad_texts, bad_text, "text: %s", bad_texts[i].name);
     ADD(&tests, config_defaults);
     ADD(&tests, head_dim_without_divisor);
     ADD(&tests, newer_rope_field);

@@ -460,9 +460,9 @@ int main(void) {
     ADD(&tests, sharded);
     ADD(&tests, linked_shards);
     ADD(&tests, shipped_pair);
-    ADD_ROWS(&tests, "safetensors: ", bad_files, bad_file, bad_files[i].name, "");
+    ADD_ROWS(&tests, bad_files, bad_file, "safetensors: %s", bad_files[i].name);
     ADD(&tests, odd_header);
-    ADD_ROWS(&tests, "index: ", bad_indexes, bad_index, bad_indexes[i].name, "");
+    ADD_ROWS(&tests, bad_indexes, bad_index, "index: %s", bad_indexes[i].name);
     ADD(&tests, tensor_in_two_shards);
     ADD(&tests, nothing_there);
     ADD(&tests, odd_files);
