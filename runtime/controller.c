@@ -4,9 +4,11 @@
 
 /* What is assumed before anything is seen: a fair draft, worth two observations. */
 static const double PRIOR = 0.6, PRIOR_WEIGHT = 2;
-/* Share of the old counts that a new observation leaves: text changes its character every few dozen rounds.
- */
-static const double FADE = 0.96;
+/* Observations that the estimate of a place borrows from the place before it. */
+static const double BORROWED = 8;
+/* Share of the old counts that a round leaves, also of places it did not test: text changes its character,
+ * and a place that was given up must be thought well of again some day. */
+static const double FADE = 0.98;
 /* Most of the time that tries of an idle draft may take. */
 static const double TRY_SHARE = 0.008;
 /* A K must promise this much over plain decoding before it is used: estimates err. */
@@ -46,41 +48,41 @@ void costs_observe_verify(struct costs *c, int32_t rows, double us) {
     if (c->known && rows > 0) scale(&c->verify_scale, us / (costs_verify(c, rows) / c->verify_scale));
 }
 
+/* The estimate of place i from that of the place before it. */
+static double next_place(const struct controller *c, int32_t i, double before) {
+    double weight = i == 0 ? PRIOR_WEIGHT : BORROWED;
+    return (c->stayed[i] + weight * before) / (c->tested[i] + weight);
+}
+
 double controller_acceptance(const struct controller *c, int32_t i) {
-    /* A place that was seldom tested is thought to be like the one before it. */
     double a = PRIOR;
-    for (int32_t j = 0; j <= i; j++) a = (c->stayed[j] + PRIOR_WEIGHT * a) / (c->tested[j] + PRIOR_WEIGHT);
+    for (int32_t j = 0; j <= i; j++) a = next_place(c, j, a);
     return a;
 }
 
-/* Tokens a microsecond that K proposals promise. */
-static double best_rate(const struct controller *c, const struct costs *costs, int32_t sessions,
-                        int32_t limit, int32_t *k) {
-    double plain = 1 / costs_verify(costs, sessions), best = plain * MARGIN, tokens = 1, reach = 1, a = PRIOR;
-    *k = 0;
+/* The K that promises the most tokens a microsecond. */
+static int32_t best_k(const struct controller *c, const struct costs *costs, int32_t sessions,
+                      int32_t limit) {
+    double best = MARGIN / costs_verify(costs, sessions), tokens = 1, reach = 1, a = PRIOR;
+    int32_t k = 0;
     for (int32_t i = 0; i < limit; i++) {
-        a = (c->stayed[i] + PRIOR_WEIGHT * a) / (c->tested[i] + PRIOR_WEIGHT);
+        a = next_place(c, i, a);
         reach *= a;
         tokens += reach;
         double us = (i + 1) * costs->draft * costs->draft_scale + costs_verify(costs, sessions * (i + 2));
-        if (tokens / us > best) best = tokens / us, *k = i + 1;
+        if (tokens / us > best) best = tokens / us, k = i + 1;
     }
-    return *k ? best : plain;
+    return k;
 }
 
 int32_t controller_choose(struct controller *c, const struct costs *costs, int32_t sessions, int32_t limit) {
-    int32_t k;
     if (limit <= 0) return 0;
-    best_rate(c, costs, sessions, limit, &k);
-    if (k > 0) return k;
-    if (c->patience == 0) {
-        /* A try costs a draft step, one more row, and what the draft has to catch up: about a step again. */
-        double price = 2 * costs->draft * costs->draft_scale + costs_verify(costs, 2 * sessions) -
-                       costs_verify(costs, sessions);
-        double rounds = price / (TRY_SHARE * costs_verify(costs, sessions));
-        c->patience = rounds < 8 ? 8 : rounds > 10000 ? 10000 : (int32_t)rounds;
-    }
-    return c->idle >= c->patience ? 1 : 0;
+    int32_t k = best_k(c, costs, sessions, limit);
+    if (k > 0 || c->helped) return k > 0 ? k : 1;
+    /* A try costs a draft step, one more row, and what the draft has to catch up: about a step again. */
+    double plain = costs_verify(costs, sessions);
+    double price = 2 * costs->draft * costs->draft_scale + costs_verify(costs, 2 * sessions) - plain;
+    return c->idle * TRY_SHARE * plain >= price ? 1 : 0;
 }
 
 void controller_observe(struct controller *c, int32_t k, int32_t accepted) {
@@ -88,12 +90,12 @@ void controller_observe(struct controller *c, int32_t k, int32_t accepted) {
         c->idle++;
         return;
     }
-    if (c->patience > 0 && c->idle >= c->patience) /* a try: soon again if it helped, twice as late if not */
-        c->patience = accepted ? 1 : c->patience < 5000 ? 2 * c->patience : c->patience;
+    c->helped = accepted > 0;
     c->idle = 0;
+    for (int32_t i = 0; i < OUTRIDER_MAX_DRAFT; i++) c->tested[i] *= FADE, c->stayed[i] *= FADE;
     for (int32_t i = 0; i < k && i <= accepted;
          i++) { /* the first that fell was tested, those after it were not */
-        c->tested[i] = c->tested[i] * FADE + 1;
-        c->stayed[i] = c->stayed[i] * FADE + (i < accepted);
+        c->tested[i] += 1;
+        c->stayed[i] += i < accepted;
     }
 }

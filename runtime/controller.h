@@ -38,7 +38,8 @@ void costs_observe_verify(struct costs *c, int32_t rows, double us);
 /* Of a session. Zeroed to begin with. */
 struct controller {
     double tested[OUTRIDER_MAX_DRAFT], stayed[OUTRIDER_MAX_DRAFT]; /* fading counts by place */
-    int32_t idle, patience; /* rounds without proposals; how many before the next try */
+    int32_t idle; /* rounds without proposals */
+    bool helped;  /* the last proposals were not in vain: try again at once */
 };
 
 /* Acceptance at place i, given the places before it were accepted. */
