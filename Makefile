@@ -114,6 +114,31 @@ $(BUILD)/.packages:
 $(BUILD)/.test_packages: $(BUILD)/.packages
 	tools/packages.sh $(TEST_PACKAGES) && touch $@
 
+# ---- installation: the program, the library with its header, the default pair, manual page and completion ----
+TALE_FILES := config.json generation_config.json model.safetensors tokenizer.model tokenizer_config.json
+ROOT       := $(DESTDIR)$(PREFIX)
+SHARE      := $(ROOT)/share
+
+install: all
+	install -d $(ROOT)/bin $(ROOT)/include $(ROOT)/lib/pkgconfig $(SHARE)/man/man1 \
+	    $(SHARE)/bash-completion/completions $(SHARE)/outrider/tale/verifier $(SHARE)/outrider/tale/draft
+	install -m 755 $(BUILD)/outrider $(ROOT)/bin/outrider
+	install -m 755 $(BUILD)/liboutrider.so $(ROOT)/lib/liboutrider.so.0
+	ln -sf liboutrider.so.0 $(ROOT)/lib/liboutrider.so
+	install -m 644 runtime/outrider.h $(ROOT)/include/outrider.h
+	printf '%s\n' 'prefix=$${pcfiledir}/../..' 'Name: outrider' 'Version: $(VERSION)' \
+	    'Description: speculative decoding of large language models' 'Cflags: -I$${prefix}/include' \
+	    'Libs: -L$${prefix}/lib -loutrider' >$(ROOT)/lib/pkgconfig/outrider.pc
+	for m in verifier draft; do \
+	    install -m 644 $(TALE_FILES:%=weights/tale/$$m/%) $(SHARE)/outrider/tale/$$m/ || exit 1; done
+	$(BUILD)/outrider --man >$(SHARE)/man/man1/outrider.1
+	$(BUILD)/outrider --completion >$(SHARE)/bash-completion/completions/outrider
+uninstall:
+	rm -f $(ROOT)/bin/outrider $(ROOT)/lib/liboutrider.so.0 $(ROOT)/lib/liboutrider.so $(ROOT)/include/outrider.h \
+	    $(ROOT)/lib/pkgconfig/outrider.pc $(SHARE)/man/man1/outrider.1 \
+	    $(SHARE)/bash-completion/completions/outrider
+	rm -rf $(SHARE)/outrider
+
 format:
 	clang-format -i $(wildcard runtime/*.[ch] kernels/*.[ch] kernels/cpu/*.[ch] tokenizer/*.[ch] tokenizer/*.cc \
 	    weights/*.[ch] tools/*.[ch] tests/*.[ch])

@@ -175,15 +175,15 @@ static int write_csv(const struct bench_result *r) {
 
 /* ---- tables ---- */
 
-static void k_name(int32_t k, char out[8]) {
+static void k_name(int32_t k, char out[12]) {
     if (k < 0)
         strcpy(out, "auto");
     else
-        snprintf(out, 8, "%d", k);
+        snprintf(out, 12, "%d", k);
 }
 
 static void test_name(const struct bench_row *row, char out[40]) {
-    char k[8];
+    char k[12];
     k_name(row->k, k);
     if (row->n_prompt)
         snprintf(out, 40, "pp%d", row->n_prompt);

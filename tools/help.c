@@ -37,24 +37,20 @@ void help_program(FILE *out) {
           out);
 }
 
-/* Words of `text` from column `column` on, with further lines indented as far. */
+/* Writes `text` from column `indent` on, further lines indented as far. */
 static void wrap(FILE *out, const char *text, size_t indent) {
     size_t column = indent;
-    while (*text) {
+    for (; *text; text += strspn(text, " ")) {
         size_t word = strcspn(text, " ");
-        if (column + word > LINE_WIDTH) {
+        bool first = column == indent;
+        if (!first && column + 1 + word > LINE_WIDTH) {
             fprintf(out, "\n%*s", (int)indent, "");
             column = indent;
+            first = true;
         }
-        fprintf(out, "%.*s", (int)word, text);
-        column += word;
+        fprintf(out, "%s%.*s", first ? "" : " ", (int)word, text);
+        column += word + !first;
         text += word;
-        if (*text != ' ') break;
-        text++;
-        if (column + 1 + strcspn(text, " ") <= LINE_WIDTH) {
-            fputc(' ', out);
-            column++;
-        }
     }
     fputc('\n', out);
 }

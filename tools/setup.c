@@ -22,9 +22,8 @@ static bool find_shipped(char folder[PATH_MAX]) {
     program[n] = '\0';
     *strrchr(program, '/') = '\0';
     for (size_t i = 0; i < sizeof places / sizeof places[0]; i++) {
-        snprintf(guess, sizeof guess, "%s%s/verifier", program, places[i]);
-        if (access(guess, R_OK)) continue;
-        return snprintf(folder, PATH_MAX, "%s%s", program, places[i]) < PATH_MAX;
+        snprintf(guess, sizeof guess, "%s%s", program, places[i]);
+        if (realpath(guess, folder)) return true;
     }
     return false;
 }
