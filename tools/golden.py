@@ -24,8 +24,8 @@ PAIR = "weights/tale"
 PROMPTS = ("Once upon a time there was a young prince who lived in a castle by the sea, and",
            "\"Is it far to the village?\" asked the",
            "1234, £5 & naïve — 東京")
-LONG_TOKENS = 1200
-LONG_POSITIONS = (0, 15, 16, 63, 64, 65, 100, 127, 128, 129, 255, 256, 300, 511, 512, 513, 700, 1000, 1023, 1024, 1199)
+LONG_TOKENS = 1040
+LONG_POSITIONS = (0, 15, 16, 63, 64, 65, 100, 127, 128, 129, 255, 256, 300, 511, 512, 513, 700, 1000, 1023, 1024, 1039)
 INDICES = [(i * 257 + 3) % 8192 for i in range(32)]
 TINY = dict(vocab_size=97, hidden_size=72, intermediate_size=200, num_hidden_layers=3, num_attention_heads=8,
             num_key_value_heads=2, head_dim=20, max_position_embeddings=256, rope_theta=10000.0, rms_norm_eps=1e-5,
