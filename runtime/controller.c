@@ -75,10 +75,21 @@ static int32_t best_k(const struct controller *c, const struct costs *costs, int
     return k;
 }
 
+/* Whether any K would beat plain decoding if all its proposals stayed. */
+static bool could_pay(const struct costs *costs, int32_t sessions, int32_t limit) {
+    for (int32_t k = 1; k <= limit; k++) {
+        double us = k * costs->draft * costs->draft_scale + costs_verify(costs, sessions * (k + 1));
+        if ((k + 1) * costs_verify(costs, sessions) > MARGIN * us) return true;
+    }
+    return false;
+}
+
 int32_t controller_choose(struct controller *c, const struct costs *costs, int32_t sessions, int32_t limit) {
     if (limit <= 0) return 0;
     int32_t k = best_k(c, costs, sessions, limit);
-    if (k > 0 || c->helped) return k > 0 ? k : 1;
+    if (k > 0) return k;
+    if (!could_pay(costs, sessions, limit)) return 0;
+    if (c->helped) return 1;
     /* A try costs a draft step, one more row, and what the draft has to catch up: about a step again. */
     double plain = costs_verify(costs, sessions);
     double price = 2 * costs->draft * costs->draft_scale + costs_verify(costs, 2 * sessions) - plain;
