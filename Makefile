@@ -14,6 +14,12 @@ VERSION  := 0.1.0
 PACKAGES := gcc g++ libc6-dev pkg-config libjansson-dev libedit-dev libmimalloc-dev libsentencepiece-dev
 TEST_PACKAGES := libcmocka-dev sentencepiece python3 python3-pexpect
 
+# Builds use all cores and say one word a file; V=1 shows the commands.
+MAKEFLAGS += -j$(shell nproc) --no-print-directory
+V ?= 0
+Q := $(if $(filter 1,$(V)),,@)
+SAY = $(if $(filter 1,$(V)),@:,@echo)
+
 # ---- flags ----
 WARN     := -Wall -Wextra -Werror
 OPT      := $(if $(filter 1,$(DEBUG)),-O1 -DOUTRIDER_DEBUG,-O3)
@@ -57,7 +63,7 @@ LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static 
 endif
 
 # ---- targets ----
-.PHONY: all run chat test asan bench gpu-check format install uninstall help clean
+.PHONY: all run chat test exact asan bench gpu-check format install uninstall help clean
 .DELETE_ON_ERROR:
 all: $(BUILD)/outrider $(BUILD)/liboutrider.so
 
@@ -72,47 +78,57 @@ help:
 	@echo 'settings: CUDA=0|1 ARCH="80 90" MIMALLOC=0|1 DEBUG=0|1'
 
 run: $(BUILD)/outrider
-	$(BUILD)/outrider run -p "$(PROMPT)"
+	@$(BUILD)/outrider run -p "$(PROMPT)"
 chat: $(BUILD)/outrider
-	$(BUILD)/outrider chat
+	@$(BUILD)/outrider chat
 bench: $(BUILD)/outrider
 	$(BUILD)/outrider bench
 
 test: $(BUILD)/.test_packages $(BUILD)/outrider $(BUILD)/liboutrider.so $(TESTS)
-	BUILD=$(BUILD) tests/run.sh $(TESTS) $(wildcard tests/test_*.py)
+	@BUILD=$(BUILD) tests/run.sh $(TESTS) $(wildcard tests/test_*.py)
+# Every K with every thread count and batch: about an hour.
+exact: $(BUILD)/.test_packages $(BUILD)/tests/test_exact
+	EXACT=full $(BUILD)/tests/test_exact
 asan:
 	$(MAKE) test BUILD=build/asan CUDA=0 DEBUG=1 SANITIZE=address,undefined
 
 $(BUILD)/outrider: $(CLI_OBJ) $(BUILD)/liboutrider.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(CLI_LIBS) -lstdc++
+	$(SAY) '  link $@'
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(CLI_LIBS) -lstdc++
 $(BUILD)/liboutrider.a: $(LIB_OBJ)
-	rm -f $@ && $(AR) rcs $@ $^
+	$(Q)rm -f $@ && $(AR) rcs $@ $^
 $(BUILD)/liboutrider.so: $(LIB_OBJ) runtime/outrider.map
-	$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,--version-script=runtime/outrider.map -Wl,-soname,liboutrider.so.0 \
+	$(SAY) '  link $@'
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,--version-script=runtime/outrider.map -Wl,-soname,liboutrider.so.0 \
 	    -o $@ $(LIB_OBJ) $(LDLIBS) -lstdc++
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(BUILD)/liboutrider.a
-	$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka -lstdc++
+	$(SAY) '  link $@'
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka -lstdc++
 
 $(BUILD)/%.o: %.c | $(BUILD)/.packages
 	@mkdir -p $(@D)
-	$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
+	$(SAY) '  cc   $<'
+	$(Q)$(CC) $(CPPFLAGS) $(CFLAGS) -MMD -MP -c -o $@ $<
 $(BUILD)/%.o: %.cc | $(BUILD)/.packages
 	@mkdir -p $(@D)
-	$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
+	$(SAY) '  c++  $<'
+	$(Q)$(CXX) $(CPPFLAGS) $(CXXFLAGS) -MMD -MP -c -o $@ $<
 $(BUILD)/kernels/cuda/%.cu.o: kernels/cuda/%.cu | $(BUILD)/.packages
 	@mkdir -p $(@D)
-	$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
+	$(SAY) '  nvcc  $<'
+	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
 define ISA_RULE
 $(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c | $(BUILD)/.packages
 	@mkdir -p $$(@D)
-	$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(ISA_$(1)) -DISA=$(1) -DISA_$(1) -MMD -MP -c -o $$@ $$<
+	$$(SAY) '  cc   $$< ($(1))'
+	$$(Q)$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(ISA_$(1)) -DISA=$(1) -DISA_$(1) -MMD -MP -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call ISA_RULE,$(i))))
 
 $(BUILD)/.packages:
-	tools/packages.sh $(PACKAGES) && mkdir -p $(@D) && touch $@
+	$(Q)tools/packages.sh $(PACKAGES) && mkdir -p $(@D) && touch $@
 $(BUILD)/.test_packages: $(BUILD)/.packages
-	tools/packages.sh $(TEST_PACKAGES) && touch $@
+	$(Q)tools/packages.sh $(TEST_PACKAGES) && touch $@
 
 # ---- installation: the program, the library with its header, the default pair, manual page and completion ----
 TALE_FILES := config.json generation_config.json model.safetensors tokenizer.model tokenizer_config.json
