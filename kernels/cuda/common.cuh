@@ -1,0 +1,192 @@
+/* What the CUDA files share: the backend, launching on its stream, and the instructions C++ has no name for.
+ *
+ * Kernels are launched with programmatic dependent launch: one may start while the kernel ahead of it still
+ * runs, must call pdl_wait() before it touches anything that another kernel writes or reads, and calls
+ * pdl_release() as early as it can, so that the kernel behind it gets to its own wait (and, for a matrix
+ * product, has its first weights in shared memory by then). Weights and the arrays of `struct rows` may be read
+ * before the wait: whatever fills those arrays is followed by a launch without overlap (backend.serial).
+ *
+ * Activations: `q` is f16, scaled for exp2, where the tensor-core attention reads it and f32 elsewhere;
+ * `attended` and `hidden` are bf16 under bf16 weights and f32 under others. */
+#ifndef OUTRIDER_CUDA_COMMON_CUH
+#define OUTRIDER_CUDA_COMMON_CUH
+
+#include <cublas_v2.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <cassert>
+#include <cstdint>
+
+extern "C" {
+#include "kernels/ops.h"
+#include "runtime/status.h"
+}
+
+using bf16 = __nv_bfloat16;
+
+enum {
+    PRODUCT_ROWS = 64,  /* rows one matrix product kernel takes; more are done in slices */
+    PREFILL_ROWS = 512, /* rows of every cuBLAS product: one shape, so one order of summation */
+    ATTENTION_SPANS = 32, /* most parts one row's attention is split into */
+    MAX_HEAD_DIM = 512,
+};
+
+struct loader;  /* threads and pinned buffers that bring weights in */
+struct link;    /* pinned memory that small transfers pass through */
+struct records; /* recorded passes by key */
+
+struct backend {
+    int device, multiprocessors, architecture; /* 90 for compute capability 9.0 */
+    char name[256];
+    cudaStream_t stream;
+    cublasHandle_t blas;
+    void *blas_space;
+    struct link *link;
+    struct loader *loader;
+    struct records *records;
+    bool serial; /* the next kernel starts only when all before it is done and visible */
+    cudaError_t error; /* the first since it was last reported */
+    const char *error_at;
+
+    /* scratch, by reserve */
+    int32_t max_rows, max_width;
+    void *normed;     /* [max_rows][max_width], bf16 or f32 */
+    void *padded;     /* [PREFILL_ROWS][max_width] bf16 */
+    float *sums;      /* [max_rows][3 * max_width]: products that are finished by another kernel */
+    float *partial;   /* [PRODUCT_ROWS][max_width][ATTENTION_SPANS] */
+    float2 *weight;   /* [PRODUCT_ROWS][max_width][ATTENTION_SPANS] maximum and sum of a part */
+    int32_t *arrived; /* [PRODUCT_ROWS][max_width] parts that are done */
+};
+
+/* Keeps the first error for sync to report. */
+static inline void note(struct backend *be, cudaError_t error, const char *at) {
+    if (error == cudaSuccess || be->error != cudaSuccess) return;
+    be->error = error;
+    be->error_at = at;
+}
+
+/* Sends the uploads that wait to be sent together. */
+void flush_uploads(struct backend *be);
+
+template <typename... Parameters, typename... Arguments>
+void launch_raw(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                size_t shared, Arguments... arguments) {
+    cudaLaunchAttribute dependent = {};
+    dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+    dependent.val.programmaticStreamSerializationAllowed = 1;
+    cudaLaunchConfig_t config = {};
+    config.gridDim = grid;
+    config.blockDim = block;
+    config.dynamicSmemBytes = shared;
+    config.stream = be->stream;
+    config.attrs = &dependent;
+    config.numAttrs = be->architecture >= 90 && !be->serial;
+    be->serial = false;
+    note(be, cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
+}
+template <typename... Parameters, typename... Arguments>
+void launch(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+            size_t shared, Arguments... arguments) {
+    flush_uploads(be);
+    launch_raw(be, name, kernel, grid, block, shared, arguments...);
+}
+
+static inline int32_t ceil_div(int32_t a, int32_t b) { return (a + b - 1) / b; }
+
+/* ---- on the device ---- */
+
+static __device__ __forceinline__ void pdl_wait() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+static __device__ __forceinline__ void pdl_release() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+}
+
+static __device__ __forceinline__ uint32_t shared_address(const void *p) {
+    return (uint32_t)__cvta_generic_to_shared(p);
+}
+
+/* c += a b for a 16x16 tile a (rows g and g + 8 of thread 4g + t) and a 16x8 tile b (column g). */
+static __device__ __forceinline__ void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                                uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+static __device__ __forceinline__ void mma_f16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
+                                               uint32_t b0, uint32_t b1) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+                 "{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+}
+
+static __device__ __forceinline__ float widen(float v) { return v; }
+static __device__ __forceinline__ float widen(bf16 v) { return __bfloat162float(v); }
+static __device__ __forceinline__ float widen(__half v) { return __half2float(v); }
+static __device__ __forceinline__ void store(float *p, float v) { *p = v; }
+static __device__ __forceinline__ void store(bf16 *p, float v) { *p = __float2bfloat16(v); }
+static __device__ __forceinline__ void store(__half *p, float v) { *p = __float2half(v); }
+
+enum { NORM_THREADS = 256 };
+
+/* 1 / rms of a row by the first NORM_THREADS threads of a block, the same order of summation wherever it is
+ * called. `partial` is shared memory for one float a warp; `barrier` joins those threads. */
+template <typename Barrier>
+static __device__ __forceinline__ float inverse_rms(const float *row, int32_t n, float eps, float *partial,
+                                                    Barrier barrier) {
+    float sum = 0;
+    if (n % 4 == 0)
+        for (int32_t i = threadIdx.x; i < n / 4; i += NORM_THREADS) {
+            float4 v = ((const float4 *)row)[i];
+            sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
+        }
+    else
+        for (int32_t i = threadIdx.x; i < n; i += NORM_THREADS) sum += row[i] * row[i];
+    for (int offset = 16; offset; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
+    barrier();
+    sum = 0;
+    for (int w = 0; w < NORM_THREADS / 32; w++) sum += partial[w];
+    return 1 / sqrtf(sum / n + eps);
+}
+
+/* ---- operations, one a file ---- */
+
+void cuda_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float *x);
+void cuda_qkv(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x, void *q,
+              const struct kv_layer *kv);
+void cuda_attention(struct backend *be, const struct rows *rows, const struct attention_block *b, const void *q,
+                    const struct kv_layer *kv, void *attended);
+void cuda_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a, float *x);
+void cuda_gate_up(struct backend *be, const struct rows *rows, const struct mlp_block *b, const float *x,
+                  void *hidden);
+void cuda_logits(struct backend *be, const float *norm, float norm_eps, const struct matrix *head, const float *x,
+                 const int32_t *host_pick, int32_t n_pick, float *logits);
+void cuda_argmax(struct backend *be, const float *logits, int32_t n, int32_t vocab, int32_t *token);
+
+/* Rows of x that a norm reads; a null `at` names them all in order. */
+struct picks {
+    int32_t row[PRODUCT_ROWS];
+    bool all;
+};
+/* normed[i] = rmsnorm(x[pick i]) for n rows of `width`, as bf16 or f32. */
+void rmsnorm(struct backend *be, const float *x, struct picks pick, const float *norm, float eps, int32_t n,
+             int32_t width, enum dtype type, void *normed);
+
+/* Whether q is the f16 of the tensor-core attention. */
+static inline bool attention_is_fast(const struct attention_block *b, const struct kv_layer *kv) {
+    return kv->dtype == DTYPE_F16 && (b->head_dim == 64 || b->head_dim == 128);
+}
+
+/* Lets the kernels of a file use the shared memory they need; once, at open. */
+cudaError_t prepare_products(void);
+
+#endif

@@ -1,0 +1,507 @@
+/* The CUDA device: opening it, its memory, transfers, recorded passes, meters, and the table of operations.
+ *
+ * One stream carries everything but the loading of weights. The first error is kept and reported by sync or
+ * download. Uploads are copied to pinned memory at once and sent by one small kernel in front of whatever runs
+ * next; small downloads are written to pinned memory by a kernel while the host watches a ticket, which is
+ * several microseconds quicker than a copy and an event. Not done here: more than one device. */
+#include "kernels/cuda/common.cuh"
+
+#include <algorithm>
+#include <atomic>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <new>
+#include <thread>
+#include <vector>
+
+/* ---- small transfers ---- */
+
+namespace {
+
+constexpr size_t LINK_BYTES = 8 << 20; /* uploads use its first part in two halves, downloads the second */
+constexpr size_t HALF_BYTES = 2 << 20, SMALL_BYTES = 16 << 10, BOUNCE_BYTES = LINK_BYTES - 2 * HALF_BYTES;
+constexpr int WAITING = 8;
+
+struct parcel {
+    void *to;
+    uint32_t from, bytes;
+};
+struct parcels {
+    struct parcel parcel[WAITING];
+    int n;
+};
+
+__global__ void scatter(const __grid_constant__ struct parcels all, const char *pinned) {
+    const struct parcel p = all.parcel[blockIdx.x];
+    for (uint32_t i = threadIdx.x; i < p.bytes / 4; i += blockDim.x)
+        ((uint32_t *)p.to)[i] = ((const volatile uint32_t *)(pinned + p.from))[i];
+}
+
+__global__ void deliver(const uint32_t *from, uint32_t *to, uint32_t words, uint64_t *ticket, uint64_t number) {
+    pdl_wait();
+    for (uint32_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = from[i];
+    __threadfence_system();
+    __syncthreads();
+    if (threadIdx.x == 0) *(volatile uint64_t *)ticket = number;
+}
+
+} // namespace
+
+struct link {
+    char *pinned;
+    size_t used;            /* of the half in use */
+    int half;
+    cudaEvent_t left[2];    /* all that came from a half has been read */
+    struct parcels waiting;
+    uint64_t *ticket, number;
+};
+
+static cudaError_t link_open(struct link *l) {
+    cudaError_t error = cudaHostAlloc((void **)&l->pinned, LINK_BYTES + 64, cudaHostAllocDefault);
+    if (error != cudaSuccess) return error;
+    l->ticket = (uint64_t *)(l->pinned + LINK_BYTES);
+    *l->ticket = 0;
+    for (int i = 0; i < 2 && error == cudaSuccess; i++)
+        error = cudaEventCreateWithFlags(&l->left[i], cudaEventDisableTiming);
+    return error;
+}
+
+static void link_close(struct link *l) {
+    if (!l) return;
+    for (cudaEvent_t e : l->left)
+        if (e) cudaEventDestroy(e);
+    cudaFreeHost(l->pinned);
+    delete l;
+}
+
+void flush_uploads(struct backend *be) {
+    struct link *l = be->link;
+    if (l->waiting.n == 0) return;
+    struct parcels all = l->waiting;
+    l->waiting.n = 0;
+    be->serial = true;
+    launch_raw(be, "upload", scatter, all.n, 256, 0, all, (const char *)l->pinned);
+    be->serial = true;
+}
+
+/* Room for `bytes` in pinned memory; changing halves waits for what still reads the other one. */
+static char *link_room(struct backend *be, size_t bytes) {
+    struct link *l = be->link;
+    if (l->used + bytes > HALF_BYTES) {
+        flush_uploads(be);
+        note(be, cudaEventRecord(l->left[l->half], be->stream), "upload");
+        l->half ^= 1;
+        l->used = 0;
+        note(be, cudaEventSynchronize(l->left[l->half]), "upload");
+    }
+    char *room = l->pinned + l->half * HALF_BYTES + l->used;
+    l->used += (bytes + 15) / 16 * 16;
+    return room;
+}
+
+static void cuda_upload(struct backend *be, void *to, const void *host_from, size_t bytes) {
+    struct link *l = be->link;
+    if (bytes && bytes <= SMALL_BYTES && bytes % 4 == 0 && (uintptr_t)to % 4 == 0) {
+        if (l->waiting.n == WAITING) flush_uploads(be);
+        char *room = link_room(be, bytes);
+        memcpy(room, host_from, bytes);
+        l->waiting.parcel[l->waiting.n++] = {to, (uint32_t)(room - l->pinned), (uint32_t)bytes};
+        return;
+    }
+    flush_uploads(be);
+    for (size_t done = 0, n; done < bytes; done += n) {
+        n = std::min(bytes - done, HALF_BYTES);
+        char *room = link_room(be, n);
+        memcpy(room, (const char *)host_from + done, n);
+        note(be, cudaMemcpyAsync((char *)to + done, room, n, cudaMemcpyHostToDevice, be->stream), "upload");
+    }
+    be->serial = true;
+}
+
+static outrider_status report(struct backend *be) {
+    if (be->error == cudaSuccess) return OUTRIDER_OK;
+    cudaError_t error = be->error;
+    be->error = cudaSuccess;
+    return fail(OUTRIDER_EFAIL, "cuda:%d: %s: %s", be->device, be->error_at, cudaGetErrorString(error));
+}
+
+static outrider_status cuda_sync(struct backend *be) {
+    flush_uploads(be);
+    note(be, cudaStreamSynchronize(be->stream), "sync");
+    return report(be);
+}
+
+static outrider_status download_small(struct backend *be, void *host_to, const void *from, size_t bytes) {
+    struct link *l = be->link;
+    char *bounce = l->pinned + 2 * HALF_BYTES;
+    launch(be, "download", deliver, 1, 256, 0, (const uint32_t *)from, (uint32_t *)bounce, (uint32_t)(bytes / 4),
+           l->ticket, ++l->number);
+    /* A failed kernel never writes the ticket, so look at the stream now and then. */
+    for (uint32_t spins = 1; __atomic_load_n(l->ticket, __ATOMIC_ACQUIRE) != l->number; spins++)
+        if (be->error != cudaSuccess || (spins % (1 << 20) == 0 && cudaStreamQuery(be->stream) != cudaErrorNotReady))
+            break;
+    if (__atomic_load_n(l->ticket, __ATOMIC_ACQUIRE) != l->number) return cuda_sync(be);
+    memcpy(host_to, bounce, bytes);
+    return report(be);
+}
+
+static outrider_status cuda_download(struct backend *be, void *host_to, const void *from, size_t bytes) {
+    if (bytes && bytes <= SMALL_BYTES && bytes % 4 == 0 && (uintptr_t)from % 4 == 0)
+        return download_small(be, host_to, from, bytes);
+    flush_uploads(be);
+    char *bounce = be->link->pinned + 2 * HALF_BYTES;
+    for (size_t done = 0, n; done < bytes; done += n) {
+        n = std::min(bytes - done, BOUNCE_BYTES);
+        note(be, cudaMemcpyAsync(bounce, (const char *)from + done, n, cudaMemcpyDeviceToHost, be->stream), "download");
+        TRY(cuda_sync(be));
+        memcpy((char *)host_to + done, bounce, n);
+    }
+    return cuda_sync(be);
+}
+
+static void cuda_copy(struct backend *be, void *to, const void *from, size_t bytes) {
+    flush_uploads(be);
+    note(be, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, be->stream), "copy");
+    be->serial = true;
+}
+
+/* ---- memory ---- */
+
+static outrider_status cuda_alloc(struct backend *be, size_t bytes, void **out) {
+    cudaError_t error = cudaMalloc(out, bytes ? bytes : 1);
+    if (error == cudaSuccess) return OUTRIDER_OK;
+    *out = NULL;
+    size_t free_bytes = 0, total = 0;
+    cudaGetLastError();
+    cudaMemGetInfo(&free_bytes, &total);
+    if (error != cudaErrorMemoryAllocation)
+        return fail(OUTRIDER_EFAIL, "cuda:%d: allocating %zu bytes: %s", be->device, bytes, cudaGetErrorString(error));
+    return fail(OUTRIDER_ENOMEM, "cuda:%d: out of memory: %zu bytes needed, %zu of %zu free", be->device, bytes,
+                free_bytes, total);
+}
+
+static void cuda_release(struct backend *be, void *p) {
+    if (p) note(be, cudaFree(p), "release");
+}
+
+static void drop_records(struct backend *be);
+
+static outrider_status cuda_reserve(struct backend *be, int32_t max_rows, int32_t max_width) {
+    if (max_rows <= be->max_rows && max_width <= be->max_width) return OUTRIDER_OK;
+    size_t rows = std::max({max_rows, be->max_rows, (int32_t)PREFILL_ROWS}),
+           width = std::max(max_width, be->max_width), small = PRODUCT_ROWS;
+    struct {
+        void **at;
+        size_t bytes;
+    } parts[] = {{&be->normed, rows * width * 4},
+                 {&be->padded, PREFILL_ROWS * width * 2},
+                 {(void **)&be->sums, rows * width * 3 * 4},
+                 {(void **)&be->partial, small * width * ATTENTION_SPANS * 4},
+                 {(void **)&be->weight, small * width * ATTENTION_SPANS * 8 / 64},
+                 {(void **)&be->arrived, small * width * 4}};
+    TRY(cuda_sync(be));
+    drop_records(be); /* they hold the old addresses */
+    be->max_rows = be->max_width = 0;
+    for (auto &part : parts) {
+        cuda_release(be, *part.at);
+        *part.at = NULL;
+        TRY(cuda_alloc(be, part.bytes, part.at));
+        note(be, cudaMemsetAsync(*part.at, 0, part.bytes, be->stream), "reserve");
+    }
+    be->max_rows = (int32_t)rows;
+    be->max_width = (int32_t)width;
+    return cuda_sync(be);
+}
+
+/* ---- weights ---- */
+
+/* Each worker copies pieces from the mapped file to its own pair of pinned buffers, so that reading the file,
+ * copying in memory and the transfer over the bus overlap. */
+namespace {
+constexpr size_t PIECE_BYTES = 4 << 20;
+constexpr int MOST_WORKERS = 8;
+} // namespace
+
+struct loader {
+    int workers;
+    struct {
+        char *pinned[2];
+        cudaEvent_t sent[2];
+        cudaStream_t stream;
+    } worker[MOST_WORKERS];
+};
+
+static cudaError_t loader_open(struct loader *l) {
+    int cores = (int)std::thread::hardware_concurrency();
+    l->workers = std::clamp(cores / 2, 1, MOST_WORKERS);
+    for (int i = 0; i < l->workers; i++) {
+        auto *w = &l->worker[i];
+        cudaError_t error = cudaStreamCreateWithFlags(&w->stream, cudaStreamNonBlocking);
+        for (int b = 0; b < 2 && error == cudaSuccess; b++) {
+            error = cudaHostAlloc((void **)&w->pinned[b], PIECE_BYTES, cudaHostAllocDefault);
+            if (error == cudaSuccess) error = cudaEventCreateWithFlags(&w->sent[b], cudaEventDisableTiming);
+        }
+        if (error != cudaSuccess) return error;
+    }
+    return cudaSuccess;
+}
+
+static void loader_close(struct loader *l) {
+    if (!l) return;
+    for (auto &w : l->worker) {
+        for (int b = 0; b < 2; b++) {
+            if (w.sent[b]) cudaEventDestroy(w.sent[b]);
+            if (w.pinned[b]) cudaFreeHost(w.pinned[b]);
+        }
+        if (w.stream) cudaStreamDestroy(w.stream);
+    }
+    delete l;
+}
+
+static cudaError_t load_pieces(struct backend *be, int index, char *to, const char *from, size_t bytes,
+                               std::atomic<size_t> *next) {
+    auto *w = &be->loader->worker[index];
+    cudaError_t error = cudaSetDevice(be->device);
+    for (int b = 0; error == cudaSuccess; b ^= 1) {
+        size_t at = next->fetch_add(PIECE_BYTES);
+        if (at >= bytes) break;
+        size_t n = std::min(PIECE_BYTES, bytes - at);
+        error = cudaEventSynchronize(w->sent[b]);
+        if (error != cudaSuccess) break;
+        memcpy(w->pinned[b], from + at, n);
+        error = cudaMemcpyAsync(to + at, w->pinned[b], n, cudaMemcpyHostToDevice, w->stream);
+        if (error == cudaSuccess) error = cudaEventRecord(w->sent[b], w->stream);
+    }
+    cudaError_t last = cudaStreamSynchronize(w->stream);
+    return error == cudaSuccess ? last : error;
+}
+
+static cudaError_t load(struct backend *be, char *to, const char *from, size_t bytes) {
+    std::atomic<size_t> next{0};
+    int workers = (int)std::min((size_t)be->loader->workers, (bytes + PIECE_BYTES - 1) / PIECE_BYTES);
+    cudaError_t errors[MOST_WORKERS] = {};
+    std::vector<std::thread> threads;
+    for (int i = 1; i < workers; i++)
+        threads.emplace_back([&, i] { errors[i] = load_pieces(be, i, to, from, bytes, &next); });
+    errors[0] = load_pieces(be, 0, to, from, bytes, &next);
+    for (std::thread &t : threads) t.join();
+    for (cudaError_t error : errors)
+        if (error != cudaSuccess) return error;
+    return cudaSuccess;
+}
+
+static outrider_status cuda_weight(struct backend *be, const void *host, size_t bytes, const void **out) {
+    *out = NULL;
+    if (!be->loader) {
+        be->loader = new (std::nothrow) struct loader();
+        if (!be->loader) return fail_memory("the loader", sizeof *be->loader);
+        cudaError_t error = loader_open(be->loader);
+        if (error != cudaSuccess)
+            return fail(OUTRIDER_ENOMEM, "cuda:%d: pinned memory for loading: %s", be->device,
+                        cudaGetErrorString(error));
+    }
+    void *p;
+    TRY(cuda_alloc(be, bytes, &p));
+    cudaError_t error = load(be, (char *)p, (const char *)host, bytes);
+    if (error == cudaSuccess) {
+        *out = p;
+        return OUTRIDER_OK;
+    }
+    cudaFree(p);
+    return fail(OUTRIDER_EFAIL, "cuda:%d: loading %zu bytes: %s", be->device, bytes, cudaGetErrorString(error));
+}
+
+static void cuda_weight_release(struct backend *be, const void *p) { cuda_release(be, (void *)p); }
+
+/* ---- recorded passes ---- */
+
+struct records {
+    struct record {
+        uint64_t key;
+        cudaGraphExec_t graph;
+    };
+    std::vector<record> all;
+    uint64_t key;
+};
+
+static void drop_records(struct backend *be) {
+    for (auto &r : be->records->all) cudaGraphExecDestroy(r.graph);
+    be->records->all.clear();
+}
+
+static bool cuda_replay(struct backend *be, uint64_t key) {
+    for (auto &r : be->records->all) {
+        if (r.key != key) continue;
+        flush_uploads(be);
+        note(be, cudaGraphLaunch(r.graph, be->stream), "replay");
+        be->serial = true;
+        return true;
+    }
+    return false;
+}
+
+static void cuda_record_begin(struct backend *be, uint64_t key) {
+    flush_uploads(be);
+    be->records->key = key;
+    note(be, cudaStreamBeginCapture(be->stream, cudaStreamCaptureModeThreadLocal), "record");
+    be->serial = true;
+}
+
+static void cuda_record_end(struct backend *be) {
+    cudaGraph_t graph = NULL;
+    cudaGraphExec_t ready = NULL;
+    cudaError_t error = cudaStreamEndCapture(be->stream, &graph);
+    if (error == cudaSuccess) error = cudaGraphInstantiate(&ready, graph, 0);
+    if (graph) cudaGraphDestroy(graph);
+    note(be, error, "record");
+    if (error != cudaSuccess) return;
+    auto &all = be->records->all;
+    uint64_t key = be->records->key;
+    auto old = std::find_if(all.begin(), all.end(), [key](const auto &r) { return r.key == key; });
+    if (old != all.end()) {
+        cudaGraphExecDestroy(old->graph);
+        all.erase(old);
+    }
+    all.push_back({key, ready});
+    cuda_replay(be, key);
+}
+
+/* ---- meters ---- */
+
+namespace {
+
+__global__ void fill_random(uint4 *p, size_t n) {
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+        uint32_t h = (uint32_t)i * 2654435761u ^ (uint32_t)(i >> 32);
+        h = (h ^ h >> 15) * 2246822519u;
+        p[i] = make_uint4(h, h * 3266489917u, h ^ 0x9e3779b9u, h * 668265263u);
+    }
+}
+
+/* Data-dependent, so that no read can be left out; the store practically never happens. */
+__global__ void read_all(const uint4 *p, size_t n, uint32_t *sink) {
+    uint32_t x = 0;
+    const size_t step = (size_t)gridDim.x * blockDim.x;
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i + 3 * step < n; i += 4 * step)
+#pragma unroll
+        for (int j = 0; j < 4; j++) {
+            uint4 v = __ldcs(p + i + j * step);
+            x ^= v.x ^ v.y ^ v.z ^ v.w;
+        }
+    if (x == 0x9e3779b9) *sink = x;
+}
+
+} // namespace
+
+static outrider_status cuda_read_bandwidth(struct backend *be, size_t bytes, double *gb_per_s) {
+    uint4 *data;
+    cudaEvent_t begin, end;
+    TRY(cuda_sync(be));
+    TRY(cuda_alloc(be, bytes, (void **)&data));
+    note(be, cudaEventCreate(&begin), "meter");
+    note(be, cudaEventCreate(&end), "meter");
+    fill_random<<<be->multiprocessors * 16, 256, 0, be->stream>>>(data, bytes / 16);
+    *gb_per_s = 0;
+    for (int threads = 256; threads <= 1024; threads *= 2)
+        for (int repeat = 0; repeat < 6; repeat++) {
+            float ms = 0;
+            cudaEventRecord(begin, be->stream);
+            read_all<<<be->multiprocessors * (repeat % 2 ? 16 : 8), threads, 0, be->stream>>>(data, bytes / 16,
+                                                                                               (uint32_t *)data);
+            cudaEventRecord(end, be->stream);
+            note(be, cudaEventSynchronize(end), "meter");
+            cudaEventElapsedTime(&ms, begin, end);
+            if (ms > 0) *gb_per_s = std::max(*gb_per_s, (double)bytes / (ms * 1e6));
+        }
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    cuda_release(be, data);
+    return cuda_sync(be);
+}
+
+static void cuda_describe(struct backend *be, char *line, size_t bytes) {
+    snprintf(line, bytes, "cuda:%d, %s, %d multiprocessors", be->device, be->name, be->multiprocessors);
+}
+
+/* ---- opening and closing ---- */
+
+static void cuda_close(struct backend *be) {
+    if (!be) return;
+    cudaSetDevice(be->device);
+    if (be->stream) cudaStreamSynchronize(be->stream);
+    if (be->records) drop_records(be);
+    delete be->records;
+    loader_close(be->loader);
+    link_close(be->link);
+    void *scratch[] = {be->normed, be->padded, be->sums, be->partial, be->weight, be->arrived, be->blas_space};
+    for (void *p : scratch) cudaFree(p);
+    if (be->blas) cublasDestroy(be->blas);
+    if (be->stream) cudaStreamDestroy(be->stream);
+    delete be;
+}
+
+/* With the pointers to operations comes the only mutable state of the program that is not in `be`: CUDA's current
+ * device of the calling thread, which is why one thread may use only one backend at a time. */
+static const struct ops cuda_ops = {
+    "cuda",       cuda_alloc,     cuda_release,  cuda_weight,       cuda_weight_release, cuda_reserve,
+    cuda_upload,  cuda_download,  cuda_copy,     cuda_sync,         cuda_embed,          cuda_qkv,
+    cuda_attention, cuda_project, cuda_gate_up,  cuda_logits,       cuda_argmax,         cuda_replay,
+    cuda_record_begin, cuda_record_end, cuda_read_bandwidth, cuda_describe, cuda_close,
+};
+
+static outrider_status find_device(const char *name, int *out) {
+    char *end;
+    long index = strtol(name, &end, 10);
+    if (*end || index < 0 || (*name && (*name < '0' || *name > '9')))
+        return fail(OUTRIDER_EINVAL, "device cuda:%s: not a number", name);
+    int count = 0;
+    cudaError_t error = cudaGetDeviceCount(&count);
+    if (error != cudaSuccess || count == 0)
+        return fail(OUTRIDER_ENOMEM, "device cuda: no usable NVIDIA card or driver (%s)",
+                    error == cudaSuccess ? "no device" : cudaGetErrorString(error));
+    if (index >= count) return fail(OUTRIDER_ENOMEM, "device cuda:%ld: there are %d", index, count);
+    *out = (int)index;
+    return OUTRIDER_OK;
+}
+
+static cudaError_t open_parts(struct backend *be) {
+    cudaDeviceProp properties;
+    constexpr size_t blas_bytes = 64 << 20;
+    cudaError_t error = cudaSetDevice(be->device);
+    if (error == cudaSuccess) error = cudaGetDeviceProperties(&properties, be->device);
+    if (error != cudaSuccess) return error;
+    snprintf(be->name, sizeof be->name, "%s", properties.name);
+    be->multiprocessors = properties.multiProcessorCount;
+    be->architecture = properties.major * 10 + properties.minor;
+    if ((error = cudaStreamCreateWithFlags(&be->stream, cudaStreamNonBlocking)) != cudaSuccess) return error;
+    if ((error = link_open(be->link)) != cudaSuccess) return error;
+    if ((error = cudaMalloc(&be->blas_space, blas_bytes)) != cudaSuccess) return error;
+    if (cublasCreate(&be->blas) != CUBLAS_STATUS_SUCCESS ||
+        cublasSetStream(be->blas, be->stream) != CUBLAS_STATUS_SUCCESS ||
+        cublasSetWorkspace(be->blas, be->blas_space, blas_bytes) != CUBLAS_STATUS_SUCCESS)
+        return cudaErrorInitializationError;
+    return be->architecture >= 90 ? prepare_products() : cudaSuccess;
+}
+
+outrider_status cuda_open(const char *name, const struct ops **ops, struct backend **out) {
+    int device;
+    TRY(find_device(name, &device));
+    struct backend *be = new (std::nothrow) backend();
+    if (!be) return fail_memory("the CUDA backend", sizeof *be);
+    be->device = device;
+    be->link = new (std::nothrow) struct link();
+    be->records = new (std::nothrow) struct records();
+    if (!be->link || !be->records) {
+        cuda_close(be);
+        return fail_memory("the CUDA backend", sizeof *be->link);
+    }
+    cudaError_t error = open_parts(be);
+    if (error != cudaSuccess) {
+        cuda_close(be);
+        return fail(OUTRIDER_ENOMEM, "device cuda:%d: %s", device, cudaGetErrorString(error));
+    }
+    *ops = &cuda_ops;
+    *out = be;
+    return OUTRIDER_OK;
+}

@@ -1,0 +1,96 @@
+/* What becomes of a matrix product's sums: the part that every product ends with, fused into the tensor-core
+ * kernel and run by a kernel of its own behind cuBLAS and the plain product.
+ *
+ * Sums come in pairs, because RoPE and SwiGLU combine two outputs: pair p of a product whose outputs lie in
+ * blocks of 2 * half is output (p / half) * 2 * half + p % half and the one `half` after it. RoPE's half is
+ * half a head, SwiGLU's the intermediate size (gate above up), any other product's half of its outputs. */
+#ifndef OUTRIDER_CUDA_FINISH_CUH
+#define OUTRIDER_CUDA_FINISH_CUH
+
+#include "kernels/cuda/common.cuh"
+
+enum finish_kind { FINISH_ADD, FINISH_STORE, FINISH_SILU, FINISH_QKV };
+
+struct finish {
+    enum finish_kind kind;
+    int32_t n, half, pairs; /* outputs; see above */
+    float *x;               /* ADD: x += sum, STORE: x = sum; [rows][n] */
+    void *wide;             /* SILU: hidden, QKV: q */
+    enum dtype wide_type;
+    /* QKV */
+    const int32_t *position, *slot, *table;
+    const float2 *rope;
+    void *k, *v;
+    float q_scale;
+    int32_t table_stride, page_size, heads, kv_heads;
+    bool f16_cache;
+};
+
+static __device__ __forceinline__ void store_wide(const struct finish &f, size_t at, float v) {
+    if (f.wide_type == DTYPE_F32)
+        ((float *)f.wide)[at] = v;
+    else if (f.wide_type == DTYPE_BF16)
+        ((bf16 *)f.wide)[at] = __float2bfloat16(v);
+    else
+        ((__half *)f.wide)[at] = __float2half(v);
+}
+
+static __device__ __forceinline__ int32_t first_of_pair(const struct finish &f, int32_t pair) {
+    return pair + pair / f.half * f.half;
+}
+
+/* Where a row's keys begin in the cache, in units of one head's vector: page and place in it. */
+struct place {
+    int32_t position, page;
+};
+static __device__ __forceinline__ struct place find_place(const struct finish &f, int32_t row) {
+    if (f.kind != FINISH_QKV) return {0, 0};
+    int32_t position = f.position[row];
+    return {position, f.table[(size_t)f.slot[row] * f.table_stride + position / f.page_size]};
+}
+
+static __device__ __forceinline__ void finish_qkv(const struct finish &f, int32_t row, const struct place &at,
+                                                  int32_t pair, float a, float b) {
+    int32_t head = pair / f.half, d = pair % f.half;
+    if (head < f.heads + f.kv_heads) {
+        float2 turn = f.rope[(size_t)at.position * f.half + d];
+        float turned = a * turn.x - b * turn.y;
+        b = b * turn.x + a * turn.y;
+        a = turned;
+    }
+    if (head < f.heads) {
+        size_t to = ((size_t)row * f.heads + head) * 2 * f.half + d;
+        store_wide(f, to, a * f.q_scale);
+        store_wide(f, to + f.half, b * f.q_scale);
+        return;
+    }
+    head -= f.heads;
+    void *cache = head < f.kv_heads ? f.k : f.v;
+    head -= head < f.kv_heads ? 0 : f.kv_heads;
+    size_t to = (((size_t)at.page * f.kv_heads + head) * f.page_size + at.position % f.page_size) * 2 * f.half + d;
+    if (f.f16_cache) {
+        ((__half *)cache)[to] = __float2half(a);
+        ((__half *)cache)[to + f.half] = __float2half(b);
+    } else {
+        ((float *)cache)[to] = a;
+        ((float *)cache)[to + f.half] = b;
+    }
+}
+
+static __device__ __forceinline__ void finish_pair(const struct finish &f, int32_t row, const struct place &at,
+                                                   int32_t pair, float a, float b) {
+    if (f.kind == FINISH_QKV) return finish_qkv(f, row, at, pair, a, b);
+    if (f.kind == FINISH_SILU) return store_wide(f, (size_t)row * f.half + pair, a / (1 + expf(-a)) * b);
+    int32_t first = first_of_pair(f, pair), second = first + f.half;
+    float *x = f.x + (size_t)row * f.n;
+    if (f.kind == FINISH_STORE) {
+        x[first] = a;
+        if (second < f.n) x[second] = b;
+        return;
+    }
+    /* One addition an element, so the order of atomics is no matter; they spare the wait for the old value. */
+    atomicAdd(&x[first], a);
+    if (second < f.n) atomicAdd(&x[second], b);
+}
+
+#endif

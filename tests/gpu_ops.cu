@@ -1,0 +1,738 @@
+/* Every operation of the CUDA backend against a plain double-precision reference, from one table of shapes; and
+ * the promises: a row's bits alone and among others, over repeats, and replayed. With `bench` as argument it times
+ * whole passes of the 8B and 1B shapes instead.
+ *
+ * Activations between operations are the backend's own, so what is compared is what comes out: the cache, the
+ * residual stream after each half of a layer, the logits and the tokens. Memory that must not count is NaN. */
+#include "kernels/cuda/common.cuh"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+static int failures;
+static const struct ops *ops;
+static struct backend *be;
+
+static void check(bool good, const std::string &what) {
+    printf("%s %s\n", good ? "ok  " : "FAIL", what.c_str());
+    failures += !good;
+}
+static void must(outrider_status status) {
+    if (status == OUTRIDER_OK) return;
+    printf("FAIL %s\n", outrider_error());
+    exit(1);
+}
+
+/* ---- numbers ---- */
+
+static uint64_t state = 1;
+static float uniform() { /* -1 to 1 */
+    state = state * 6364136223846793005ull + 1442695040888963407ull;
+    return (float)(int32_t)(state >> 32) / 2147483648.f;
+}
+static float round_to(float v, enum dtype t) {
+    return t == DTYPE_F32 ? v : t == DTYPE_BF16 ? __bfloat162float(__float2bfloat16(v)) : __half2float(__float2half(v));
+}
+static void put(void *p, size_t i, float v, enum dtype t) {
+    if (t == DTYPE_F32)
+        ((float *)p)[i] = v;
+    else if (t == DTYPE_BF16)
+        ((bf16 *)p)[i] = __float2bfloat16(v);
+    else
+        ((__half *)p)[i] = __float2half(v);
+}
+static double distance(const std::vector<float> &a, const std::vector<float> &b) {
+    double error = 0, size = 0;
+    for (size_t i = 0; i < a.size(); i++) {
+        if (!(std::isfinite(a[i]) && std::isfinite(b[i]))) return INFINITY;
+        error += ((double)a[i] - b[i]) * ((double)a[i] - b[i]);
+        size += (double)b[i] * b[i];
+    }
+    return sqrt(error / (size + 1e-30));
+}
+static bool same(const std::vector<float> &a, const std::vector<float> &b) {
+    return a.size() == b.size() && memcmp(a.data(), b.data(), a.size() * 4) == 0;
+}
+
+/* ---- memory ---- */
+
+struct tensor {
+    std::vector<float> host; /* as rounded */
+    struct matrix device;
+};
+static struct tensor random_matrix(int n, int k, enum dtype t) {
+    struct tensor m;
+    std::vector<char> raw((size_t)n * k * dtype_bytes(t));
+    m.host.resize((size_t)n * k);
+    for (size_t i = 0; i < m.host.size(); i++) {
+        m.host[i] = round_to(uniform() * 1.7f / sqrtf(k), t);
+        put(raw.data(), i, m.host[i], t);
+    }
+    m.device.dtype = t;
+    m.device.n = n;
+    m.device.k = k;
+    must(ops->weight(be, raw.data(), raw.size(), &m.device.data));
+    return m;
+}
+template <typename T> static T *on_device(const std::vector<T> &host) {
+    void *p;
+    must(ops->alloc(be, host.size() * sizeof(T), &p));
+    ops->upload(be, p, host.data(), host.size() * sizeof(T));
+    return (T *)p;
+}
+template <typename T> static std::vector<T> from_device(const T *p, size_t n) {
+    std::vector<T> host(n);
+    must(ops->download(be, host.data(), p, n * sizeof(T)));
+    return host;
+}
+static const std::vector<float> poison(size_t n) { return std::vector<float>(n, NAN); }
+
+/* ---- one layer with its head, and sequences to run it on ---- */
+
+struct shape {
+    const char *name;
+    int hidden, heads, kv_heads, head_dim, ffn, vocab, page;
+    enum dtype weights, cache;
+    double tolerance;
+};
+static const struct shape shapes[] = {
+    {"tale verifier", 384, 6, 2, 64, 1024, 8192, 16, DTYPE_BF16, DTYPE_F16, 6e-3},
+    {"tale draft", 128, 2, 1, 64, 384, 8192, 64, DTYPE_BF16, DTYPE_F16, 6e-3},
+    {"llama-like", 1024, 16, 4, 128, 2848, 1001, 64, DTYPE_BF16, DTYPE_F16, 6e-3},
+    {"1b-like", 2048, 32, 8, 64, 4096, 2048, 256, DTYPE_BF16, DTYPE_F16, 6e-3},
+    {"groups of 20", 256, 20, 1, 64, 320, 333, 32, DTYPE_BF16, DTYPE_F16, 6e-3},
+    {"heads of 80", 320, 4, 2, 80, 672, 517, 16, DTYPE_BF16, DTYPE_F16, 6e-3},
+    {"odd k", 100, 5, 5, 20, 77, 101, 16, DTYPE_BF16, DTYPE_F16, 6e-3},
+    {"bf16, f32 cache", 256, 4, 2, 64, 512, 640, 16, DTYPE_BF16, DTYPE_F32, 6e-3},
+    {"f32", 192, 6, 3, 32, 250, 301, 16, DTYPE_F32, DTYPE_F32, 1e-5},
+    {"f16", 128, 2, 2, 64, 200, 300, 128, DTYPE_F16, DTYPE_F16, 2e-3},
+};
+
+struct row {
+    int slot, position, token;
+};
+
+struct model {
+    struct shape s;
+    struct tensor table, q, k, v, o, gate, up, down, head;
+    std::vector<float> norm[3], rope;
+    float *norm_device[3], *rope_device;
+    struct attention_block attention;
+    struct mlp_block mlp;
+    /* cache: history of `slots` sequences, everything else NaN */
+    int slots, pages_each, pages;
+    std::vector<int32_t> pages_of;
+    std::vector<float> keys, values; /* as the cache holds them */
+    struct kv_layer kv;
+    int32_t *table_device, *rows_device, *token_device;
+    float *x, *logits;
+    void *query, *attended, *hidden;
+};
+enum { MOST_ROWS = 1100, POSITIONS = 2400 };
+
+static size_t cache_at(const struct model &m, int slot, int position, int head, int d) {
+    const struct shape &s = m.s;
+    size_t page = m.pages_of[slot * m.pages_each + position / s.page];
+    return ((page * s.kv_heads + head) * s.page + position % s.page) * s.head_dim + d;
+}
+static void *cache_bytes(const std::vector<float> &values, enum dtype t, std::vector<char> &raw) {
+    raw.resize(values.size() * dtype_bytes(t));
+    for (size_t i = 0; i < values.size(); i++) put(raw.data(), i, values[i], t);
+    return raw.data();
+}
+static void restore_cache(struct model &m) {
+    std::vector<char> raw;
+    size_t bytes = m.keys.size() * dtype_bytes(m.s.cache);
+    ops->upload(be, m.kv.k, cache_bytes(m.keys, m.s.cache, raw), bytes);
+    ops->upload(be, m.kv.v, cache_bytes(m.values, m.s.cache, raw), bytes);
+}
+
+static struct model make_model(const struct shape &s, int slots) {
+    struct model m = {};
+    m.s = s;
+    int width = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
+    m.table = random_matrix(s.vocab, s.hidden, s.weights);
+    m.q = random_matrix(width, s.hidden, s.weights);
+    m.k = random_matrix(kv, s.hidden, s.weights);
+    m.v = random_matrix(kv, s.hidden, s.weights);
+    m.o = random_matrix(s.hidden, width, s.weights);
+    m.gate = random_matrix(s.ffn, s.hidden, s.weights);
+    m.up = random_matrix(s.ffn, s.hidden, s.weights);
+    m.down = random_matrix(s.hidden, s.ffn, s.weights);
+    m.head = random_matrix(s.vocab, s.hidden, s.weights);
+    for (int i = 0; i < 3; i++) {
+        for (int j = 0; j < s.hidden; j++) m.norm[i].push_back(1 + uniform() / 2);
+        m.norm_device[i] = on_device(m.norm[i]);
+    }
+    for (int p = 0; p < POSITIONS; p++)
+        for (int d = 0; d < s.head_dim / 2; d++) {
+            double angle = p * pow(10000, -2.0 * d / s.head_dim);
+            m.rope.push_back((float)cos(angle));
+            m.rope.push_back((float)sin(angle));
+        }
+    m.rope_device = on_device(m.rope);
+    m.attention = {m.norm_device[0], 1e-5f, m.q.device, m.k.device, m.v.device, m.rope_device, s.heads, s.kv_heads,
+                   s.head_dim};
+    m.mlp = {m.norm_device[1], 1e-5f, m.gate.device, m.up.device};
+
+    m.slots = slots;
+    m.pages_each = POSITIONS / s.page;
+    m.pages = slots * m.pages_each;
+    for (int i = 0; i < m.pages; i++) m.pages_of.push_back(i);
+    for (int i = m.pages - 1; i > 0; i--)
+        std::swap(m.pages_of[i], m.pages_of[(int)((uniform() + 1) / 2 * i)]);
+    size_t elements = (size_t)m.pages * s.kv_heads * s.page * s.head_dim;
+    m.keys = m.values = poison(elements);
+    m.kv.dtype = s.cache;
+    m.kv.page_size = s.page;
+    must(ops->alloc(be, elements * dtype_bytes(s.cache), &m.kv.k));
+    must(ops->alloc(be, elements * dtype_bytes(s.cache), &m.kv.v));
+    m.table_device = on_device(m.pages_of);
+    must(ops->alloc(be, 3 * MOST_ROWS * 4, (void **)&m.rows_device));
+    must(ops->alloc(be, MOST_ROWS * 4, (void **)&m.token_device));
+    must(ops->alloc(be, (size_t)MOST_ROWS * s.hidden * 4, (void **)&m.x));
+    must(ops->alloc(be, (size_t)MOST_ROWS * width * 4, &m.query));
+    must(ops->alloc(be, (size_t)MOST_ROWS * width * 4, &m.attended));
+    must(ops->alloc(be, (size_t)MOST_ROWS * s.ffn * 4, &m.hidden));
+    must(ops->alloc(be, (size_t)MOST_ROWS * s.vocab * 4, (void **)&m.logits));
+    must(ops->reserve(be, MOST_ROWS, std::max({s.hidden, width, s.ffn})));
+    return m;
+}
+/* Gives sequence `slot` a past of n positions. */
+static void fill_history(struct model &m, int slot, int n) {
+    for (int p = 0; p < n; p++)
+        for (int h = 0; h < m.s.kv_heads; h++)
+            for (int d = 0; d < m.s.head_dim; d++) {
+                m.keys[cache_at(m, slot, p, h, d)] = round_to(uniform() * 1.5f, m.s.cache);
+                m.values[cache_at(m, slot, p, h, d)] = round_to(uniform(), m.s.cache);
+            }
+}
+static void free_model(struct model &m) {
+    const struct tensor *weights[] = {&m.table, &m.q, &m.k, &m.v, &m.o, &m.gate, &m.up, &m.down, &m.head};
+    for (auto *w : weights) ops->weight_release(be, w->device.data);
+    void *plain[] = {m.norm_device[0], m.norm_device[1], m.norm_device[2], m.rope_device, m.kv.k,   m.kv.v, m.table_device,
+                     m.rows_device,    m.token_device,   m.x,              m.query,       m.attended, m.hidden, m.logits};
+    for (void *p : plain) ops->release(be, p);
+}
+
+/* ---- on the device ---- */
+
+struct result {
+    std::vector<float> after_attention, after_mlp, logits;
+    std::vector<int32_t> tokens;
+};
+
+static struct rows device_rows(struct model &m, const std::vector<row> &list, bool prefill) {
+    std::vector<int32_t> packed;
+    for (auto &r : list) packed.push_back(r.token);
+    for (auto &r : list) packed.push_back(r.position);
+    for (auto &r : list) packed.push_back(r.slot);
+    int n = (int)list.size(), last = 0;
+    for (auto &r : list) last = std::max(last, r.position);
+    ops->upload(be, m.rows_device, packed.data(), packed.size() * 4);
+    return {n, m.rows_device, m.rows_device + n, m.rows_device + 2 * n, m.table_device, m.pages_each, last, prefill};
+}
+
+static struct result run(struct model &m, const std::vector<row> &list, bool prefill) {
+    struct rows rows = device_rows(m, list, prefill);
+    const struct shape &s = m.s;
+    size_t n = list.size(), width = (size_t)s.heads * s.head_dim;
+    ops->upload(be, m.x, poison(n * s.hidden).data(), n * s.hidden * 4);
+    ops->upload(be, m.query, poison(n * width).data(), n * width * 4);
+    ops->upload(be, m.attended, poison(n * width).data(), n * width * 4);
+    ops->upload(be, m.hidden, poison(n * s.ffn).data(), n * s.ffn * 4);
+    ops->upload(be, m.logits, poison(n * s.vocab).data(), n * s.vocab * 4);
+    struct result out;
+    ops->embed(be, &rows, &m.table.device, m.x);
+    ops->qkv(be, &rows, &m.attention, m.x, m.query, &m.kv);
+    ops->attention(be, &rows, &m.attention, m.query, &m.kv, m.attended);
+    ops->project(be, &rows, &m.o.device, m.attended, m.x);
+    out.after_attention = from_device(m.x, n * s.hidden);
+    ops->gate_up(be, &rows, &m.mlp, m.x, m.hidden);
+    ops->project(be, &rows, &m.down.device, m.hidden, m.x);
+    out.after_mlp = from_device(m.x, n * s.hidden);
+    ops->logits(be, m.norm_device[2], 1e-5f, &m.head.device, m.x, NULL, (int)n, m.logits);
+    ops->argmax(be, m.logits, (int)n, s.vocab, m.token_device);
+    out.logits = from_device(m.logits, n * s.vocab);
+    out.tokens = from_device(m.token_device, n);
+    return out;
+}
+
+/* ---- the reference ---- */
+
+static std::vector<float> normed(const struct model &m, const std::vector<float> &x, int which, size_t row) {
+    size_t d = m.s.hidden;
+    double sum = 0;
+    std::vector<float> out(d);
+    for (size_t i = 0; i < d; i++) sum += (double)x[row * d + i] * x[row * d + i];
+    float scale = (float)(1 / sqrt(sum / d + 1e-5));
+    for (size_t i = 0; i < d; i++)
+        out[i] = round_to(x[row * d + i] * scale * m.norm[which][i], m.s.weights == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32);
+    return out;
+}
+static std::vector<float> times(const struct tensor &w, const std::vector<float> &a) {
+    int n = w.device.n, k = w.device.k;
+    std::vector<float> out(n);
+#pragma omp parallel for
+    for (int i = 0; i < n; i++) {
+        double sum = 0;
+        for (int j = 0; j < k; j++) sum += (double)w.host[(size_t)i * k + j] * a[j];
+        out[i] = (float)sum;
+    }
+    return out;
+}
+static void turn(const struct model &m, float *head, int position) {
+    int half = m.s.head_dim / 2;
+    for (int d = 0; d < half; d++) {
+        float c = m.rope[((size_t)position * half + d) * 2], s = m.rope[((size_t)position * half + d) * 2 + 1];
+        float a = head[d], b = head[d + half];
+        head[d] = a * c - b * s;
+        head[d + half] = b * c + a * s;
+    }
+}
+/* Appends to keys and values as it goes, like the device. Differences of x, not x, so that errors show. */
+static struct result reference(const struct model &m, const std::vector<row> &list, std::vector<float> &keys,
+                               std::vector<float> &values) {
+    const struct shape &s = m.s;
+    int D = s.head_dim;
+    enum dtype act = s.weights == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    std::vector<float> x, q;
+    struct result out;
+    for (size_t r = 0; r < list.size(); r++) {
+        for (int i = 0; i < s.hidden; i++) x.push_back(m.table.host[(size_t)list[r].token * s.hidden + i]);
+        auto n = normed(m, x, 0, r), qr = times(m.q, n), k = times(m.k, n), v = times(m.v, n);
+        for (int h = 0; h < s.heads; h++) turn(m, &qr[h * D], list[r].position);
+        for (int h = 0; h < s.kv_heads; h++) turn(m, &k[h * D], list[r].position);
+        q.insert(q.end(), qr.begin(), qr.end());
+        for (int h = 0; h < s.kv_heads; h++)
+            for (int d = 0; d < D; d++) {
+                size_t at = cache_at(m, list[r].slot, list[r].position, h, d);
+                keys[at] = round_to(k[h * D + d], s.cache);
+                values[at] = round_to(v[h * D + d], s.cache);
+            }
+    }
+    for (size_t r = 0; r < list.size(); r++) {
+        std::vector<float> attended(s.heads * D);
+        for (int h = 0; h < s.heads; h++) {
+            int kv = h / (s.heads / s.kv_heads);
+            std::vector<double> score(list[r].position + 1), sum(D);
+            double greatest = -1e300, total = 0;
+            for (int p = 0; p <= list[r].position; p++) {
+                double dot = 0;
+                for (int d = 0; d < D; d++)
+                    dot += (double)q[(r * s.heads + h) * D + d] * keys[cache_at(m, list[r].slot, p, kv, d)];
+                greatest = std::max(greatest, score[p] = dot / sqrt(D));
+            }
+            for (int p = 0; p <= list[r].position; p++) {
+                double w = exp(score[p] - greatest);
+                total += w;
+                for (int d = 0; d < D; d++) sum[d] += w * values[cache_at(m, list[r].slot, p, kv, d)];
+            }
+            for (int d = 0; d < D; d++) attended[h * D + d] = round_to((float)(sum[d] / total), act);
+        }
+        auto add = times(m.o, attended);
+        for (int i = 0; i < s.hidden; i++) x[r * s.hidden + i] += add[i];
+    }
+    out.after_attention = x;
+    for (size_t r = 0; r < list.size(); r++) {
+        auto n = normed(m, x, 1, r), gate = times(m.gate, n), up = times(m.up, n);
+        for (int i = 0; i < s.ffn; i++) gate[i] = round_to(gate[i] / (1 + expf(-gate[i])) * up[i], act);
+        auto add = times(m.down, gate);
+        for (int i = 0; i < s.hidden; i++) x[r * s.hidden + i] += add[i];
+    }
+    out.after_mlp = x;
+    for (size_t r = 0; r < list.size(); r++) {
+        auto l = times(m.head, normed(m, x, 2, r));
+        out.logits.insert(out.logits.end(), l.begin(), l.end());
+    }
+    return out;
+}
+
+/* ---- the checks ---- */
+
+static std::vector<float> minus(const std::vector<float> &a, const std::vector<float> &b) {
+    std::vector<float> out(a.size());
+    for (size_t i = 0; i < a.size(); i++) out[i] = a[i] - b[i];
+    return out;
+}
+static std::vector<float> rows_of(const std::vector<float> &all, size_t width, size_t first, size_t n) {
+    return std::vector<float>(all.begin() + first * width, all.begin() + (first + n) * width);
+}
+static std::vector<float> cache_rows(const struct model &m, const std::vector<float> &cache, const std::vector<row> &list) {
+    std::vector<float> out;
+    for (auto &r : list)
+        for (int h = 0; h < m.s.kv_heads; h++)
+            for (int d = 0; d < m.s.head_dim; d++) out.push_back(cache[cache_at(m, r.slot, r.position, h, d)]);
+    return out;
+}
+static std::vector<float> read_cache(const struct model &m, const void *device, size_t n) {
+    std::vector<float> out(n);
+    if (m.s.cache == DTYPE_F32) return from_device((const float *)device, n);
+    auto raw = from_device((const __half *)device, n);
+    for (size_t i = 0; i < n; i++) out[i] = __half2float(raw[i]);
+    return out;
+}
+static bool is_argmax(const std::vector<float> &logits, size_t row, int vocab, int token) {
+    const float *l = &logits[row * vocab];
+    for (int i = 0; i < vocab; i++)
+        if (l[i] > l[token] || (i < token && l[i] == l[token])) return false;
+    return true;
+}
+
+static void check_against_reference(struct model &m, const std::vector<row> &list, bool prefill, const char *what) {
+    restore_cache(m);
+    auto keys = m.keys, values = m.values;
+    auto want = reference(m, list, keys, values);
+    auto got = run(m, list, prefill);
+    std::vector<float> start;
+    for (auto &r : list)
+        for (int i = 0; i < m.s.hidden; i++) start.push_back(m.table.host[(size_t)r.token * m.s.hidden + i]);
+    double k = distance(cache_rows(m, read_cache(m, m.kv.k, keys.size()), list), cache_rows(m, keys, list)),
+           v = distance(cache_rows(m, read_cache(m, m.kv.v, keys.size()), list), cache_rows(m, values, list)),
+           a = distance(minus(got.after_attention, start), minus(want.after_attention, start)),
+           f = distance(minus(got.after_mlp, got.after_attention), minus(want.after_mlp, want.after_attention)),
+           l = distance(got.logits, want.logits);
+    bool tokens = true;
+    for (size_t r = 0; r < list.size(); r++) tokens = tokens && is_argmax(got.logits, r, m.s.vocab, got.tokens[r]);
+    char line[256];
+    snprintf(line, sizeof line, "%s, %s, %zu rows: k %.1e v %.1e attention %.1e mlp %.1e logits %.1e%s", m.s.name, what,
+             list.size(), k, v, a, f, l, tokens ? "" : ", argmax wrong");
+    check(std::max({k, v, a, f, l}) < m.s.tolerance && tokens, line);
+}
+
+static bool rows_alone_agree(struct model &m, const std::vector<row> &list, const struct result &all) {
+    restore_cache(m);
+    for (size_t r = 0; r < list.size(); r++) {
+        auto one = run(m, {list[r]}, false);
+        if (!same(one.after_attention, rows_of(all.after_attention, m.s.hidden, r, 1)) ||
+            !same(one.after_mlp, rows_of(all.after_mlp, m.s.hidden, r, 1)) ||
+            !same(one.logits, rows_of(all.logits, m.s.vocab, r, 1)))
+            return false;
+    }
+    return true;
+}
+
+static std::vector<row> take(const struct model &m, const std::vector<std::pair<int, int>> &runs) {
+    /* runs: (slot, rows) from that slot's history on; positions by the histories set in check_shape */
+    static const int history[] = {0, 63, 130, 700, 2044};
+    std::vector<row> list;
+    for (auto &r : runs)
+        for (int i = 0; i < r.second; i++) list.push_back({r.first, history[r.first] + i, (int)(list.size() * 37 + 5) % m.s.vocab});
+    return list;
+}
+
+static void check_shape(const struct shape &s, bool quick) {
+    struct model m = make_model(s, 5);
+    static const int history[] = {0, 63, 130, 700, 2044};
+    for (int i = 0; i < 5; i++) fill_history(m, i, history[i]);
+    std::vector<std::vector<std::pair<int, int>>> batches = {
+        {{0, 1}}, {{3, 2}}, {{1, 3}}, {{2, 1}, {0, 1}, {3, 1}, {1, 1}, {4, 1}}, {{4, 9}, {1, 7}}, {{3, 17}, {0, 16}},
+        {{1, 20}, {2, 20}, {3, 24}}};
+    if (!quick) batches.push_back({{1, 40}, {3, 61}});
+    for (auto &b : batches) {
+        auto list = take(m, b);
+        check_against_reference(m, list, false, "batch");
+        restore_cache(m);
+        auto all = run(m, list, false);
+        char line[160];
+        snprintf(line, sizeof line, "%s, %zu rows: bits equal one row at a time", s.name, list.size());
+        check(rows_alone_agree(m, list, all), line);
+    }
+    /* prefill: a shorter chunk's rows are the same bits */
+    auto prompt = take(m, {{1, 130}});
+    check_against_reference(m, prompt, true, "prefill");
+    restore_cache(m);
+    auto all = run(m, prompt, true);
+    restore_cache(m);
+    prompt.resize(57);
+    auto some = run(m, prompt, true);
+    check(same(some.after_mlp, rows_of(all.after_mlp, s.hidden, 0, 57)), std::string(s.name) + ", prefill: 57 rows as among 130");
+    /* repeats */
+    auto list = take(m, {{3, 5}, {1, 4}});
+    restore_cache(m);
+    auto first = run(m, list, false);
+    bool equal = true;
+    for (int i = 0; i < (quick ? 3 : 50); i++) {
+        auto again = run(m, list, false);
+        equal = equal && same(again.logits, first.logits) && same(again.after_mlp, first.after_mlp);
+    }
+    check(equal, std::string(s.name) + ": repeats bit for bit");
+    free_model(m);
+}
+
+/* A recorded pass sees new rows each time it is replayed. */
+static void check_replay() {
+    struct model m = make_model(shapes[0], 5);
+    static const int history[] = {0, 63, 130, 700, 2044};
+    for (int i = 0; i < 5; i++) fill_history(m, i, history[i]);
+    restore_cache(m);
+    bool equal = true;
+    for (int i = 0; i < 12; i++) {
+        auto list = take(m, {{i % 5, 3}});
+        auto want = run(m, list, false);
+        struct rows rows = device_rows(m, list, false);
+        rows.max_position = POSITIONS - 1;
+        if (!ops->replay(be, 77)) {
+            check(i == 0, "replay: recorded once");
+            ops->record_begin(be, 77);
+            ops->embed(be, &rows, &m.table.device, m.x);
+            ops->qkv(be, &rows, &m.attention, m.x, m.query, &m.kv);
+            ops->attention(be, &rows, &m.attention, m.query, &m.kv, m.attended);
+            ops->project(be, &rows, &m.o.device, m.attended, m.x);
+            ops->gate_up(be, &rows, &m.mlp, m.x, m.hidden);
+            ops->project(be, &rows, &m.down.device, m.hidden, m.x);
+            ops->record_end(be);
+        }
+        equal = equal && same(from_device(m.x, (size_t)3 * m.s.hidden), want.after_mlp);
+    }
+    check(equal, "replay: as run, with new rows each time");
+    free_model(m);
+}
+
+static void check_picks_and_ties() {
+    struct model m = make_model(shapes[0], 1);
+    std::vector<row> list;
+    for (int i = 0; i < 6; i++) list.push_back({0, i, i * 11});
+    auto all = run(m, list, false);
+    int32_t pick[] = {4, 0, 4};
+    ops->logits(be, m.norm_device[2], 1e-5f, &m.head.device, m.x, pick, 3, m.logits);
+    auto got = from_device(m.logits, (size_t)3 * m.s.vocab);
+    bool equal = true;
+    for (int i = 0; i < 3; i++)
+        equal = equal && same(rows_of(got, m.s.vocab, i, 1), rows_of(all.logits, m.s.vocab, pick[i], 1));
+    check(equal, "logits of picked rows");
+    std::vector<float> l(4 * 1000, -3);
+    l[0 * 1000 + 17] = l[0 * 1000 + 40] = 5;       /* tie */
+    l[1000 + 3] = NAN, l[1000 + 999] = 1;          /* NaN loses */
+    for (int i = 0; i < 1000; i++) l[2000 + i] = NAN;
+    for (int i = 0; i < 1000; i++) l[3000 + i] = -INFINITY;
+    float *device = on_device(l);
+    ops->argmax(be, device, 4, 1000, m.token_device);
+    auto t = from_device(m.token_device, 4);
+    check(t[0] == 17 && t[1] == 999 && t[2] == 0 && t[3] == 0, "argmax: ties, NaN, nothing finite");
+    ops->release(be, device);
+    free_model(m);
+}
+
+static void check_memory() {
+    void *p;
+    outrider_status status = ops->alloc(be, (size_t)1 << 50, &p);
+    check(status == OUTRIDER_ENOMEM && strstr(outrider_error(), "free"), "alloc: too much says what is free");
+    std::vector<int32_t> data(3000000);
+    for (size_t i = 0; i < data.size(); i++) data[i] = (int32_t)(i * 2654435761u);
+    int32_t *device = on_device(data);
+    check(from_device(device, data.size()) == data, "upload and download of 12 MB");
+    bool equal = true;
+    for (int i = 0; i < 3000; i++) {
+        for (int j = 0; j < 3; j++) {
+            data[i * 7 + j] = i - j;
+            ops->upload(be, device + i * 7 + j, &data[i * 7 + j], 4);
+        }
+        if (i % 500 == 499) equal = equal && from_device(device, 3000 * 7) == std::vector<int32_t>(data.begin(), data.begin() + 21000);
+    }
+    check(equal, "small uploads arrive in order");
+    ops->release(be, device);
+    const struct ops *other;
+    struct backend *none;
+    check(cuda_open("99", &other, &none) == OUTRIDER_ENOMEM, std::string("cuda:99: ") + outrider_error());
+    check(cuda_open("x", &other, &none) == OUTRIDER_EINVAL, std::string("cuda:x: ") + outrider_error());
+}
+
+/* ---- timing of whole passes ---- */
+
+struct big {
+    const char *name;
+    int hidden, layers, heads, kv_heads, head_dim, ffn, vocab;
+};
+
+__global__ void fill_bf16(bf16 *p, size_t n, uint32_t seed, float scale) {
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+        uint32_t h = (uint32_t)i * 2654435761u ^ (uint32_t)(i >> 32) ^ seed;
+        h = (h ^ h >> 15) * 2246822519u;
+        p[i] = __float2bfloat16(((float)(h >> 8) / (1 << 23) - 1) * scale);
+    }
+}
+
+struct bench {
+    struct big s;
+    char *weights;
+    float *ones, *rope, *x, *logits;
+    void *q, *attended, *hidden, *k, *v;
+    int32_t *rows, *table, *tokens;
+    size_t bytes;
+};
+enum { DEPTH = 512, BENCH_PAGE = 64, BENCH_POSITIONS = 2048 };
+static uint64_t next_key = 1000;
+
+static struct bench open_bench(const struct big &s) {
+    struct bench b = {};
+    b.s = s;
+    size_t d = s.hidden, width = (size_t)s.heads * s.head_dim, kv = (size_t)s.kv_heads * s.head_dim;
+    size_t layer = (width + 2 * kv) * d + d * width + 2 * (size_t)s.ffn * d + d * s.ffn;
+    size_t elements = layer * s.layers + (size_t)s.vocab * d;
+    b.bytes = elements * 2;
+    must(ops->alloc(be, b.bytes, (void **)&b.weights));
+    fill_bf16<<<2112, 256, 0, be->stream>>>((bf16 *)b.weights, elements, 1, .02f);
+    b.ones = on_device(std::vector<float>(d, 1));
+    b.rope = on_device(std::vector<float>((size_t)BENCH_POSITIONS * s.head_dim, .7f));
+    size_t cache = (size_t)BENCH_POSITIONS * kv * s.layers * 2;
+    must(ops->alloc(be, cache, &b.k));
+    must(ops->alloc(be, cache, &b.v));
+    cudaMemsetAsync(b.k, 0x11, cache, be->stream);
+    cudaMemsetAsync(b.v, 0x11, cache, be->stream);
+    must(ops->alloc(be, 512 * d * 4, (void **)&b.x));
+    must(ops->alloc(be, 512 * width * 4, &b.q));
+    must(ops->alloc(be, 512 * width * 4, &b.attended));
+    must(ops->alloc(be, 512 * (size_t)s.ffn * 4, &b.hidden));
+    must(ops->alloc(be, 64 * (size_t)s.vocab * 4, (void **)&b.logits));
+    std::vector<int32_t> rows(3 * 512), table;
+    for (int i = 0; i < 512; i++) rows[i] = i, rows[512 + i] = DEPTH + i, rows[1024 + i] = 0;
+    for (int i = 0; i < BENCH_POSITIONS / BENCH_PAGE; i++) table.push_back(i);
+    b.rows = on_device(rows);
+    b.table = on_device(table);
+    must(ops->alloc(be, 4 * 64, (void **)&b.tokens));
+    must(ops->reserve(be, 512, std::max({s.hidden, (int)width, s.ffn})));
+    return b;
+}
+
+enum { QKV = 1, ATTENTION = 2, OUT = 4, GATE = 8, DOWN = 16, HEAD = 32, ALL = 63 };
+
+static void issue(const struct bench &b, const struct rows &rows, int parts) {
+    const struct big &s = b.s;
+    const int d = s.hidden, width = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
+    const bf16 *w = (const bf16 *)b.weights;
+    auto matrix = [&](int n, int k) {
+        struct matrix m = {w, DTYPE_BF16, n, k};
+        w += (size_t)n * k;
+        return m;
+    };
+    struct matrix embedding = {b.weights, DTYPE_BF16, s.vocab, d};
+    ops->embed(be, &rows, &embedding, b.x);
+    for (int i = 0; i < s.layers; i++) {
+        struct attention_block a = {b.ones, 1e-5f, matrix(width, d), matrix(kv, d), matrix(kv, d), b.rope, s.heads, s.kv_heads, s.head_dim};
+        struct matrix o = matrix(d, width);
+        struct mlp_block f = {b.ones, 1e-5f, matrix(s.ffn, d), matrix(s.ffn, d)};
+        struct matrix down = matrix(d, s.ffn);
+        size_t cache = (size_t)BENCH_POSITIONS * kv * i * 2;
+        struct kv_layer l = {(char *)b.k + cache, (char *)b.v + cache, DTYPE_F16, BENCH_PAGE};
+        if (parts & QKV) ops->qkv(be, &rows, &a, b.x, b.q, &l);
+        if (parts & ATTENTION) ops->attention(be, &rows, &a, b.q, &l, b.attended);
+        if (parts & OUT) ops->project(be, &rows, &o, b.attended, b.x);
+        if (parts & GATE) ops->gate_up(be, &rows, &f, b.x, b.hidden);
+        if (parts & DOWN) ops->project(be, &rows, &down, b.hidden, b.x);
+    }
+    struct matrix head = matrix(s.vocab, d);
+    int n = rows.n < 64 ? rows.n : 64;
+    if (parts & HEAD) ops->logits(be, b.ones, 1e-5f, &head, b.x, NULL, n, b.logits);
+    if (parts & HEAD) ops->argmax(be, b.logits, n, s.vocab, b.tokens);
+}
+
+/* Milliseconds of one pass, median of `repeats`; recorded unless it is a prompt's. */
+static double time_pass(const struct bench &b, int n, int parts, bool prefill, int repeats) {
+    struct rows rows = {n, b.rows, b.rows + (prefill ? 0 : 512), b.rows + 1024, b.table, BENCH_POSITIONS / BENCH_PAGE, prefill ? n - 1 : 1023, prefill};
+    uint64_t key = next_key++;
+    cudaEvent_t begin, end;
+    cudaEventCreate(&begin);
+    cudaEventCreate(&end);
+    std::vector<float> times;
+    if (!prefill) {
+        ops->record_begin(be, key);
+        issue(b, rows, parts);
+        ops->record_end(be);
+    }
+    for (int i = 0; i < repeats + 3; i++) {
+        float ms;
+        cudaEventRecord(begin, be->stream);
+        if (prefill)
+            issue(b, rows, parts);
+        else
+            ops->replay(be, key);
+        cudaEventRecord(end, be->stream);
+        cudaEventSynchronize(end);
+        cudaEventElapsedTime(&ms, begin, end);
+        if (i >= 3) times.push_back(ms);
+    }
+    must(ops->sync(be));
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+}
+
+static void bench(const struct big &s, double gb_per_s) {
+    struct bench b = open_bench(s);
+    double limit = b.bytes / (gb_per_s * 1e6), one = 0;
+    printf("%s: %.3f GB, limit %.3f ms\n", s.name, b.bytes / 1e9, limit);
+    for (int n : {1, 2, 3, 4, 5, 8, 9, 16, 32, 64}) {
+        double ms = time_pass(b, n, ALL, false, 15);
+        if (n == 1) one = ms;
+        printf("  %2d rows  %7.3f ms  %5.1f%% of limit  %.3f x one row   without attention %7.3f ms\n", n, ms, 100 * limit / ms,
+               ms / one, time_pass(b, n, ALL & ~ATTENTION, false, 9));
+    }
+    struct {
+        const char *name;
+        int part;
+    } parts[] = {{"qkv", QKV}, {"attention", ATTENTION}, {"out", OUT}, {"gate_up", GATE}, {"down", DOWN}, {"qkv+attention+out", QKV | ATTENTION | OUT}};
+    for (auto &p : parts)
+        printf("  %-18s us a layer: 1 row %6.2f  4 rows %6.2f  16 rows %6.2f\n", p.name, 1e3 * time_pass(b, 1, p.part, false, 9) / s.layers,
+               1e3 * time_pass(b, 4, p.part, false, 9) / s.layers, 1e3 * time_pass(b, 16, p.part, false, 9) / s.layers);
+    double ms = time_pass(b, 512, ALL, true, 5), attention = time_pass(b, 512, ATTENTION, true, 5);
+    printf("  prefill 512: %.2f ms, %.0f tok/s (attention alone %.2f ms)\n", ms, 512 / ms * 1e3, attention);
+    void *all[] = {b.weights, b.ones, b.rope, b.x, b.logits, b.q, b.attended, b.hidden, b.k, b.v, b.rows, b.table, b.tokens};
+    for (void *p : all) ops->release(be, p);
+}
+
+static void bench_loading() {
+    std::vector<char> host((size_t)4 << 30);
+    for (size_t i = 0; i < host.size(); i += 512) host[i] = (char)i;
+    const void *p;
+    must(ops->weight(be, host.data(), 1 << 20, &p)); /* pinned buffers exist */
+    ops->weight_release(be, p);
+    cudaEvent_t begin, end;
+    cudaEventCreate(&begin);
+    cudaEventCreate(&end);
+    cudaEventRecord(begin);
+    std::vector<const void *> parts;
+    for (size_t at = 0; at < host.size(); at += (size_t)128 << 20) {
+        must(ops->weight(be, host.data() + at, (size_t)128 << 20, &p));
+        parts.push_back(p);
+    }
+    cudaEventRecord(end);
+    cudaEventSynchronize(end);
+    float ms;
+    cudaEventElapsedTime(&ms, begin, end);
+    printf("loading from memory in pieces of 128 MB: %.1f GB/s\n", host.size() / (ms * 1e6));
+    for (const void *w : parts) ops->weight_release(be, w);
+}
+
+int main(int argc, char **argv) {
+    outrider_status status = cuda_open("", &ops, &be);
+    if (status) {
+        printf("FAIL %s\n", outrider_error());
+        return 1;
+    }
+    char line[256];
+    ops->describe(be, line, sizeof line);
+    printf("%s\n", line);
+    const std::string mode = argc > 1 ? argv[1] : "";
+    if (mode == "bench") {
+        double gb_per_s;
+        must(ops->read_bandwidth(be, (size_t)14 << 30, &gb_per_s));
+        printf("read bandwidth %.0f GB/s\n", gb_per_s);
+        bench({"8B", 4096, 32, 32, 8, 128, 14336, 8192}, gb_per_s);
+        bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192}, gb_per_s);
+        bench_loading();
+    } else {
+        check_memory();
+        for (auto &s : shapes) check_shape(s, mode == "quick");
+        check_replay();
+        check_picks_and_ties();
+    }
+    must(ops->sync(be));
+    ops->close(be);
+    if (mode != "bench") printf("%d failed\n", failures);
+    return failures > 0;
+}
