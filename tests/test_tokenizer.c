@@ -482,9 +482,9 @@ static void use_library(const struct spm *library, const struct sp_model *m) {
     token_list_free(&list);
 }
 
-/* Reads a model from a heap block of just its size, so that a sanitizer sees one byte too far; where it is
- * lawful, encodes with it when `deep`. Returns whether it was. */
-static bool read_damaged(const char *bytes, size_t n, bool deep) {
+/* Reads a model from a heap block of just its size, so that a sanitizer sees one byte too far, and
+ * encodes with it where it is lawful. Returns whether it was. */
+static bool read_damaged(const char *bytes, size_t n) {
     struct sp_model m;
     struct spm *library = NULL;
     unsigned char *copy = malloc(n ? n : 1);
@@ -498,14 +498,12 @@ static bool read_damaged(const char *bytes, size_t n, bool deep) {
         free(copy);
         return false;
     }
-    if (deep) {
-        assert_int_equal(precheck_write(&m, &rewritten, &rewritten_bytes), OUTRIDER_OK);
-        status = spm_open(rewritten, rewritten_bytes, m.n, &library);
-        if (status != OUTRIDER_OK)
-            assert_int_equal(status, OUTRIDER_EMODEL); /* as one without ordinary pieces */
-        else
-            use_library(library, &m);
-    }
+    assert_int_equal(precheck_write(&m, &rewritten, &rewritten_bytes), OUTRIDER_OK);
+    status = spm_open(rewritten, rewritten_bytes, m.n, &library);
+    if (status == OUTRIDER_OK)
+        use_library(library, &m);
+    else
+        assert_int_equal(status, OUTRIDER_EMODEL); /* as one without ordinary pieces */
     spm_close(library);
     free(rewritten);
     precheck_free(&m);
@@ -517,10 +515,20 @@ static void every_prefix_is_an_error_or_a_tokenizer(void **state) {
     (void)state;
     struct model_bytes m = model_with_bytes(LITERAL(PLAIN));
     size_t lawful = 0;
-    for (size_t n = 0; n <= m.n; n++) lawful += read_damaged(m.bytes, n, true);
+    for (size_t n = 0; n <= m.n; n++) lawful += read_damaged(m.bytes, n);
     /* The whole, without normalizer_spec, and with the first ordinary pieces only, as a Unigram. */
     assert_int_equal(lawful, 6);
     free(m.bytes);
+}
+
+/* Leaves out the pieces between the first and the last few thousand bytes: 10,000 models are then soon read.
+ */
+static size_t cut_middle(char *bytes, size_t n) {
+    size_t head = 0, tail;
+    while (head < 10000) head += 2 + (size_t)bytes[head + 1];
+    for (tail = head; n - tail > 2000 && bytes[tail] == 0x0a;) tail += 2 + (size_t)bytes[tail + 1];
+    memmove(bytes + head, bytes + tail, n - tail);
+    return head + n - tail;
 }
 
 static void flipped_bits_are_an_error_or_a_tokenizer(void **state) {
@@ -528,15 +536,17 @@ static void flipped_bits_are_an_error_or_a_tokenizer(void **state) {
     size_t n, lawful = 0, flips = 10000, head = 4096, tail = 1024;
     char *bytes = read_whole("weights/tale/verifier/tokenizer.model", &n);
     uint64_t seed = 7;
+    n = cut_middle(bytes, n);
+    assert_true(read_damaged(bytes, n));
     for (size_t i = 0; i < flips; i++) {
         size_t at = next_random(&seed) % (head + tail), bit = next_random(&seed) % 8;
         if (at >= head) at = n - (head + tail - at);
         bytes[at] ^= (char)(1 << bit);
-        lawful += read_damaged(bytes, n, i % 40 == 0);
+        lawful += read_damaged(bytes, n);
         bytes[at] ^= (char)(1 << bit);
     }
-    assert_true(lawful > flips / 20 && lawful < flips * 19 / 20);
-    assert_true(read_damaged(bytes, n, true));
+    assert_in_range(lawful, flips / 100, flips / 2); /* most of them break a byte piece */
+    assert_true(read_damaged(bytes, n));
     free(bytes);
 }
 
@@ -549,7 +559,7 @@ static void flipped_bits_of_a_small_model(void **state) {
         size_t at = next_random(&seed) % m.n, bit = next_random(&seed) % 8;
         if (i % 2) at = at % 80; /* half of them where the ordinary pieces are */
         m.bytes[at] ^= (char)(1 << bit);
-        lawful += read_damaged(m.bytes, m.n, true);
+        lawful += read_damaged(m.bytes, m.n);
         m.bytes[at] ^= (char)(1 << bit);
     }
     assert_true(lawful > 500);
