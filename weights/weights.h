@@ -53,7 +53,7 @@ struct model_config {
     int32_t max_position_embeddings;
     float rope_theta, rms_norm_eps;
     bool tie_word_embeddings;
-    int32_t bos_token_id; /* -1 when none */
+    int32_t bos_token_id;                        /* -1 when none */
     int32_t eos_token_id[CONFIG_MAX_EOS], n_eos; /* config.json's and generation_config.json's, no repeats */
 };
 
@@ -64,6 +64,7 @@ struct generation_config {
     int32_t do_sample; /* -1 unsaid, 0, 1 */
 };
 
-outrider_status config_read(const char *dir, struct model_config *model, struct generation_config *generation);
+outrider_status config_read(const char *dir, struct model_config *model,
+                            struct generation_config *generation);
 
 #endif
