@@ -320,13 +320,15 @@ static void templates_are_known_by_their_passages(void **state) {
 /* What is close to a known template but writes something else must not pass for it. */
 static void unknown_templates_are_errors(void **state) {
     (void)state;
+    static const char with_words_of_its_own[] =
+        "'<<SYS>>' You are helpful. ... bos_token + '[INST] ' + content.strip() + ' [/INST]' ..."
+        " content.strip() + ' ' + eos_token";
     static const char *const unknown[] = {
         "",
         "{{ messages }}",
         "{{ '<|user|>\n' + message['content'] + '<|end|>\n<|assistant|>\n' }}",
         "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>'}} You are a pirate.",
-        "'<<SYS>>\\n' You are helpful. bos_token + '[INST] ' + content.strip() + ' [/INST]'"
-        " content.strip() + ' ' + eos_token",
+        with_words_of_its_own,
         "{{- \"[INST] \" + message[\"content\"] + \"[/INST]\" }}",
     };
     for (size_t i = 0; i < sizeof unknown / sizeof *unknown; i++) {
