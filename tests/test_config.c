@@ -76,7 +76,9 @@ static const struct bad_config {
     {"num_key_value_heads", "0", NULL},
     {"head_dim", "15", NULL},
     {"head_dim", "0", NULL},
+    {"head_dim", "514", NULL},
     {"head_dim", "16777216", NULL},
+    {"num_attention_heads", "2097152", "head_dim exceeds"},
     {"max_position_embeddings", "0", NULL},
     {"max_position_embeddings", "1e3", NULL},
     {"rope_theta", "0", NULL},
@@ -208,6 +210,17 @@ static void head_dim_without_divisor(void **state) {
                    "num_attention_heads 3 does not divide hidden_size 10");
 }
 
+static void head_dim_derived_too_wide(void **state) {
+    (void)state;
+    folder_write_text(
+        &folder, "config.json",
+        "{\"model_type\":\"llama\",\"vocab_size\":10,\"hidden_size\":4096,\"intermediate_size\":9,"
+        "\"num_hidden_layers\":1,\"num_attention_heads\":4,\"max_position_embeddings\":64}");
+    struct model_config m;
+    struct generation_config g;
+    assert_refused(read_config(&m, &g), "config.json", "head_dim 1024 exceeds 512");
+}
+
 static void newer_rope_field(void **state) {
     (void)state;
     write_config("rope_parameters", "{\"rope_type\":\"default\",\"rope_theta\":500000.0}");
@@ -297,6 +310,7 @@ int main(void) {
     ADD_ROWS(&tests, bad_texts, bad_text, "text: %s", bad_texts[i].name);
     ADD(&tests, config_defaults);
     ADD(&tests, head_dim_without_divisor);
+    ADD(&tests, head_dim_derived_too_wide);
     ADD(&tests, newer_rope_field);
     ADD(&tests, eos_of_both_files);
     ADD(&tests, odd_files);

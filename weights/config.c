@@ -13,7 +13,7 @@
 #include "weights/document.h"
 #include "weights/weights.h"
 
-enum { MAX_SIZE = 1 << 24, MAX_LAYERS = 1024 };
+enum { MAX_SIZE = 1 << 24, MAX_LAYERS = 1024, MAX_HEAD_DIM = 512 };
 
 /* ---- sizes ---- */
 
@@ -51,6 +51,8 @@ static outrider_status check_heads(const struct document *doc, struct model_conf
     if (heads % m->num_key_value_heads != 0)
         return fail(OUTRIDER_EMODEL, "%s: num_key_value_heads %d does not divide num_attention_heads %d",
                     doc->path, m->num_key_value_heads, heads);
+    if (m->head_dim > MAX_HEAD_DIM)
+        return fail(OUTRIDER_EMODEL, "%s: head_dim %d exceeds %d", doc->path, m->head_dim, MAX_HEAD_DIM);
     if (m->head_dim % 2 != 0)
         return fail(OUTRIDER_EMODEL, "%s: head_dim %d is odd, RoPE needs pairs", doc->path, m->head_dim);
     if ((int64_t)heads * m->head_dim > MAX_SIZE)

@@ -45,7 +45,8 @@ size_t weights_bytes(const struct weights *w);                      /* sum of al
 enum { CONFIG_MAX_EOS = 8 };
 
 /* config.json, in upstream spelling. Every field is validated: positive, within the limits below, heads
- * divisible, dims even where RoPE needs it, finite floats; vocab_size etc. <= 2^24, layers <= 1024. */
+ * divisible, dims even where RoPE needs it, finite floats; vocab_size etc. <= 2^24, layers <= 1024,
+ * head_dim <= 512. */
 struct model_config {
     char model_type[32];
     int32_t vocab_size, hidden_size, intermediate_size, num_hidden_layers;
