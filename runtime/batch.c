@@ -1,99 +1,132 @@
-/* One pass of one model: rows gathered on the host, uploaded in one piece, run, and what is wanted of the
- * result brought back. The only file that moves data between host and device while text is written. */
+/* The rows of a round on the device, and the passes over them. The only file that moves data between host and
+ * device while text is written.
+ *
+ * All rows of a round are laid out and uploaded before its first pass, the proposals' tokens still unknown:
+ *
+ *     [ lag ][ block 0 ][ block 1 ] ... [ block K ]
+ *
+ * Block 0 holds each session's last token, block i the i-th proposal of the sessions that want so many
+ * (sessions stand in order of falling K, so those of block i are the first of those of block i - 1). The lag
+ * holds tokens that the draft has not read. Draft step i runs over block i (step 0 over the lag and block 0)
+ * and its argmax writes the tokens of block i + 1; the verifier runs over blocks 0 to K. So a greedy round
+ * queues all its passes without waiting for any, and one download brings tokens and picks. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/engine.h"
 #include "runtime/status.h"
 
-enum { SMALL_PASS = 64 }; /* rows of a pass that model_forward records */
+/* Backend memory: token, position and slot of every row, then the verifier's picks; one place each a row. */
+enum { TOKEN, POSITION, SLOT, PICK, COLUMNS };
 
 outrider_status batch_create(outrider_engine *e, int32_t max_rows) {
     struct batch *b = &e->batch;
-    int32_t stride;
+    const struct model *v = e->model[OUTRIDER_VERIFIER];
+    int32_t stride,
+        batched = e->options.max_sessions < MAX_BATCH_SESSIONS ? e->options.max_sessions : MAX_BATCH_SESSIONS;
     kv_tables(e->kv, &stride);
-    b->capacity = max_rows;
+    b->base = batched * MAX_LAG;
+    b->capacity = b->base + max_rows;
     b->version = UINT64_MAX;
-    size_t rows_bytes = (size_t)max_rows * 3 * sizeof(int32_t);
-    size_t table_bytes = (size_t)slots_of(e) * (size_t)stride * sizeof(int32_t);
-    int32_t max_logits = e->model[OUTRIDER_VERIFIER]->max_logits,
-            vocab = e->model[OUTRIDER_VERIFIER]->config.vocab_size;
-    if (e->model[OUTRIDER_DRAFT] && e->model[OUTRIDER_DRAFT]->config.vocab_size > vocab)
-        vocab = e->model[OUTRIDER_DRAFT]->config.vocab_size;
-    size_t logits_bytes = (size_t)max_logits * (size_t)vocab * sizeof(float);
+    size_t column = (size_t)b->capacity * sizeof(int32_t);
+    size_t logits_bytes = (size_t)v->max_logits * (size_t)v->config.vocab_size * sizeof(float);
 
-    b->token = malloc(2 * rows_bytes);
-    e->scratch.logits = malloc(logits_bytes);
-    e->scratch.picks = malloc((size_t)max_logits * sizeof(int32_t));
-    e->scratch.dense = calloc((size_t)vocab, sizeof(float));
-    if (!b->token || !e->scratch.logits || !e->scratch.picks || !e->scratch.dense)
-        return fail_memory("the rows of a pass", rows_bytes + logits_bytes);
-    b->position = b->token + max_rows;
-    b->slot = b->position + max_rows;
-    b->staged = b->slot + max_rows;
-    TRY(e->ops->alloc(e->be, rows_bytes, (void **)&b->device));
-    TRY(e->ops->alloc(e->be, table_bytes, (void **)&b->tables));
-    return e->ops->alloc(e->be, (size_t)max_logits * sizeof(int32_t), (void **)&e->scratch.device_picks);
+    b->host = calloc(COLUMNS, column);
+    e->logits = malloc(logits_bytes);
+    e->dense = calloc((size_t)v->config.vocab_size, sizeof(float));
+    if (!b->host || !e->logits || !e->dense)
+        return fail_memory("the rows of a round", COLUMNS * column + logits_bytes);
+    TRY(e->ops->alloc(e->be, COLUMNS * column, (void **)&b->device));
+    return e->ops->alloc(e->be, (size_t)slots_of(e) * (size_t)stride * sizeof(int32_t), (void **)&b->tables);
 }
 
 void batch_destroy(outrider_engine *e) {
-    free(e->batch.token);
-    free(e->scratch.logits);
-    free(e->scratch.picks);
-    free(e->scratch.dense);
+    free(e->batch.host);
+    free(e->logits);
+    free(e->dense);
     if (!e->be) return;
     e->ops->release(e->be, e->batch.device);
     e->ops->release(e->be, e->batch.tables);
-    e->ops->release(e->be, e->scratch.device_picks);
 }
 
 void batch_clear(outrider_engine *e) {
-    e->batch.n = e->batch.max_position = 0;
+    e->batch.n = e->batch.n_lag = e->batch.max_position = 0;
+}
+
+static void set_row(struct batch *b, int32_t i, int32_t slot, int32_t position, int32_t token) {
+    b->host[TOKEN * b->capacity + i] = token;
+    b->host[POSITION * b->capacity + i] = position;
+    b->host[SLOT * b->capacity + i] = slot;
+    if (position > b->max_position) b->max_position = position;
 }
 
 void batch_add(outrider_engine *e, int32_t slot, int32_t position, int32_t token) {
     struct batch *b = &e->batch;
-    int32_t i = b->n++;
-    b->token[i] = token;
-    b->position[i] = position;
-    b->slot[i] = slot;
-    if (position > b->max_position) b->max_position = position;
+    set_row(b, b->base + b->n++, slot, position, token);
 }
 
-void batch_run(outrider_engine *e, outrider_which which, bool prefill, const int32_t *pick, int32_t n_pick) {
+void batch_add_lag(outrider_engine *e, int32_t slot, int32_t position, int32_t token) {
+    struct batch *b = &e->batch;
+    set_row(b, b->base - ++b->n_lag, slot, position, token);
+}
+
+void batch_upload(outrider_engine *e) {
     struct batch *b = &e->batch;
     int32_t stride;
     const int32_t *tables = kv_tables(e->kv, &stride);
-    if (b->version != kv_version(e->kv)) {
+    if (b->version != kv_version(e->kv))
         e->ops->upload(e->be, b->tables, tables, (size_t)slots_of(e) * (size_t)stride * sizeof *tables);
-        b->version = kv_version(e->kv);
-    }
-    /* Small passes are recorded, so theirs is one fixed layout. */
-    int32_t width = b->n <= SMALL_PASS && SMALL_PASS <= b->capacity ? SMALL_PASS : b->capacity;
-    size_t bytes = (size_t)b->n * sizeof *b->staged;
-    memcpy(b->staged, b->token, bytes);
-    memcpy(b->staged + width, b->position, bytes);
-    memcpy(b->staged + 2 * width, b->slot, bytes);
-    e->ops->upload(e->be, b->device, b->staged, ((size_t)width * 2 + (size_t)b->n) * sizeof *b->staged);
-    struct rows rows = {.n = b->n,
-                        .token = b->device,
-                        .position = b->device + width,
-                        .slot = b->device + 2 * width,
+    b->version = kv_version(e->kv);
+    size_t used = (size_t)SLOT * (size_t)b->capacity + (size_t)b->base + (size_t)b->n;
+    e->ops->upload(e->be, b->device, b->host, used * sizeof *b->host);
+}
+
+void batch_pass(outrider_engine *e, outrider_which which, int32_t first, int32_t n, int32_t n_logits,
+                bool prefill) {
+    struct batch *b = &e->batch;
+    const int32_t *at = b->device + b->base + first;
+    int32_t stride;
+    kv_tables(e->kv, &stride);
+    struct rows rows = {.n = n,
+                        .token = at,
+                        .position = at + POSITION * b->capacity,
+                        .slot = at + SLOT * b->capacity,
                         .table = b->tables,
                         .table_stride = stride,
                         .max_position = b->max_position,
                         .prefill = prefill};
-    model_forward(e->model[which], &rows, pick, n_pick);
+    model_forward(e->model[which], &rows, (uint32_t)(b->base + first), NULL, n_logits);
+}
+
+void batch_propose(outrider_engine *e, int32_t n, int32_t first) {
+    const struct model *m = e->model[OUTRIDER_DRAFT];
+    e->ops->argmax(e->be, m->logits, n, m->config.vocab_size, e->batch.device + e->batch.base + first);
+}
+
+void batch_set_tokens(outrider_engine *e, int32_t first, int32_t n) {
+    const struct batch *b = &e->batch;
+    e->ops->upload(e->be, b->device + b->base + first, b->host + b->base + first,
+                   (size_t)n * sizeof *b->host);
 }
 
 outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n) {
     const struct model *m = e->model[which];
-    return e->ops->download(e->be, e->scratch.logits, m->logits,
+    return e->ops->download(e->be, e->logits, m->logits,
                             (size_t)n * (size_t)m->config.vocab_size * sizeof(float));
 }
 
-outrider_status batch_argmax(outrider_engine *e, outrider_which which, int32_t n) {
-    const struct model *m = e->model[which];
-    e->ops->argmax(e->be, m->logits, n, m->config.vocab_size, e->scratch.device_picks);
-    return e->ops->download(e->be, e->scratch.picks, e->scratch.device_picks, (size_t)n * sizeof(int32_t));
+outrider_status batch_fetch(outrider_engine *e) {
+    struct batch *b = &e->batch;
+    const struct model *m = e->model[OUTRIDER_VERIFIER];
+    int32_t *picks = b->device + PICK * b->capacity + b->base;
+    e->ops->argmax(e->be, m->logits, b->n, m->config.vocab_size, picks);
+    return e->ops->download(e->be, b->host, b->device,
+                            (size_t)(PICK * b->capacity + b->base + b->n) * sizeof *b->host);
+}
+
+int32_t batch_token(const outrider_engine *e, int32_t row) {
+    return e->batch.host[e->batch.base + row];
+}
+int32_t batch_pick(const outrider_engine *e, int32_t row) {
+    return e->batch.host[PICK * e->batch.capacity + e->batch.base + row];
 }

@@ -24,28 +24,32 @@ void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us
         if (r > 1 && c->verify[r] < c->verify[r - 1]) c->verify[r] = c->verify[r - 1];
     }
     c->draft = draft_us;
-    c->verify_scale = c->draft_scale = 1;
+    c->scale = 1;
+    for (int32_t k = 0; k <= OUTRIDER_MAX_DRAFT; k++) c->by_k[k] = 1;
     c->known = true;
 }
 
 double costs_verify(const struct costs *c, int32_t rows) {
-    if (rows <= COST_ROWS) return c->verify[rows] * c->verify_scale;
+    if (rows <= COST_ROWS) return c->verify[rows];
     double slope = (c->verify[COST_ROWS] - c->verify[COST_ROWS / 2]) / (COST_ROWS / 2);
-    return (c->verify[COST_ROWS] + slope * (rows - COST_ROWS)) * c->verify_scale;
+    return c->verify[COST_ROWS] + slope * (rows - COST_ROWS);
 }
 
-/* A single slow round (another program woke up) must not count for much. */
-static void scale(double *running, double ratio) {
-    if (ratio > 2 * *running) ratio = 2 * *running;
-    *running += 0.05 * (ratio - *running);
+double costs_round(const struct costs *c, int32_t sessions, int32_t k) {
+    return (k * c->draft + costs_verify(c, sessions * (k + 1))) * c->by_k[k];
 }
 
-void costs_observe_draft(struct costs *c, int32_t steps, double us) {
-    if (c->known && steps > 0 && c->draft > 0) scale(&c->draft_scale, us / (steps * c->draft));
+/* Moves a running mean; a single slow round (another program woke up) must not count for much. */
+static void follow(double *mean, double seen) {
+    if (seen > 2 * *mean) seen = 2 * *mean;
+    *mean += 0.05 * (seen - *mean);
 }
 
-void costs_observe_verify(struct costs *c, int32_t rows, double us) {
-    if (c->known && rows > 0) scale(&c->verify_scale, us / (costs_verify(c, rows) / c->verify_scale));
+void costs_observe(struct costs *c, int32_t sessions, int32_t k, double us) {
+    if (!c->known) return;
+    double ratio = us / (costs_round(c, sessions, k) / c->by_k[k]);
+    follow(&c->by_k[k], ratio / c->scale);
+    follow(&c->scale, ratio / c->by_k[k]);
 }
 
 /* The estimate of place i from that of the place before it. */
@@ -63,13 +67,13 @@ double controller_acceptance(const struct controller *c, int32_t i) {
 /* The K that promises the most tokens a microsecond. */
 static int32_t best_k(const struct controller *c, const struct costs *costs, int32_t sessions,
                       int32_t limit) {
-    double best = MARGIN / costs_verify(costs, sessions), tokens = 1, reach = 1, a = PRIOR;
+    double best = MARGIN / costs_round(costs, sessions, 0), tokens = 1, reach = 1, a = PRIOR;
     int32_t k = 0;
     for (int32_t i = 0; i < limit; i++) {
         a = next_place(c, i, a);
         reach *= a;
         tokens += reach;
-        double us = (i + 1) * costs->draft * costs->draft_scale + costs_verify(costs, sessions * (i + 2));
+        double us = costs_round(costs, sessions, i + 1);
         if (tokens / us > best) best = tokens / us, k = i + 1;
     }
     return k;
@@ -78,8 +82,8 @@ static int32_t best_k(const struct controller *c, const struct costs *costs, int
 /* Whether any K would beat plain decoding if all its proposals stayed. */
 static bool could_pay(const struct costs *costs, int32_t sessions, int32_t limit) {
     for (int32_t k = 1; k <= limit; k++) {
-        double us = k * costs->draft * costs->draft_scale + costs_verify(costs, sessions * (k + 1));
-        if ((k + 1) * costs_verify(costs, sessions) > MARGIN * us) return true;
+        double us = costs_round(costs, sessions, k);
+        if ((k + 1) * costs_round(costs, sessions, 0) > MARGIN * us) return true;
     }
     return false;
 }
@@ -91,8 +95,8 @@ int32_t controller_choose(struct controller *c, const struct costs *costs, int32
     if (!could_pay(costs, sessions, limit)) return 0;
     if (c->helped) return 1;
     /* A try costs a draft step, one more row, and what the draft has to catch up: about a step again. */
-    double plain = costs_verify(costs, sessions);
-    double price = 2 * costs->draft * costs->draft_scale + costs_verify(costs, 2 * sessions) - plain;
+    double plain = costs_round(costs, sessions, 0);
+    double price = costs_round(costs, sessions, 1) - plain + costs->draft;
     return c->idle * TRY_SHARE * plain >= price ? 1 : 0;
 }
 

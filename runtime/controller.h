@@ -24,22 +24,25 @@ enum { COST_ROWS = 64 }; /* rows whose cost is known; beyond, it grows as betwee
 /* Of the machine and pair; one an engine. Microseconds. */
 struct costs {
     bool known;
-    double verify[COST_ROWS + 1];     /* by rows; [0] unused */
-    double draft;                     /* one step of one session */
-    double verify_scale, draft_scale; /* real rounds against these, running mean */
+    double verify[COST_ROWS + 1];        /* by rows; [0] unused */
+    double draft;                        /* one step */
+    double scale;                        /* real rounds against these, running mean over all */
+    double by_k[OUTRIDER_MAX_DRAFT + 1]; /* and those of K against that mean */
 };
 
 /* Fills the table from measurements at a few row counts, ascending, the first of one row. */
 void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us);
 double costs_verify(const struct costs *c, int32_t rows);
-void costs_observe_draft(struct costs *c, int32_t steps, double us);
-void costs_observe_verify(struct costs *c, int32_t rows, double us);
+/* What a round of `sessions` sessions and K proposals each should take, up to a factor common to all K. */
+double costs_round(const struct costs *c, int32_t sessions, int32_t k);
+/* What one took. */
+void costs_observe(struct costs *c, int32_t sessions, int32_t k, double us);
 
 /* Of a session. Zeroed to begin with. */
 struct controller {
     double tested[OUTRIDER_MAX_DRAFT], stayed[OUTRIDER_MAX_DRAFT]; /* fading counts by place */
-    int32_t idle; /* rounds without proposals */
-    bool helped;  /* the last proposals were not in vain: try again at once */
+    int32_t idle;                                                  /* rounds without proposals */
+    bool helped; /* the last proposals were not in vain: try again at once */
 };
 
 /* Acceptance at place i, given the places before it were accepted. */

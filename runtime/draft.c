@@ -2,39 +2,27 @@
  *
  * The draft reads the same pages as the verifier and may lag behind it: after a fully accepted run by the
  * last proposal, after a prompt by all of it. draft_catch_up reads a long lag in chunks between rounds, so
- * that the first token never waits for it; the one or two tokens of an ordinary lag ride in the first step's
- * pass. What is proposed decides speed only, never text. */
+ * that the first token never waits for it; the few tokens of an ordinary lag ride in the first step's pass.
+ * What is proposed decides speed only, never text. */
 #include "runtime/engine.h"
 #include "runtime/status.h"
-
-enum { MAX_LAG = 4 }; /* unread tokens that the first step takes along */
 
 void draft_catch_up(outrider_session *s, bool *ready) {
     outrider_engine *e = s->engine;
     int32_t read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
-    *ready = s->n - read <= MAX_LAG;
+    *ready = s->n - 1 - read <= MAX_LAG;
     if (*ready || s->stats.n_predict == 0) return; /* the first token does not wait for the draft */
     int32_t border = (read / PREFILL_CHUNK + 1) * PREFILL_CHUNK, end = border < s->n - 1 ? border : s->n - 1;
     if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, end - read) != OUTRIDER_OK) return; /* go on plain */
     batch_clear(e);
     for (int32_t i = read; i < end; i++) batch_add(e, s->slot, i, s->tokens[i]);
-    batch_run(e, OUTRIDER_DRAFT, true, NULL, 0);
+    batch_upload(e);
+    batch_pass(e, OUTRIDER_DRAFT, 0, end - read, 0, true);
     kv_advance(e->kv, s->slot, OUTRIDER_DRAFT, end - read);
-    *ready = s->n - end <= MAX_LAG;
+    *ready = s->n - 1 - end <= MAX_LAG;
 }
 
-/* The session's tokens that the draft must read before it can propose token `step`. */
-static int32_t add_unread(outrider_session *s, int32_t step) {
-    outrider_engine *e = s->engine;
-    int32_t read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT), end = s->n + step;
-    for (int32_t i = read; i < end; i++)
-        batch_add(e, s->slot, i, i < s->n ? s->tokens[i] : s->proposed[i - s->n]);
-    kv_advance(e->kv, s->slot, OUTRIDER_DRAFT, end - read);
-    return end - read;
-}
-
-static outrider_status pick(outrider_session *s, int32_t step, const float *logits) {
-    TRY(session_distribution(s, logits, step, &s->q[step]));
+static void pick(outrider_session *s, int32_t step) {
     const outrider_settings *set = &s->sampler.s;
     int32_t position = s->n + step;
     if (set->accept == OUTRIDER_ACCEPT_COUPLED || set->temperature == 0)
@@ -42,47 +30,44 @@ static outrider_status pick(outrider_session *s, int32_t step, const float *logi
     else
         s->proposed[step] =
             distribution_draw(&s->q[step], rng_uniform(set->seed, RNG_PROPOSE, position, s->n));
-    return OUTRIDER_OK;
 }
 
-/* One step for the sessions that want more than `step` proposals. */
-static outrider_status step_all(outrider_engine *e, outrider_session *const *sessions, size_t n,
-                                int32_t step) {
-    int32_t pick_row[MAX_BATCH_SESSIONS], n_pick = 0;
-    bool need_logits = false, need_argmax = false, every_row = true;
-    int32_t vocab = e->model[OUTRIDER_DRAFT]->config.vocab_size;
-    batch_clear(e);
-    for (size_t i = 0; i < n; i++) {
-        if (sessions[i]->k <= step) continue;
-        every_row &= add_unread(sessions[i], step) == 1;
-        pick_row[n_pick++] = e->batch.n - 1;
-        *(sampler_is_argmax(&sessions[i]->sampler) ? &need_argmax : &need_logits) = true;
-        sessions[i]->stats.n_draft_steps++;
-    }
-    batch_run(e, OUTRIDER_DRAFT, false, every_row ? NULL : pick_row, n_pick);
-    if (need_logits) TRY(batch_logits(e, OUTRIDER_DRAFT, n_pick));
-    if (need_argmax) TRY(batch_argmax(e, OUTRIDER_DRAFT, n_pick));
-    for (size_t i = 0, row = 0; i < n; i++) {
+/* The tokens of block step + 1 for the sessions that sample; those of the others stay what the device picked.
+ */
+static outrider_status sample_step(outrider_engine *e, outrider_session *const *sessions, size_t active,
+                                   int32_t step) {
+    size_t vocab = (size_t)e->model[OUTRIDER_DRAFT]->config.vocab_size;
+    TRY(batch_logits(e, OUTRIDER_DRAFT, (int32_t)active));
+    for (size_t i = 0; i < active; i++) {
         outrider_session *s = sessions[i];
-        if (s->k <= step) continue;
-        if (sampler_is_argmax(&s->sampler))
-            s->proposed[step] = e->scratch.picks[row];
-        else
-            TRY(pick(s, step, e->scratch.logits + row * (size_t)vocab));
-        row++;
+        if (sampler_is_argmax(&s->sampler)) continue;
+        TRY(session_distribution(s, e->logits + i * vocab, step, &s->q[step]));
+        pick(s, step);
+        int32_t row = s->row[step + 1];
+        e->batch.host[e->batch.base + row] = s->proposed[step];
+        batch_set_tokens(e, row, 1);
     }
     return OUTRIDER_OK;
 }
 
 outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessions, size_t n) {
-    int32_t most = 0;
-    for (size_t i = 0; i < n; i++) {
-        outrider_session *s = sessions[i];
-        if (s->k == 0) continue;
-        int32_t lag = s->n - kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
-        if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, lag + s->k - 1) != OUTRIDER_OK) s->k = 0;
-        if (s->k > most) most = s->k;
+    for (int32_t step = 0; n > 0 && sessions[0]->k > step; step++) {
+        size_t active = 0;
+        bool sampling = false;
+        for (; active < n && sessions[active]->k > step; active++) {
+            sampling |= !sampler_is_argmax(&sessions[active]->sampler);
+            sessions[active]->stats.n_draft_steps++;
+        }
+        int32_t lag = step == 0 ? e->batch.n_lag : 0;
+        batch_pass(e, OUTRIDER_DRAFT, sessions[0]->row[step] - lag, (int32_t)active + lag, (int32_t)active,
+                   false);
+        batch_propose(e, (int32_t)active, sessions[0]->row[step + 1]);
+        if (sampling) TRY(sample_step(e, sessions, active, step));
     }
-    for (int32_t step = 0; step < most; step++) TRY(step_all(e, sessions, n, step));
+    for (size_t i = 0; i < n; i++)
+        if (sessions[i]->k > 0) {
+            int32_t read = kv_len(e->kv, sessions[i]->slot, OUTRIDER_DRAFT);
+            kv_advance(e->kv, sessions[i]->slot, OUTRIDER_DRAFT, sessions[i]->n - 1 + sessions[i]->k - read);
+        }
     return OUTRIDER_OK;
 }

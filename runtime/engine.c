@@ -251,11 +251,12 @@ static outrider_status score_chunk(outrider_engine *e, int32_t slot, const int32
     TRY(kv_reserve(e->kv, slot, OUTRIDER_VERIFIER, to - from));
     batch_clear(e);
     for (int32_t i = from; i < to; i++) batch_add(e, slot, i, tokens[i]);
-    batch_run(e, OUTRIDER_VERIFIER, false, NULL, to - from);
+    batch_upload(e);
+    batch_pass(e, OUTRIDER_VERIFIER, 0, to - from, to - from, false);
     TRY(batch_logits(e, OUTRIDER_VERIFIER, to - from));
     kv_advance(e->kv, slot, OUTRIDER_VERIFIER, to - from);
     for (int32_t i = from; i < to; i++)
-        nll[i] = nll_of(e->scratch.logits + (size_t)(i - from) * (size_t)vocab, vocab, tokens[i + 1]);
+        nll[i] = nll_of(e->logits + (size_t)(i - from) * (size_t)vocab, vocab, tokens[i + 1]);
     return OUTRIDER_OK;
 }
 
@@ -304,8 +305,9 @@ outrider_status outrider_time_pass(outrider_engine *e, outrider_which which, int
         batch_clear(e);
         for (int32_t r = 0; r < rows; r++)
             batch_add(e, slot, depth + r, (r * 37 + 11) % e->model[which]->config.vocab_size);
-        batch_run(e, which, false, NULL, rows);
-        status = batch_argmax(e, which, rows);
+        batch_upload(e);
+        batch_pass(e, which, 0, rows, rows, false);
+        status = e->ops->sync(e->be);
         double took = now_ms() - start;
         if (i >= 0 || took > SLOW_PASS_MS) times[n++] = took * 1e3;
         if (took > SLOW_PASS_MS) break;

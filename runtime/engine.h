@@ -11,23 +11,18 @@
 enum {
     PREFILL_CHUNK = 512,    /* borders of prefill passes lie at its multiples */
     SCORE_CHUNK = 64,       /* rows of a pass that all ask for logits */
+    MAX_LAG = 4,            /* unread tokens that ride in the draft's first step */
     MAX_BATCH_SESSIONS = 64 /* sessions whose rows share one pass; more take several */
 };
 
-/* The rows of the next pass: filled on the host, uploaded in one piece. */
+/* The rows of the round in progress; batch.c draws their layout. */
 struct batch {
-    int32_t n, capacity, max_position;
-    int32_t *token, *position, *slot; /* [capacity] each */
-    int32_t *staged, *device;         /* [3][stride] of the pass, on the host and in backend memory */
-    int32_t *tables;                  /* backend copy of the page tables */
-    uint64_t version;                 /* of the page tables there */
-};
-
-struct engine_scratch {
-    float *logits;  /* host copy of a pass's logits */
-    int32_t *picks; /* host copy of its argmaxes */
-    int32_t *device_picks;
-    float *dense; /* [vocab], zero between uses */
+    int32_t n, n_lag;       /* rows of the blocks, and of the lag before them */
+    int32_t base, capacity; /* places for the lag, and for all */
+    int32_t max_position;
+    int32_t *host, *device; /* columns of `capacity` places each */
+    int32_t *tables;        /* backend copy of the page tables */
+    uint64_t version;       /* of the page tables there */
 };
 
 struct outrider_engine {
@@ -40,7 +35,8 @@ struct outrider_engine {
     struct kv *kv;
     int32_t ctx_size, pages;
     struct batch batch;
-    struct engine_scratch scratch;
+    float *logits; /* host copy of a pass's logits, [max_logits][vocab] */
+    float *dense;  /* [vocab], zero between uses */
     struct costs costs;
     outrider_session *sessions; /* all open ones, linked */
 };
@@ -82,8 +78,8 @@ struct outrider_session {
     int32_t k; /* tokens it wants proposed */
     int32_t proposed[OUTRIDER_MAX_DRAFT];
     struct distribution q[OUTRIDER_MAX_DRAFT], p[OUTRIDER_MAX_DRAFT + 1];
-    int32_t support;   /* entries that q and p have room for */
-    int32_t first_row; /* of its rows in the verify pass */
+    int32_t support;                     /* entries that q and p have room for */
+    int32_t row[OUTRIDER_MAX_DRAFT + 1]; /* its rows: the last token's and each proposal's */
 };
 
 /* Sequences the cache can hold: the sessions', and one for scores and meters. */
@@ -91,16 +87,27 @@ static inline int32_t slots_of(const outrider_engine *e) {
     return e->options.max_sessions + 1;
 }
 
-/* -- batch.c: assembling and running passes -- */
+/* -- batch.c: rows and passes. Rows are numbered from the first of block 0; the lag's are negative -- */
 outrider_status batch_create(outrider_engine *e, int32_t max_rows);
 void batch_destroy(outrider_engine *e);
 void batch_clear(outrider_engine *e);
 void batch_add(outrider_engine *e, int32_t slot, int32_t position, int32_t token);
-/* Runs the batch through a model, with logits of rows pick[0..n_pick) (NULL: the first). */
-void batch_run(outrider_engine *e, outrider_which which, bool prefill, const int32_t *pick, int32_t n_pick);
-/* Brings logits, or their argmaxes only, of the last pass to the host scratch. */
+void batch_add_lag(outrider_engine *e, int32_t slot, int32_t position, int32_t token);
+/* Sends the rows, and the page tables if they changed. */
+void batch_upload(outrider_engine *e);
+/* Runs rows [first, first + n) through a model; the last n_logits of them leave logits. */
+void batch_pass(outrider_engine *e, outrider_which which, int32_t first, int32_t n, int32_t n_logits,
+                bool prefill);
+/* The draft's n argmaxes become the tokens of rows [first, first + n), on the device. */
+void batch_propose(outrider_engine *e, int32_t n, int32_t first);
+/* Sends the tokens of rows [first, first + n) again, after the host chose them. */
+void batch_set_tokens(outrider_engine *e, int32_t first, int32_t n);
+/* Brings n rows of logits of the last pass to e->logits. Waits. */
 outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n);
-outrider_status batch_argmax(outrider_engine *e, outrider_which which, int32_t n);
+/* Brings the rows' tokens and the argmaxes of the verifier's pass over all of them. Waits. */
+outrider_status batch_fetch(outrider_engine *e);
+int32_t batch_token(const outrider_engine *e, int32_t row);
+int32_t batch_pick(const outrider_engine *e, int32_t row);
 
 /* -- engine.c -- */
 /* Measures what the controller must know; once, when a session first asks for it. */
@@ -116,7 +123,7 @@ void session_share_prefix(outrider_session *s);
 double now_ms(void);
 
 /* -- draft.c -- */
-/* Proposes s->k tokens for each session, lowering k where fewer are. */
+/* Proposes s->k tokens for each session, which stand in order of falling k and whose rows are uploaded. */
 outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessions, size_t n);
 /* Lets the draft read a chunk of what it has not read; true in *ready when it may propose. */
 void draft_catch_up(outrider_session *s, bool *ready);

@@ -227,6 +227,8 @@ void model_close(struct model *m) {
 
 /* ---- running ---- */
 
+enum { RECORDED_ROWS = 64 }; /* passes of more are rare and long */
+
 static void run_layers(struct model *m, const struct rows *rows, const int32_t *pick, int32_t n_pick) {
     const struct ops *ops = m->ops;
     struct backend *be = m->be;
@@ -240,26 +242,28 @@ static void run_layers(struct model *m, const struct rows *rows, const int32_t *
         ops->gate_up(be, rows, &l->mlp, m->x, m->hidden);
         ops->project(be, rows, &l->down, m->hidden, m->x);
     }
-    if (n_pick > 0)
-        ops->logits(be, m->final_norm, m->config.rms_norm_eps, &m->head, m->x, pick, n_pick, m->logits);
+    if (n_pick == 0) return;
+    const float *last = m->x + (size_t)(pick ? 0 : rows->n - n_pick) * (size_t)m->config.hidden_size;
+    ops->logits(be, m->final_norm, m->config.rms_norm_eps, &m->head, last, pick, n_pick, m->logits);
 }
 
-void model_forward(struct model *m, const struct rows *rows, const int32_t *pick, int32_t n_pick) {
-    /* A pass is recorded once for its shape; the bound on positions grows in powers of two so that few are.
-     */
-    if (rows->prefill || pick || rows->n > 64) {
-        run_layers(m, rows, pick, n_pick);
-        return;
-    }
+void model_forward(struct model *m, const struct rows *rows, uint32_t place, const int32_t *pick,
+                   int32_t n_pick) {
+    /* Positions are bounded in powers of two, so that few passes are recorded. */
     struct rows bounded = *rows;
     int bits = 8;
     while (rows->max_position >> bits) bits++;
     bounded.max_position = (int32_t)((1u << bits) - 1);
-    uint64_t key = (uint64_t)m->id | (uint64_t)rows->n << 8 | (uint64_t)n_pick << 16 | (uint64_t)bits << 24;
-    if (m->ops->replay(m->be, key)) return;
-    m->ops->record_begin(m->be, key);
-    run_layers(m, &bounded, pick, n_pick);
-    m->ops->record_end(m->be);
+    bool once = rows->prefill || pick || rows->n > RECORDED_ROWS || place > UINT16_MAX;
+    uint64_t key = (uint64_t)place | (uint64_t)rows->n << 16 | (uint64_t)n_pick << 24 | (uint64_t)bits << 32 |
+                   (uint64_t)m->id << 40;
+    if (once) {
+        run_layers(m, rows, pick, n_pick);
+    } else if (!m->ops->replay(m->be, key)) {
+        m->ops->record_begin(m->be, key);
+        run_layers(m, &bounded, pick, n_pick);
+        m->ops->record_end(m->be);
+    }
 }
 
 void model_copy_page(struct model *m, int32_t to, int32_t from) {

@@ -51,10 +51,11 @@ outrider_status model_open(const struct model_options *options, struct model **o
 void model_close(struct model *m);
 
 /* Runs the rows through all layers, filling their places in the cache, and leaves the logits of rows pick[0..
- * n_pick) (host memory; NULL: the first n_pick) in m->logits. Asynchronous on the device. A pass of up to 64
- * rows is recorded where the device can, so the arrays of `rows` must lie at the same addresses every time.
+ * n_pick) (host memory; NULL: the last n_pick) in m->logits. Asynchronous on the device. A small pass is
+ * recorded where the device can: rows of the same `place` have their arrays at the same addresses every time.
  */
-void model_forward(struct model *m, const struct rows *rows, const int32_t *pick, int32_t n_pick);
+void model_forward(struct model *m, const struct rows *rows, uint32_t place, const int32_t *pick,
+                   int32_t n_pick);
 
 /* Copies page `from` of every layer to page `to`. */
 void model_copy_page(struct model *m, int32_t to, int32_t from);

@@ -29,7 +29,8 @@ static outrider_status read_prompt(outrider_session *s, bool *ready) {
     TRY(kv_reserve(e->kv, s->slot, OUTRIDER_VERIFIER, end - read));
     batch_clear(e);
     for (int32_t i = read; i < end; i++) batch_add(e, s->slot, i, s->tokens[i]);
-    batch_run(e, OUTRIDER_VERIFIER, true, NULL, 0);
+    batch_upload(e);
+    batch_pass(e, OUTRIDER_VERIFIER, 0, end - read, 0, true);
     TRY(e->ops->sync(e->be));
     kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, end - read);
     s->stats.prompt_ms += now_ms() - start;
@@ -57,48 +58,74 @@ static outrider_status choose_k(outrider_session *s, size_t sessions) {
     return OUTRIDER_OK;
 }
 
-/* One pass of the verifier over the last token and the proposals of every session. */
-static outrider_status verify(outrider_engine *e, outrider_session *const *sessions, size_t n) {
-    bool need_logits = false, need_argmax = false;
+/* Makes room in the cache for both models' parts of the round; a draft without room proposes nothing. */
+static outrider_status reserve(outrider_session *s) {
+    outrider_engine *e = s->engine;
+    int32_t unread = s->n - 1 - kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
+    if (s->k > 0 && kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, unread + s->k) != OUTRIDER_OK) s->k = 0;
+    TRY(kv_reserve(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1));
+    return session_reserve_text(s, s->k + 1);
+}
+
+/* Sorts by falling k, and lays out the round's rows as batch.c draws them. */
+static void lay_rows(outrider_engine *e, outrider_session **sessions, size_t n) {
+    for (size_t i = 1; i < n; i++) {
+        outrider_session *s = sessions[i];
+        size_t j = i;
+        for (; j > 0 && sessions[j - 1]->k < s->k; j--) sessions[j] = sessions[j - 1];
+        sessions[j] = s;
+    }
     batch_clear(e);
+    for (size_t i = 0; i < n && sessions[i]->k > 0; i++) {
+        outrider_session *s = sessions[i];
+        for (int32_t p = kv_len(e->kv, s->slot, OUTRIDER_DRAFT); p < s->n - 1; p++)
+            batch_add_lag(e, s->slot, p, s->tokens[p]);
+    }
+    for (int32_t block = 0; block <= sessions[0]->k; block++)
+        for (size_t i = 0; i < n && sessions[i]->k >= block; i++) {
+            outrider_session *s = sessions[i];
+            s->row[block] = e->batch.n;
+            batch_add(e, s->slot, s->n - 1 + block, block == 0 ? s->tokens[s->n - 1] : 0);
+        }
+    batch_upload(e);
+}
+
+/* One pass of the verifier over all rows; tokens and what is needed to judge them come to the host. */
+static outrider_status verify(outrider_engine *e, outrider_session *const *sessions, size_t n) {
+    bool sampling = false;
+    batch_pass(e, OUTRIDER_VERIFIER, 0, e->batch.n, e->batch.n, false);
+    TRY(batch_fetch(e));
     for (size_t i = 0; i < n; i++) {
         outrider_session *s = sessions[i];
-        TRY(kv_reserve(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1));
-        s->first_row = e->batch.n;
-        batch_add(e, s->slot, s->n - 1, s->tokens[s->n - 1]);
-        for (int32_t j = 0; j < s->k; j++) batch_add(e, s->slot, s->n + j, s->proposed[j]);
-        *(sampler_is_argmax(&s->sampler) ? &need_argmax : &need_logits) = true;
+        kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1);
+        for (int32_t j = 0; j < s->k; j++) s->proposed[j] = batch_token(e, s->row[j + 1]);
+        sampling |= !sampler_is_argmax(&s->sampler);
     }
-    batch_run(e, OUTRIDER_VERIFIER, false, NULL, e->batch.n);
-    if (need_logits) TRY(batch_logits(e, OUTRIDER_VERIFIER, e->batch.n));
-    if (need_argmax) TRY(batch_argmax(e, OUTRIDER_VERIFIER, e->batch.n));
-    for (size_t i = 0; i < n; i++)
-        kv_advance(e->kv, sessions[i]->slot, OUTRIDER_VERIFIER, sessions[i]->k + 1);
-    return OUTRIDER_OK;
+    return sampling ? batch_logits(e, OUTRIDER_VERIFIER, e->batch.n) : OUTRIDER_OK;
 }
 
 /* The verifier's distributions at the places that were proposed for, and the acceptance rule on them. */
 static outrider_status judge(outrider_session *s, struct accepted *out) {
     const outrider_engine *e = s->engine;
     const outrider_settings *set = &s->sampler.s;
+    int32_t picks[OUTRIDER_MAX_DRAFT + 1];
     if (sampler_is_argmax(&s->sampler)) {
-        *out = accept_equal(s->k, s->proposed, e->scratch.picks + s->first_row);
+        for (int32_t i = 0; i <= s->k; i++) picks[i] = batch_pick(e, s->row[i]);
+        *out = accept_equal(s->k, s->proposed, picks);
         return OUTRIDER_OK;
     }
     size_t vocab = (size_t)e->model[OUTRIDER_VERIFIER]->config.vocab_size;
     for (int32_t i = 0; i <= s->k; i++)
-        TRY(session_distribution(s, e->scratch.logits + ((size_t)s->first_row + (size_t)i) * vocab, i,
-                                 &s->p[i]));
+        TRY(session_distribution(s, e->logits + (size_t)s->row[i] * vocab, i, &s->p[i]));
     if (set->accept == OUTRIDER_ACCEPT_COUPLED || set->temperature == 0) {
-        int32_t picks[OUTRIDER_MAX_DRAFT + 1];
         for (int32_t i = 0; i <= s->k; i++) picks[i] = sampler_gumbel_pick(set->seed, s->n + i, &s->p[i]);
         *out = accept_equal(s->k, s->proposed, picks);
         return OUTRIDER_OK;
     }
     double u[OUTRIDER_MAX_DRAFT], last = rng_uniform(set->seed, RNG_FINAL, s->n, s->n);
     for (int32_t i = 0; i < s->k; i++) u[i] = rng_uniform(set->seed, RNG_ACCEPT, s->n + i, s->n);
-    *out = (set->accept == OUTRIDER_ACCEPT_BLOCK ? accept_block : accept_rejection)(
-        s->k, s->proposed, s->q, s->p, u, last, e->scratch.dense);
+    *out = (set->accept == OUTRIDER_ACCEPT_BLOCK ? accept_block : accept_rejection)(s->k, s->proposed, s->q,
+                                                                                    s->p, u, last, e->dense);
     return OUTRIDER_OK;
 }
 
@@ -124,24 +151,21 @@ static void commit(outrider_session *s, struct accepted a) {
     kv_truncate(s->engine->kv, s->slot, s->n - 1);
 }
 
-/* One round of sessions that are ready to write. */
-static outrider_status write_tokens(outrider_engine *e, outrider_session *const *sessions, size_t n) {
+/* One round of sessions that are ready to write; their order may change. */
+static outrider_status write_tokens(outrider_engine *e, outrider_session **sessions, size_t n) {
     struct accepted judged[MAX_BATCH_SESSIONS];
     double start = now_ms();
-    for (size_t i = 0; i < n; i++) {
-        TRY(choose_k(sessions[i], n));
-        TRY(session_reserve_text(sessions[i], sessions[i]->k + 1));
-    }
-    double chosen = now_ms();
+    for (size_t i = 0; i < n; i++) TRY(choose_k(sessions[i], n));
+    for (size_t i = 0; i < n; i++) TRY(reserve(sessions[i]));
+    lay_rows(e, sessions, n);
     TRY(draft_propose(e, sessions, n));
     double drafted = now_ms();
     TRY(verify(e, sessions, n));
     double verified = now_ms();
-    costs_observe_verify(&e->costs, e->batch.n, (verified - drafted) * 1e3);
     for (size_t i = 0; i < n; i++) TRY(judge(sessions[i], &judged[i]));
     for (size_t i = 0; i < n; i++) commit(sessions[i], judged[i]);
     double end = now_ms();
-    if (n == 1) costs_observe_draft(&e->costs, sessions[0]->k, (drafted - chosen) * 1e3);
+    costs_observe(&e->costs, (int32_t)n, sessions[0]->k, (end - start) * 1e3);
     for (size_t i = 0; i < n; i++) {
         sessions[i]->stats.draft_ms += drafted - start;
         sessions[i]->stats.verify_ms += verified - drafted;

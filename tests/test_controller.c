@@ -103,10 +103,15 @@ static void costs_follow_real_rounds(void **state) {
     costs_set(&c, 5, rows, machines[2].verify, machines[2].draft);
     assert_true(fabs(costs_verify(&c, 3) - 1150) < 1e-9);
     assert_true(costs_verify(&c, 200) > costs_verify(&c, 64));
-    for (int i = 0; i < 300; i++) costs_observe_verify(&c, 4, 2500);
-    assert_true(fabs(costs_verify(&c, 4) - 2500) < 10);
-    costs_observe_verify(&c, 4, 1e9); /* one hiccup */
-    assert_true(costs_verify(&c, 4) < 2700);
+    /* All rounds slower: nothing to choose by. One K slower than thought: that K loses. */
+    double three = costs_round(&c, 1, 3), five = costs_round(&c, 1, 5);
+    for (int i = 0; i < 300; i++) costs_observe(&c, 1, 3 + i % 2 * 2, 1.7 * (i % 2 ? five : three));
+    assert_true(fabs(costs_round(&c, 1, 3) / costs_round(&c, 1, 5) - three / five) < 0.02 * three / five);
+    for (int i = 0; i < 300; i++) costs_observe(&c, 1, 3 + i % 2 * 2, i % 2 ? 2 * five : three);
+    assert_true(costs_round(&c, 1, 5) > 1.8 * costs_round(&c, 1, 3) * five / three);
+    double before = costs_round(&c, 1, 3);
+    costs_observe(&c, 1, 3, 1e9); /* one hiccup */
+    assert_true(costs_round(&c, 1, 3) < 1.1 * before);
 }
 
 int main(void) {

@@ -291,7 +291,7 @@ static void run_pass(struct runner *r, const struct prompt *p, int32_t begin, in
                         .table_stride = PAGES,
                         .max_position = begin + n - 1,
                         .prefill = prefill};
-    model_forward(r->model, &rows, pick, n_pick);
+    model_forward(r->model, &rows, 0, pick, n_pick);
     size_t bytes = sizeof(float) * (size_t)n_pick * (size_t)r->model->config.vocab_size;
     if (n_pick) must(r->ops->download(r->be, r->logits, r->model->logits, bytes));
     must(r->ops->sync(r->be));
