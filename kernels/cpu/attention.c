@@ -28,33 +28,61 @@ struct attend {
 
 /* What one query head has seen so far; its weighted values stand in the output. */
 struct running {
-    float most, sum;
+    float most;
+    vf sum; /* by lanes */
 };
 
-/* A page's keys or values of one kv head. */
-static struct matrix page_of(const struct attend *p, const void *pool, int32_t page, int32_t kv_head) {
-    const size_t at = (size_t)page * (size_t)p->b->kv_heads + (size_t)kv_head;
-    const size_t bytes = (size_t)p->kv->page_size * (size_t)p->b->head_dim * dtype_bytes(p->kv->dtype);
-    return (struct matrix){(const char *)pool + at * bytes, p->kv->dtype, p->kv->page_size, p->b->head_dim};
+/* One kv head's part of a page. */
+struct page {
+    struct matrix k, v;
+    int32_t tokens; /* visible to the row */
+};
+
+static struct page page_of(const struct attend *p, int32_t page, int32_t kv_head, int32_t left) {
+    const size_t size = (size_t)p->kv->page_size, dim = (size_t)p->b->head_dim;
+    const size_t at = ((size_t)page * (size_t)p->b->kv_heads + (size_t)kv_head) * size * dim;
+    const size_t byte = at * dtype_bytes(p->kv->dtype);
+    const struct matrix k = {(const char *)p->kv->k + byte, p->kv->dtype, p->kv->page_size, p->b->head_dim};
+    struct matrix v = k;
+    v.data = (const char *)p->kv->v + byte;
+    return (struct page){k, v, min_i32(left, p->kv->page_size)};
 }
 
-/* Turns a page's scores into weights e^(score - most), takes them into `seen`, and returns the factor by
- * which what was accumulated before must shrink. weight[tokens..] up to the next whole vector is overwritten.
- */
-static float soften(float *weight, int32_t tokens, struct running *seen) {
-    for (int32_t t = tokens; t % LANES; t++) weight[t] = -INFINITY;
-    vf most = vf_all(-INFINITY), sum = vf_zero();
-    for (int32_t t = 0; t < tokens; t += LANES) most = vf_max(vf_load(weight + t), most);
-    const float before = seen->most;
-    const float now = fmaxf(before, vf_max_lane(most));
-    for (int32_t t = 0; t < tokens; t += LANES) {
-        vf e = vf_exp(vf_load(weight + t) - now);
-        vf_store(weight + t, e);
-        sum = sum + (tokens - t < LANES ? vf_load_n(weight + t, tokens - t) : e);
+/* Pages are too short for the hardware to see them coming. */
+static void page_prefetch(const struct page *page) {
+    const size_t bytes = (size_t)page->tokens * (size_t)page->k.k * dtype_bytes(page->k.dtype);
+    for (size_t i = 0; i < bytes; i += 64) {
+        __builtin_prefetch((const char *)page->k.data + i);
+        __builtin_prefetch((const char *)page->v.data + i);
     }
-    const float shrink = before == -INFINITY ? 0 : vf_exp(vf_all(before - now))[0];
-    *seen = (struct running){now, seen->sum * shrink + vf_sum(sum)};
-    return shrink;
+}
+
+/* The heads' greatest scores so far, this page's included; shrink: the factor for what was weighted by the
+ * old. */
+static void raise(float (*score)[PAGE_MAX], int32_t heads, int32_t tokens, struct running *seen,
+                  float *shrink) {
+    float fall[LANES] = {0};
+    for (int32_t h = 0; h < heads; h++) {
+        vf most = vf_all(seen[h].most);
+        for (int32_t t = tokens; t % LANES; t++) score[h][t] = -INFINITY;
+        for (int32_t t = 0; t < tokens; t += LANES) most = vf_max(vf_load(score[h] + t), most);
+        const float now = vf_max_lane(most);
+        fall[h] = seen[h].most - now;
+        seen[h].most = now;
+    }
+    vf_store(fall, vf_exp(vf_load(fall)));
+    memcpy(shrink, fall, (size_t)heads * sizeof *shrink);
+}
+
+/* Scores become weights e^(score - most) and join the sum. */
+static void soften(float *score, int32_t tokens, float shrink, struct running *seen) {
+    vf sum = seen->sum * shrink;
+    for (int32_t t = 0; t < tokens; t += LANES) {
+        vf weight = vf_exp(vf_load(score + t) - seen->most);
+        vf_store(score + t, weight);
+        sum = sum + (tokens - t < LANES ? vf_load_n(score + t, tokens - t) : weight);
+    }
+    seen->sum = sum;
 }
 
 /* out[h][0..] = out[h][0..] * shrink[h] + sum over tokens of weight[h][t] v[t][0..], over `vectors` vectors,
@@ -102,42 +130,48 @@ INLINE void gather_type(enum dtype t, int32_t heads, const char *v, const float 
     if (heads == 3) gather_heads(t, 3, v, weight, tokens, shrink, out, dim);
 }
 
-/* `heads` <= ROW_TILE query heads over the first `tokens` tokens of one page. */
-static void attend_page(const struct matrix *k, const struct matrix *v, const struct acts *q,
-                        int32_t first_head, int32_t heads, int32_t tokens, struct running *seen, float *out) {
-    float weight[ROW_TILE][PAGE_MAX], y[ROW_TILE][OUT_TILE], shrink[ROW_TILE];
-    for (int32_t t = 0; t < tokens; t += OUT_TILE) {
-        const int32_t count = min_i32(OUT_TILE, tokens - t);
-        tile(k, t, count, q, first_head, heads, y);
+/* `heads` <= ROW_TILE query heads over one page. */
+static void attend_page(const struct page *page, const struct acts *q, int32_t first_head, int32_t heads,
+                        struct running *seen, float *out) {
+    float weight[ROW_TILE][PAGE_MAX], y[ROW_TILE][BLOCK_MAX], shrink[ROW_TILE];
+    for (int32_t t = 0; t < page->tokens; t += BLOCK_MAX) {
+        const int32_t count = min_i32(BLOCK_MAX, page->tokens - t);
+        tile(&page->k, t, count, q, first_head, heads, false, y);
         for (int32_t h = 0; h < heads; h++) memcpy(weight[h] + t, y[h], (size_t)count * sizeof(float));
     }
-    for (int32_t h = 0; h < heads; h++) shrink[h] = soften(weight[h], tokens, &seen[h]);
+    raise(weight, heads, page->tokens, seen, shrink);
+    for (int32_t h = 0; h < heads; h++) soften(weight[h], page->tokens, shrink[h], &seen[h]);
     const float(*weights)[PAGE_MAX] = (const float(*)[PAGE_MAX])weight;
-    if (v->dtype == DTYPE_F16)
-        gather_type(DTYPE_F16, heads, v->data, weights, tokens, shrink, out, v->k);
+    if (page->v.dtype == DTYPE_F16)
+        gather_type(DTYPE_F16, heads, page->v.data, weights, page->tokens, shrink, out, page->v.k);
     else
-        gather_type(DTYPE_F32, heads, v->data, weights, tokens, shrink, out, v->k);
+        gather_type(DTYPE_F32, heads, page->v.data, weights, page->tokens, shrink, out, page->v.k);
 }
 
 /* `heads` <= HEADS_MAX query heads of one kv head, from `head` on. */
 static void attend_heads(const struct attend *p, int32_t row, int32_t kv_head, int32_t head, int32_t heads) {
     const size_t dim = (size_t)p->b->head_dim, at = ((size_t)row * (size_t)p->b->heads + (size_t)head) * dim;
     const struct acts q = {(const char *)(p->q + at), dim * sizeof(float)};
-    const int32_t *page = p->rows->table + (size_t)p->rows->slot[row] * (size_t)p->rows->table_stride;
-    const int32_t length = p->rows->position[row] + 1, size = p->kv->page_size;
+    const int32_t *table = p->rows->table + (size_t)p->rows->slot[row] * (size_t)p->rows->table_stride;
+    const int32_t size = p->kv->page_size;
     float *out = p->out + at;
     struct running seen[HEADS_MAX];
-    for (int32_t h = 0; h < heads; h++) seen[h] = (struct running){-INFINITY, 0};
+    for (int32_t h = 0; h < heads; h++) seen[h] = (struct running){-INFINITY, vf_zero()};
     memset(out, 0, (size_t)heads * dim * sizeof(float));
-    for (int32_t start = 0; start < length; start += size, page++) {
-        const struct matrix k = page_of(p, p->kv->k, *page, kv_head),
-                            v = page_of(p, p->kv->v, *page, kv_head);
+    struct page next = page_of(p, *table, kv_head, p->rows->position[row] + 1);
+    for (int32_t left = p->rows->position[row] + 1; left > 0; left -= size) {
+        const struct page page = next;
+        if (left > size) {
+            next = page_of(p, *++table, kv_head, left - size);
+            page_prefetch(&next);
+        }
         for (int32_t h = 0; h < heads; h += ROW_TILE)
-            attend_page(&k, &v, &q, h, min_i32(ROW_TILE, heads - h), min_i32(size, length - start), seen + h,
-                        out + (size_t)h * dim);
+            attend_page(&page, &q, h, min_i32(ROW_TILE, heads - h), seen + h, out + (size_t)h * dim);
     }
-    for (int32_t h = 0; h < heads; h++)
-        for (size_t d = 0; d < dim; d++) out[(size_t)h * dim + d] /= seen[h].sum;
+    for (int32_t h = 0; h < heads; h++) {
+        const float share = 1 / vf_sum(seen[h].sum);
+        for (size_t d = 0; d < dim; d++) out[(size_t)h * dim + d] *= share;
+    }
 }
 
 static void attend_work(void *job, struct worker *w) {

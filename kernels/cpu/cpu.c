@@ -9,7 +9,10 @@
  * next to take (24). A worker reports its items as done only when it leaves the job, so no job ends, and no
  * other begins, while anyone is inside.
  *
- * Not done here: pinning of threads, placement of memory on nodes.
+ * Workers keep off the core that the caller is on. Schedulers that pack threads, or place a thread where it
+ * was woken from, would else have both take turns on one core while another idles.
+ *
+ * Not done here: placement of memory on nodes.
  */
 #include "kernels/cpu/cpu.h"
 
@@ -43,6 +46,8 @@ struct backend {
     struct worker *worker;    /* [threads]; 0 is the caller */
     pthread_t *thread;        /* [threads]; 0 is unused */
     char *worker_scratch;
+    cpu_set_t cores; /* that the opener may use */
+    int caller_core; /* where it was last seen */
     int32_t max_rows, max_width;
     void *scratch; /* [max_rows][max_width] of 4 bytes */
 
@@ -151,6 +156,16 @@ static void *worker_main(void *self) {
     return NULL;
 }
 
+static void keep_off_callers_core(struct backend *be) {
+    const int core = sched_getcpu();
+    if (core == be->caller_core || core < 0) return;
+    be->caller_core = core;
+    cpu_set_t others = be->cores;
+    CPU_CLR((size_t)core, &others);
+    if (CPU_COUNT(&others) == 0) return;
+    for (int32_t i = 1; i < be->started; i++) pthread_setaffinity_np(be->thread[i], sizeof others, &others);
+}
+
 static void run_alone(struct backend *be, int32_t n, work_fn *work, void *job) {
     struct worker *w = &be->worker[0];
     w->first = 0, w->last = n;
@@ -164,6 +179,7 @@ void cpu_parallel(struct backend *be, int32_t n, int32_t grain, work_fn *work, v
         run_alone(be, n, work, job);
         return;
     }
+    keep_off_callers_core(be);
     be->work = work, be->job = job;
     atomic_store_explicit(&be->done, 0, memory_order_relaxed);
     if (grain > GRAIN_MAX) grain = GRAIN_MAX;
@@ -317,10 +333,12 @@ static outrider_status isa_unknown(const char *name) {
 
 /* ---- open and close ---- */
 
-static int32_t cores(void) {
+/* The opener's cores; just the current one if the system will not tell. */
+static cpu_set_t cores(void) {
     cpu_set_t set;
-    if (sched_getaffinity(0, sizeof set, &set) != 0) return 1;
-    return CPU_COUNT(&set);
+    CPU_ZERO(&set);
+    if (sched_getaffinity(0, sizeof set, &set) != 0) CPU_SET((size_t)sched_getcpu(), &set);
+    return set;
 }
 
 static outrider_status workers_allocate(struct backend *be) {
@@ -347,7 +365,9 @@ outrider_status cpu_open(const char *name, int32_t threads, const struct ops **o
     pthread_mutex_init(&be->lock, NULL);
     pthread_cond_init(&be->wake, NULL);
     be->isa = isa->name;
-    be->threads = threads ? threads : min_i32(cores(), THREADS_MAX);
+    be->cores = cores();
+    be->caller_core = -1;
+    be->threads = threads ? threads : min_i32(CPU_COUNT(&be->cores), THREADS_MAX);
     outrider_status status;
     TRY_GOTO(close, workers_allocate(be));
     TRY_GOTO(close, workers_start(be));

@@ -92,12 +92,31 @@ struct acts inputs_of(const struct inputs *in, struct worker *w);
 #define cpu_logits ISA_NAME(cpu_logits)
 #define product_grain ISA_NAME(product_grain)
 
-enum { OUT_TILE = 8, ROW_TILE = 3 };
+enum {
+    BLOCK_MAX = 32, /* outputs */
+    FRESH_ROWS = 8, /* rows that take part when a block of weights is first read */
+    ROW_TILE = 3,   /* and how many at a time read it again */
+};
 
-/* y[r][j] = w[first + j] . a[row + r] for r < rows <= ROW_TILE, j < count <= OUT_TILE. Each has one vector
- * accumulator that walks k in order and is summed by one tree, whatever rows and count are. */
+/* y[r][j] = w[first + j] . a[row + r] for r < rows, j < count <= BLOCK_MAX. rows <= FRESH_ROWS when the
+ * weights are fresh, that is, not in the caches yet; else <= ROW_TILE. Each has one vector accumulator that
+ * walks k in order and is summed by one tree, whatever rows, count and fresh are. */
 void tile(const struct matrix *w, int32_t first, int32_t count, const struct acts *a, int32_t row,
-          int32_t rows, float (*y)[OUT_TILE]);
+          int32_t rows, bool fresh, float (*y)[BLOCK_MAX]);
+
+/* How rows are walked: for (row = 0, m = first_rows(n); row < n; row += m, m = next_rows(n, row)). */
+static inline int32_t first_rows(int32_t n) {
+    return min_i32(n, FRESH_ROWS);
+}
+static inline int32_t next_rows(int32_t n, int32_t row) {
+    return min_i32(n - row, ROW_TILE);
+}
+
+/* Outputs of a block: long runs of memory while few rows pass, a first-level cache's worth when many do. */
+static inline int32_t block_size(int32_t rows) {
+    return rows <= FRESH_ROWS ? BLOCK_MAX : 8;
+}
+
 int32_t product_grain(int32_t k, int32_t rows); /* blocks of OUT_TILE outputs worth handing over */
 
 void cpu_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,

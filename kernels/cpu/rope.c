@@ -71,25 +71,25 @@ static char *place(const struct qkv *p, const struct part *part, int32_t row) {
 }
 
 static void qkv_item(const struct qkv *p, const struct acts *a, int32_t item) {
-    float low[ROW_TILE][OUT_TILE], high[ROW_TILE][OUT_TILE];
-    const int32_t half = p->b->head_dim / 2, blocks = ceil_div(half, OUT_TILE);
+    float low[FRESH_ROWS][BLOCK_MAX], high[FRESH_ROWS][BLOCK_MAX];
+    const int32_t half = p->b->head_dim / 2, size = block_size(p->rows->n), blocks = ceil_div(half, size);
     const struct part part = part_of(p->b, item / blocks);
-    const int32_t first = item % blocks * OUT_TILE, count = min_i32(OUT_TILE, half - first);
+    const int32_t first = item % blocks * size, count = min_i32(size, half - first);
     const int32_t output = part.head * p->b->head_dim + first;
     const enum dtype type = part.what == QUERY ? DTYPE_F32 : p->kv->dtype;
-    const size_t size = dtype_bytes(type);
-    for (int32_t row = 0; row < p->rows->n; row += ROW_TILE) {
-        const int32_t rows = min_i32(ROW_TILE, p->rows->n - row);
-        tile(part.w, output, count, a, row, rows, low);
-        tile(part.w, output + half, count, a, row, rows, high);
+    const size_t bytes = dtype_bytes(type);
+    for (int32_t row = 0, rows = first_rows(p->rows->n); row < p->rows->n;
+         row += rows, rows = next_rows(p->rows->n, row)) {
+        tile(part.w, output, count, a, row, rows, row == 0, low);
+        tile(part.w, output + half, count, a, row, rows, row == 0, high);
         for (int32_t r = 0; r < rows; r++) {
             const float *rope =
                 p->b->rope + ((size_t)p->rows->position[row + r] * (size_t)half + (size_t)first) * 2;
             if (part.what != VALUE) rotate(rope, count, low[r], high[r]);
             if (part.what == QUERY) scale(p->q_scale, count, low[r]), scale(p->q_scale, count, high[r]);
-            char *to = place(p, &part, row + r) + (size_t)first * size;
+            char *to = place(p, &part, row + r) + (size_t)first * bytes;
             store(type, low[r], count, to);
-            store(type, high[r], count, to + (size_t)half * size);
+            store(type, high[r], count, to + (size_t)half * bytes);
         }
     }
 }
@@ -108,7 +108,7 @@ void cpu_qkv(struct backend *be, const struct rows *rows, const struct attention
     struct inputs in = {
         .x = x, .norm = b->norm, .norm_eps = b->norm_eps, .rows = rows->n, .k = b->q.k, .dtype = b->q.dtype};
     struct qkv p = {in, rows, b, kv, q, 1 / sqrtf((float)b->head_dim)};
-    const int32_t items = (b->heads + 2 * b->kv_heads) * ceil_div(b->head_dim / 2, OUT_TILE);
+    const int32_t items = (b->heads + 2 * b->kv_heads) * ceil_div(b->head_dim / 2, block_size(rows->n));
     inputs_ready(be, &p.in);
-    cpu_parallel(be, items, product_grain(b->q.k, 2 * rows->n), qkv_work, &p);
+    cpu_parallel(be, items, product_grain(b->q.k, rows->n), qkv_work, &p);
 }

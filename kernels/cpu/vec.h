@@ -120,6 +120,9 @@ INLINE void vf_put_f16(void *p, vf v, int32_t n) {
 INLINE __m256 vf_fold(vf v) {
     return _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
 }
+INLINE __m256 vf_fold_max(vf v) {
+    return _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps(v, 1));
+}
 
 /* ---- AVX2, FMA, F16C ---- */
 #elif defined(VEC_256)
@@ -169,6 +172,9 @@ INLINE void vf_put_f16(void *p, vf v, int32_t n) {
 }
 
 INLINE __m256 vf_fold(vf v) {
+    return v;
+}
+INLINE __m256 vf_fold_max(vf v) {
     return v;
 }
 
@@ -275,11 +281,15 @@ INLINE void vf_sum4(vf a, vf b, vf c, vf d, float *out) {
 
 /* The greatest lane; lanes that are NaN may be passed over. */
 INLINE float vf_max_lane(vf v) {
-    float lanes[LANES], most;
-    vf_store(lanes, v);
-    most = lanes[0];
-    for (int32_t i = 1; i < LANES; i++) most = lanes[i] > most ? lanes[i] : most;
-    return most;
+#if defined(VEC_512) || defined(VEC_256)
+    __m256 eight = vf_fold_max(v);
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+#else
+    float low = v[0] > v[1] ? v[0] : v[1], high = v[2] > v[3] ? v[2] : v[3];
+    return low > high ? low : high;
+#endif
 }
 
 /* e^x for x in [-87, 88], clamped outside, NaN kept. x = n ln 2 + r with |r| <= ln 2 / 2, Taylor to r^7 (what
