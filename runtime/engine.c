@@ -74,20 +74,22 @@ static void copy_page(void *user, int32_t to, int32_t from) {
         if (e->model[m]) model_copy_page(e->model[m], to, from);
 }
 
-/* The context: what was asked for, at most what the verifier knows. The draft may know less only if it is
- * told about no more: both must reach the same positions. */
+/* The context: what was asked for, at most what both models know; unasked, that limit up to DEFAULT_CONTEXT,
+ * for a cache of a hundred thousand tokens is nothing to take from people by surprise. */
+enum { DEFAULT_CONTEXT = 8192 };
+
 static outrider_status choose_context(outrider_engine *e, const outrider_engine_options *o) {
     struct model_config c;
     struct generation_config g;
     const char *folders[] = {o->model, o->draft};
-    e->ctx_size = o->ctx_size;
+    e->ctx_size = o->ctx_size ? o->ctx_size : DEFAULT_CONTEXT;
     for (int i = 0; i < KV_MODELS; i++) {
         if (!folders[i]) continue;
         TRY(config_read(folders[i], &c, &g));
         if (o->ctx_size > c.max_position_embeddings)
             return fail(OUTRIDER_EINVAL, "context size %d: %s knows %d positions", o->ctx_size, folders[i],
                         c.max_position_embeddings);
-        if (o->ctx_size == 0 && (e->ctx_size == 0 || c.max_position_embeddings < e->ctx_size))
+        if (o->ctx_size == 0 && c.max_position_embeddings < e->ctx_size)
             e->ctx_size = c.max_position_embeddings;
     }
     int32_t per_session = (e->ctx_size + o->page_size - 1) / o->page_size;

@@ -63,7 +63,7 @@ typedef struct {
     const char *draft;      /* folder of the draft; NULL for none. Its vocabulary must equal the verifier's */
     const char *device;     /* "auto", "cpu", "cpu:avx2" (an instruction set by name), "cuda", "cuda:1" */
     int32_t threads;        /* 0: one a core */
-    int32_t ctx_size;       /* tokens a session can hold; 0: the model's own limit */
+    int32_t ctx_size;       /* tokens a session can hold; 0: the models' own limit, at most 8192 */
     int32_t max_sessions;   /* sessions that can hold cache pages at once */
     int32_t page_size;      /* tokens a cache page: a power of two, 16 to 256 */
     const char *cache_type; /* "f16" or "f32" keys and values */

@@ -600,6 +600,11 @@ static struct bench open_bench(const struct big &s) {
     return b;
 }
 
+static void close_bench(struct bench &b) {
+    void *all[] = {b.weights, b.ones, b.rope, b.x, b.logits, b.q, b.attended, b.hidden, b.k, b.v, b.rows, b.table, b.tokens};
+    for (void *p : all) ops->release(be, p);
+}
+
 enum { QKV = 1, ATTENTION = 2, OUT = 4, GATE = 8, DOWN = 16, HEAD = 32, ALL = 63 };
 
 static void issue(const struct bench &b, const struct rows &rows, int parts) {
@@ -662,15 +667,20 @@ static double time_pass(const struct bench &b, int n, int parts, bool prefill, i
     return times[times.size() / 2];
 }
 
-static void bench(const struct big &s, double gb_per_s) {
+static void bench(const struct big &s, double gb_per_s, bool brief) {
     struct bench b = open_bench(s);
     double limit = b.bytes / (gb_per_s * 1e6), one = 0;
     printf("%s: %.3f GB, limit %.3f ms\n", s.name, b.bytes / 1e9, limit);
     for (int n : {1, 2, 3, 4, 5, 8, 9, 16, 32, 64}) {
+        if (brief && n != 1 && n != 4 && n != 8 && n != 16) continue;
         double ms = time_pass(b, n, ALL, false, 15);
         if (n == 1) one = ms;
         printf("  %2d rows  %7.3f ms  %5.1f%% of limit  %.3f x one row   without attention %7.3f ms\n", n, ms, 100 * limit / ms,
                ms / one, time_pass(b, n, ALL & ~ATTENTION, false, 9));
+    }
+    if (brief) {
+        close_bench(b);
+        return;
     }
     struct {
         const char *name;
@@ -681,8 +691,7 @@ static void bench(const struct big &s, double gb_per_s) {
                1e3 * time_pass(b, 4, p.part, false, 9) / s.layers, 1e3 * time_pass(b, 16, p.part, false, 9) / s.layers);
     double ms = time_pass(b, 512, ALL, true, 5), attention = time_pass(b, 512, ATTENTION, true, 5);
     printf("  prefill 512: %.2f ms, %.0f tok/s (attention alone %.2f ms)\n", ms, 512 / ms * 1e3, attention);
-    void *all[] = {b.weights, b.ones, b.rope, b.x, b.logits, b.q, b.attended, b.hidden, b.k, b.v, b.rows, b.table, b.tokens};
-    for (void *p : all) ops->release(be, p);
+    close_bench(b);
 }
 
 static void bench_loading() {
@@ -718,13 +727,13 @@ int main(int argc, char **argv) {
     ops->describe(be, line, sizeof line);
     printf("%s\n", line);
     const std::string mode = argc > 1 ? argv[1] : "";
-    if (mode == "bench") {
+    if (mode == "bench" || mode == "brief") {
         double gb_per_s;
         must(ops->read_bandwidth(be, (size_t)14 << 30, &gb_per_s));
         printf("read bandwidth %.0f GB/s\n", gb_per_s);
-        bench({"8B", 4096, 32, 32, 8, 128, 14336, 8192}, gb_per_s);
-        bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192}, gb_per_s);
-        bench_loading();
+        bench({"8B", 4096, 32, 32, 8, 128, 14336, 8192}, gb_per_s, mode == "brief");
+        bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192}, gb_per_s, mode == "brief");
+        if (mode == "bench") bench_loading();
     } else {
         check_memory();
         for (auto &s : shapes) check_shape(s, mode == "quick");
@@ -733,6 +742,6 @@ int main(int argc, char **argv) {
     }
     must(ops->sync(be));
     ops->close(be);
-    if (mode != "bench") printf("%d failed\n", failures);
+    if (mode != "bench" && mode != "brief") printf("%d failed\n", failures);
     return failures > 0;
 }

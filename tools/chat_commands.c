@@ -166,8 +166,8 @@ static int do_stats(struct chat *c, const char *argument) {
     (void)argument;
     outrider_session_tokens(c->session, &n);
     fprintf(stderr, "context:    %6zu of %d tokens, %zu turns\n", n, c->info.ctx_size, c->n_turns);
-    if (!c->n_turns) return 0;
-    report_answer(stderr, &c->stats, outrider_stop_name(outrider_session_stop(c->session)), c->settings.seed);
+    if (!c->stats.n_predict) return 0; /* nothing written since /clear or /load */
+    report_answer(stderr, &c->stats, stop_word(c->session), c->settings.seed);
     CHECK(tell(outrider_engine_get_info(c->engine, &c->info)));
     report_details(stderr, &c->info, &c->stats);
     return 0;

@@ -52,6 +52,7 @@ int chat_clear(struct chat *c) {
     turns_free(c->turns, c->n_turns);
     c->turns = NULL;
     c->n_turns = 0;
+    c->stats = (outrider_stats){0};
     return tell(outrider_session_truncate(c->session, 0));
 }
 
@@ -73,6 +74,7 @@ static int feed_turn(struct chat *c, size_t i) {
 }
 
 int chat_replay(struct chat *c) {
+    c->stats = (outrider_stats){0};
     CHECK(tell(outrider_session_truncate(c->session, 0)));
     for (size_t i = 0; i < c->n_turns; i++) {
         CHECK(feed_turn(c, i));

@@ -45,11 +45,6 @@ static int generate(outrider_session *session, bool stream, struct text *answer)
     return 0;
 }
 
-static const char *stop_name(const outrider_session *session) {
-    outrider_stop stop = outrider_session_stop(session);
-    return stop == OUTRIDER_RUNNING ? "interrupt" : outrider_stop_name(stop);
-}
-
 static json_t *answer_tokens(const outrider_session *session, int32_t n_predict) {
     size_t n;
     const int32_t *tokens = outrider_session_tokens(session, &n);
@@ -66,7 +61,7 @@ static int write_result(const outrider_session *session, const struct text *answ
         json_pack("{s:o, s:o, s:i, s:i, s:i, s:s, s:I, s:o}", "text",
                   json_text(answer->data ? answer->data : "", answer->bytes), "tokens",
                   answer_tokens(session, stats.n_predict), "n_prompt", stats.n_prompt, "n_cached",
-                  stats.n_cached, "n_predict", stats.n_predict, "stop", stop_name(session), "seed",
+                  stats.n_cached, "n_predict", stats.n_predict, "stop", stop_word(session), "seed",
                   (json_int_t)seed, "timings", report_timings(&stats));
     return write_json(stdout, result, JSON_INDENT(2));
 }
@@ -79,7 +74,7 @@ static void report(const struct options *o, const outrider_engine *engine, const
     outrider_session_stats(session, &stats);
     fputs(colors.dim, stderr);
     if (isatty(STDERR_FILENO)) fputc('\n', stderr);
-    report_answer(stderr, &stats, stop_name(session), seed);
+    report_answer(stderr, &stats, stop_word(session), seed);
     if (o->values[OPT_VERBOSE].integer && !outrider_engine_get_info(engine, &info))
         report_details(stderr, &info, &stats);
     fputs(colors.plain, stderr);

@@ -29,7 +29,7 @@ struct line_reader {
     size_t plain_room;
     EditLine *edit; /* NULL when not editing */
     History *history;
-    const char *history_file; /* borrowed; NULL for none */
+    char *history_file; /* owned; NULL for none */
     FILE *out;
     const char *prompt;
 };
@@ -141,6 +141,7 @@ static void history_open(struct line_reader *r) {
     el_set(r->edit, EL_HIST, history, r->history);
     int file = r->history_file ? open(r->history_file, O_RDWR | O_CREAT | O_CLOEXEC, 0600) : -1;
     if (file < 0) {
+        free(r->history_file);
         r->history_file = NULL;
         return;
     }
@@ -182,7 +183,7 @@ struct line_reader *line_open(bool editing, bool prompting, const char *history_
     struct line_reader *r = calloc(1, sizeof *r);
     if (!r) return NULL;
     r->prompting = prompting;
-    r->history_file = history_file;
+    r->history_file = history_file ? strdup(history_file) : NULL;
     if (editing && !edit_open(r)) {
         line_close(r);
         return NULL;
@@ -232,6 +233,7 @@ void line_close(struct line_reader *r) {
     if (r->edit) el_end(r->edit);
     if (r->history) history_end(r->history);
     if (r->out) fclose(r->out);
+    free(r->history_file);
     free(r->plain);
     free(r);
 }

@@ -53,6 +53,11 @@ static void report_acceptance(FILE *out, const outrider_stats *s) {
     fputs(")\n", out);
 }
 
+const char *stop_word(const outrider_session *session) {
+    outrider_stop stop = outrider_session_stop(session);
+    return stop == OUTRIDER_RUNNING ? "interrupt" : outrider_stop_name(stop);
+}
+
 void report_answer(FILE *out, const outrider_stats *s, const char *stop, uint64_t seed) {
     fprintf(out, "prompt:     %6d tokens %9.1f ms %9.1f t/s", s->n_prompt, s->prompt_ms,
             per_second(s->n_prompt, s->prompt_ms));

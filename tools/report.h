@@ -24,6 +24,9 @@ int positions(const outrider_stats *s);
 /* Sums counts and times; for a measurement over several answers. */
 void stats_add(outrider_stats *sum, const outrider_stats *s);
 
+/* Why the answer ended; "interrupt" when it had not. */
+const char *stop_word(const outrider_session *session);
+
 void report_answer(FILE *out, const outrider_stats *s, const char *stop, uint64_t seed);
 void report_details(FILE *out, const outrider_engine_info *info, const outrider_stats *s);
 /* "[ Prompt: 812.3 t/s | Generation: ... ]" */

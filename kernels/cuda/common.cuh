@@ -29,7 +29,7 @@ using bf16 = __nv_bfloat16;
 enum {
     PRODUCT_ROWS = 64,  /* rows one matrix product kernel takes; more are done in slices */
     PREFILL_ROWS = 512, /* rows of every cuBLAS product: one shape, so one order of summation */
-    ATTENTION_SPANS = 32, /* most parts one row's attention is split into */
+    ATTENTION_SPANS = 8, /* most parts one row's attention is split into; a cluster of blocks */
     MAX_HEAD_DIM = 512,
 };
 
@@ -55,9 +55,6 @@ struct backend {
     void *normed;     /* [max_rows][max_width], bf16 or f32 */
     void *padded;     /* [PREFILL_ROWS][max_width] bf16 */
     float *sums;      /* [max_rows][3 * max_width]: products that are finished by another kernel */
-    float *partial;   /* [PRODUCT_ROWS][max_width][ATTENTION_SPANS] */
-    float2 *weight;   /* [PRODUCT_ROWS][max_width][ATTENTION_SPANS] maximum and sum of a part */
-    int32_t *arrived; /* [PRODUCT_ROWS][max_width] parts that are done */
 };
 
 /* Keeps the first error for sync to report. */
@@ -72,17 +69,24 @@ void flush_uploads(struct backend *be);
 
 template <typename... Parameters, typename... Arguments>
 void launch_raw(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-                size_t shared, Arguments... arguments) {
-    cudaLaunchAttribute dependent = {};
-    dependent.id = cudaLaunchAttributeProgrammaticStreamSerialization;
-    dependent.val.programmaticStreamSerializationAllowed = 1;
+                size_t shared, unsigned cluster, Arguments... arguments) {
+    cudaLaunchAttribute attributes[2] = {};
+    int n = 0;
+    if (be->architecture >= 90 && !be->serial) {
+        attributes[n].id = cudaLaunchAttributeProgrammaticStreamSerialization;
+        attributes[n++].val.programmaticStreamSerializationAllowed = 1;
+    }
+    if (cluster > 1) {
+        attributes[n].id = cudaLaunchAttributeClusterDimension;
+        attributes[n++].val.clusterDim = {1, 1, cluster};
+    }
     cudaLaunchConfig_t config = {};
     config.gridDim = grid;
     config.blockDim = block;
     config.dynamicSmemBytes = shared;
     config.stream = be->stream;
-    config.attrs = &dependent;
-    config.numAttrs = be->architecture >= 90 && !be->serial;
+    config.attrs = attributes;
+    config.numAttrs = n;
     be->serial = false;
     note(be, cudaLaunchKernelEx(&config, kernel, Parameters(arguments)...), name);
 }
@@ -90,7 +94,14 @@ template <typename... Parameters, typename... Arguments>
 void launch(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             size_t shared, Arguments... arguments) {
     flush_uploads(be);
-    launch_raw(be, name, kernel, grid, block, shared, arguments...);
+    launch_raw(be, name, kernel, grid, block, shared, 1, arguments...);
+}
+/* Blocks of one column of the grid form a cluster. */
+template <typename... Parameters, typename... Arguments>
+void launch_columns(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                    Arguments... arguments) {
+    flush_uploads(be);
+    launch_raw(be, name, kernel, grid, block, 0, grid.z, arguments...);
 }
 
 static inline int32_t ceil_div(int32_t a, int32_t b) { return (a + b - 1) / b; }
@@ -182,8 +193,9 @@ void rmsnorm(struct backend *be, const float *x, struct picks pick, const float 
              int32_t width, enum dtype type, void *normed);
 
 /* Whether q is the f16 of the tensor-core attention. */
-static inline bool attention_is_fast(const struct attention_block *b, const struct kv_layer *kv) {
-    return kv->dtype == DTYPE_F16 && (b->head_dim == 64 || b->head_dim == 128);
+static inline bool attention_is_fast(const struct backend *be, const struct attention_block *b,
+                                     const struct kv_layer *kv) {
+    return be->architecture >= 90 && kv->dtype == DTYPE_F16 && (b->head_dim == 64 || b->head_dim == 128);
 }
 
 /* Lets the kernels of a file use the shared memory they need; once, at open. */

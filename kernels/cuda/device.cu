@@ -81,7 +81,7 @@ void flush_uploads(struct backend *be) {
     struct parcels all = l->waiting;
     l->waiting.n = 0;
     be->serial = true;
-    launch_raw(be, "upload", scatter, all.n, 256, 0, all, (const char *)l->pinned);
+    launch_raw(be, "upload", scatter, all.n, 256, 0, 1, all, (const char *)l->pinned);
     be->serial = true;
 }
 
@@ -190,16 +190,13 @@ static void drop_records(struct backend *be);
 static outrider_status cuda_reserve(struct backend *be, int32_t max_rows, int32_t max_width) {
     if (max_rows <= be->max_rows && max_width <= be->max_width) return OUTRIDER_OK;
     size_t rows = std::max({max_rows, be->max_rows, (int32_t)PREFILL_ROWS}),
-           width = std::max(max_width, be->max_width), small = PRODUCT_ROWS;
+           width = std::max(max_width, be->max_width);
     struct {
         void **at;
         size_t bytes;
     } parts[] = {{&be->normed, rows * width * 4},
                  {&be->padded, PREFILL_ROWS * width * 2},
-                 {(void **)&be->sums, rows * width * 3 * 4},
-                 {(void **)&be->partial, small * width * ATTENTION_SPANS * 4},
-                 {(void **)&be->weight, small * width * ATTENTION_SPANS * 8 / 64},
-                 {(void **)&be->arrived, small * width * 4}};
+                 {(void **)&be->sums, rows * width * 3 * 4}};
     TRY(cuda_sync(be));
     drop_records(be); /* they hold the old addresses */
     be->max_rows = be->max_width = 0;
@@ -207,6 +204,7 @@ static outrider_status cuda_reserve(struct backend *be, int32_t max_rows, int32_
         cuda_release(be, *part.at);
         *part.at = NULL;
         TRY(cuda_alloc(be, part.bytes, part.at));
+        /* Rows that pad a prompt are multiplied too, to no effect; let them be numbers. */
         note(be, cudaMemsetAsync(*part.at, 0, part.bytes, be->stream), "reserve");
     }
     be->max_rows = (int32_t)rows;
@@ -434,7 +432,7 @@ static void cuda_close(struct backend *be) {
     delete be->records;
     loader_close(be->loader);
     link_close(be->link);
-    void *scratch[] = {be->normed, be->padded, be->sums, be->partial, be->weight, be->arrived, be->blas_space};
+    void *scratch[] = {be->normed, be->padded, be->sums, be->blas_space};
     for (void *p : scratch) cudaFree(p);
     if (be->blas) cublasDestroy(be->blas);
     if (be->stream) cudaStreamDestroy(be->stream);

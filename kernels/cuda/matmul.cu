@@ -1,17 +1,17 @@
 /* Matrix products and what is fused around them: three ways to the same sums.
  *
- * skinny    bf16 weights, 1 to 64 rows, Hopper: reads each weight once, at the card's read bandwidth. A block's
- *           producer warp keeps a ring of weight tiles filled by bulk copies; eight warps consume it with the
- *           weights as the 16-row operand of the tensor cores and the rows of activations as its 8 columns, so
- *           that a column's sum never sees its neighbours. Each warp takes its 32 columns of every 256 along k,
- *           and the warps' sums are added in warp order: one order for any number of rows, tile or grid.
- *           Dependent launch lets the ring of the next product fill while this one drains.
+ * skinny    bf16 weights, 1 to 64 rows: reads each weight once, near the card's read bandwidth. The weights are
+ *           the 16-row operand of the tensor cores and the rows of activations its 8 columns, so that a column's
+ *           sum never sees its neighbours. Each of a block's eight warps takes its 32 of every 256 along k and
+ *           keeps a ring of its own filled by asynchronous copies; the warps' sums are added in warp order: one
+ *           order for any number of rows, tile or grid. Dependent launch lets the ring of the next product fill
+ *           while this one drains.
  * prefill   bf16 weights, rows of a prompt: cuBLAS on PREFILL_ROWS rows, padded, so that it always sees one
  *           shape and a row's bits cannot depend on how many came with it.
  * plain     any type and shape: one warp an output. Correct, not fast.
  *
- * 16-byte reads of a fragment serve two mma steps: k is permuted alike in both operands, which a dot product
- * allows. Rows of a tile lie 64 bytes off a multiple of 128 apart, which keeps those reads free of conflicts. */
+ * A thread's 16-byte read of a fragment serves two mma steps: k is permuted alike in both operands, which a dot
+ * product allows. */
 #include "kernels/cuda/finish.cuh"
 
 #include <cstdlib>
@@ -30,221 +30,237 @@ struct product {
     const bf16 *a;       /* [m][k]; null: rmsnorm(x) */
     const float *x, *norm;
     float eps;
-    int32_t tiles, stages, ahead;
+    int32_t tiles, stages, ahead, roll, early;
     struct finish finish;
 };
 
-constexpr int WARPS = 8, CHUNK = 256, PITCH = CHUNK * 2 + 64, MAX_STAGES = 8;
+constexpr int WARPS = 8, STEP = 32, CHUNK = WARPS * STEP, ROW = STEP * 2; /* elements along k; bytes */
+constexpr int MAX_STAGES = 8, FINISH_COLUMNS = 8; /* columns whose sums meet in shared memory at a time */
 constexpr int RESIDENT_ROWS = 4; /* most rows whose norm each block computes for itself */
 
-__host__ __device__ constexpr int resident_pitch(int k) { return (k * 2 + 127) / 128 * 128 + 64; }
+__host__ __device__ constexpr int resident_pitch(int k) { return (k + CHUNK - 1) / CHUNK * CHUNK * 2 + 64; }
 
-#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 900
+/* Shared memory of a block, in this order. */
+struct layout {
+    int resident, part, ring; /* offsets; before them places and eight floats */
+    int stage;                /* bytes of one warp's */
+    __host__ __device__ layout(const struct product &p, int tile) {
+        const int columns = p.m < FINISH_COLUMNS ? p.m : FINISH_COLUMNS;
+        resident = PRODUCT_ROWS * (int)sizeof(struct place) + WARPS * 4;
+        part = resident + (p.a ? 0 : p.m * resident_pitch(p.k));
+        ring = (part + WARPS * columns * (tile + 4) * 4 + 127) / 128 * 128;
+        stage = (tile + (p.a ? p.m : 0)) * ROW;
+    }
+};
 
-__device__ __forceinline__ void barrier_init(uint64_t *barrier, int count) {
-    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(shared_address(barrier)), "r"(count));
-}
-__device__ __forceinline__ void barrier_expect(uint64_t *barrier, int bytes) {
-    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(shared_address(barrier)), "r"(bytes)
-                 : "memory");
-}
-__device__ __forceinline__ void barrier_arrive(uint64_t *barrier) {
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(shared_address(barrier)) : "memory");
-}
-__device__ __forceinline__ void barrier_wait(uint64_t *barrier, int parity) {
-    asm volatile("{\n\t.reg .pred done;\n"
-                 "again:\n\t"
-                 "mbarrier.try_wait.parity.shared::cta.b64 done, [%0], %1;\n\t"
-                 "@!done bra again;\n\t}" ::"r"(shared_address(barrier)),
-                 "r"(parity)
-                 : "memory");
-}
-__device__ __forceinline__ void copy_bulk(void *to, const void *from, int bytes, uint64_t *barrier, uint64_t policy) {
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], %4;" ::"r"(
-                     shared_address(to)),
-                 "l"(from), "r"(bytes), "r"(shared_address(barrier)), "l"(policy)
-                 : "memory");
-}
-__device__ __forceinline__ void prefetch_bulk(const void *from, int bytes) {
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" ::"l"(from), "r"(bytes) : "memory");
-}
 __device__ __forceinline__ uint64_t policy_stream() {
     uint64_t policy;
     asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
     return policy;
 }
-__device__ __forceinline__ uint64_t policy_keep() {
-    uint64_t policy;
-    asm("createpolicy.fractional.L2::evict_last.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
+/* 16 bytes, or zeros. */
+__device__ __forceinline__ void copy_async(uint32_t to, const void *from, int bytes) {
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
-
-struct consumers {
-    __device__ __forceinline__ void operator()() const { asm volatile("bar.sync 1, 256;" ::: "memory"); }
-};
+__device__ __forceinline__ void copy_stream(uint32_t to, const void *from, int bytes, uint64_t policy) {
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(from),
+                 "r"(bytes), "l"(policy)
+                 : "memory");
+}
+__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+/* All but the latest n groups have arrived. */
+__device__ __forceinline__ void wait_all_but(int n) {
+    switch (n) {
+    case 1: asm volatile("cp.async.wait_group 1;" ::: "memory"); break;
+    case 2: asm volatile("cp.async.wait_group 2;" ::: "memory"); break;
+    case 3: asm volatile("cp.async.wait_group 3;" ::: "memory"); break;
+    case 4: asm volatile("cp.async.wait_group 4;" ::: "memory"); break;
+    case 5: asm volatile("cp.async.wait_group 5;" ::: "memory"); break;
+    case 6: asm volatile("cp.async.wait_group 6;" ::: "memory"); break;
+    default: asm volatile("cp.async.wait_group 7;" ::: "memory");
+    }
+}
 
 /* Address of one row of a tile: pairs keep their two halves in the two halves of the tile. */
 template <int TILE> __device__ __forceinline__ const bf16 *tile_row(const struct product &p, int tile, int r) {
-    int pair = min(tile * (TILE / 2) + r % (TILE / 2), p.finish.pairs - 1);
+    const int pair = min(tile * (TILE / 2) + r % (TILE / 2), p.finish.pairs - 1);
     int row = min(first_of_pair(p.finish, pair) + (r < TILE / 2 ? 0 : p.finish.half), p.finish.n - 1);
-    int which = row < p.stack.end[0] ? 0 : row < p.stack.end[1] ? 1 : 2;
+    const int which = row < p.stack.end[0] ? 0 : row < p.stack.end[1] ? 1 : 2;
     if (which) row -= p.stack.end[which - 1];
     return (const bf16 *)p.stack.w[which] + (size_t)row * p.k;
 }
 
-/* Shared memory of one block, in this order. */
-struct layout {
-    int place, resident, part, stages, stage; /* offsets, and bytes a stage */
-    __host__ __device__ layout(const struct product &p, int tile_rows) {
-        place = 2 * MAX_STAGES * 8 + WARPS * 4;
-        resident = place + PRODUCT_ROWS * 8 + 96; /* a multiple of 128 */
-        part = resident + (p.a ? 0 : p.m * resident_pitch(p.k));
-        stages = part + WARPS * p.m * (tile_rows + 4) * 4;
-        stage = (tile_rows + (p.a ? p.m : 0)) * PITCH;
+/* What a warp asks for next: a lane takes one 16-byte piece of every eighth row. */
+template <int TILE> struct feeder {
+    const struct product &p;
+    const uint64_t policy = policy_stream();
+    const int warp = threadIdx.x / 32, first = threadIdx.x % 32 / 4, piece = threadIdx.x % 4;
+    const int chunks = (p.k + CHUNK - 1) / CHUNK;
+    const uint32_t ring;
+    const int stage;
+    int tile = blockIdx.x, chunk = 0;
+    const bf16 *row[TILE / 8];
+
+    __device__ feeder(const struct product &product, const char *ring_, int stage_)
+        : p(product), ring(shared_address(ring_)), stage(stage_) {
+        aim();
+    }
+    __device__ void aim() {
+#pragma unroll
+        for (int j = 0; j < TILE / 8; j++) row[j] = tile_row<TILE>(p, tile, first + j * 8);
+    }
+    __device__ bool done() const { return tile >= p.tiles; }
+    __device__ void advance() {
+        if (++chunk < chunks) return;
+        chunk = 0;
+        tile += gridDim.x;
+        if (!done()) aim();
+    }
+    __device__ uint32_t place_of(int slot, int r) const {
+        return ring + slot * stage + r * ROW + piece * 16;
+    }
+    __device__ void weights(int slot) const {
+        const int k = chunk * CHUNK + warp * STEP + piece * 8, bytes = k < p.k ? 16 : 0;
+#pragma unroll
+        for (int j = 0; j < TILE / 8; j++)
+            copy_stream(place_of(slot, first + j * 8), row[j] + min(k, p.k - 8), bytes, policy);
+    }
+    /* Brings the tile's weights of `ahead` chunks further on to L2. */
+    __device__ void prefetch(int ahead) const {
+        const int k = (chunk + ahead) * CHUNK + warp * STEP;
+        if (piece || k >= p.k) return;
+#pragma unroll
+        for (int j = 0; j < TILE / 8; j++) asm volatile("prefetch.global.L2 [%0];" ::"l"(row[j] + k));
+    }
+    __device__ void activations(int slot, int at_chunk) const {
+        if (!p.a) return;
+        const int k = at_chunk * CHUNK + warp * STEP + piece * 8, bytes = k < p.k ? 16 : 0;
+        for (int r = first; r < p.m; r += 8)
+            copy_async(place_of(slot, TILE + r), p.a + (size_t)r * p.k + min(k, p.k - 8), bytes);
     }
 };
 
-/* The producer: one warp, a lane a row. Weights that fit the ring are asked for before the kernel ahead has
- * ended; activations only after. */
-template <int TILE>
-__device__ void produce(const struct product &p, char *stages, int stage_bytes, uint64_t *full, uint64_t *empty) {
-    const int lane = threadIdx.x % 32, chunks = (p.k + CHUNK - 1) / CHUNK;
-    const int total = (p.tiles - blockIdx.x + gridDim.x - 1) / gridDim.x * chunks;
-    const uint64_t stream = policy_stream(), keep = policy_keep();
-    auto bytes_of = [&](int it) { return min(CHUNK, p.k - it % chunks * CHUNK) * 2; };
-    auto weights = [&](int it) {
-        const int s = it % p.stages, bytes = bytes_of(it), tile = blockIdx.x + it / chunks * gridDim.x;
-        if (lane == 0) barrier_expect(&full[s], bytes * (TILE + (p.a ? p.m : 0)));
-        __syncwarp();
-        for (int r = lane; r < TILE; r += 32)
-            copy_bulk(stages + s * stage_bytes + r * PITCH, tile_row<TILE>(p, tile, r) + it % chunks * CHUNK, bytes,
-                      &full[s], stream);
-    };
-    auto activations = [&](int it) {
-        if (!p.a) return;
-        const int s = it % p.stages;
-        for (int r = lane; r < p.m; r += 32)
-            copy_bulk(stages + s * stage_bytes + (TILE + r) * PITCH, p.a + (size_t)r * p.k + it % chunks * CHUNK,
-                      bytes_of(it), &full[s], keep);
-    };
-    auto prefetch = [&](int it) {
-        const int tile = blockIdx.x + it / chunks * gridDim.x;
-        for (int r = lane; r < TILE; r += 32)
-            prefetch_bulk(tile_row<TILE>(p, tile, r) + it % chunks * CHUNK, bytes_of(it));
-    };
-
-    const int filled = min(p.stages, total);
-    for (int it = 0; it < filled; it++) weights(it);
-    pdl_release();
-    for (int it = filled; it < min(filled + p.ahead, total); it++) prefetch(it);
-    pdl_wait();
-    for (int it = 0; it < filled; it++) activations(it);
-    for (int it = filled; it < total; it++) {
-        barrier_wait(&empty[it % p.stages], (it / p.stages - 1) & 1);
-        weights(it);
-        activations(it);
-    }
-}
+struct block_barrier {
+    __device__ __forceinline__ void operator()() const { __syncthreads(); }
+};
 
 /* x as normed bf16 in shared memory: what rmsnorm() writes, bit for bit. */
 __device__ void normalise(const struct product &p, char *resident, float *scratch) {
     const int pitch = resident_pitch(p.k);
     for (int r = 0; r < p.m; r++) {
         const float *x = p.x + (size_t)r * p.k;
-        if (r) consumers()();
-        const float scale = inverse_rms(x, p.k, p.eps, scratch, consumers());
-        for (int i = threadIdx.x; i < p.k / 4; i += NORM_THREADS) {
-            float4 v = ((const float4 *)x)[i], n = ((const float4 *)p.norm)[i];
-            __nv_bfloat162 lo = __floats2bfloat162_rn(v.x * scale * n.x, v.y * scale * n.y),
-                           hi = __floats2bfloat162_rn(v.z * scale * n.z, v.w * scale * n.w);
-            *(uint2 *)(resident + r * pitch + i * 8) = make_uint2(*(uint32_t *)&lo, *(uint32_t *)&hi);
+        if (r) __syncthreads();
+        const float scale = inverse_rms(x, p.k, p.eps, scratch, block_barrier());
+        for (int i = threadIdx.x; i < (pitch - 64) / 8; i += NORM_THREADS) {
+            uint2 packed = make_uint2(0, 0);
+            if (i < p.k / 4) {
+                float4 v = ((const float4 *)x)[i], n = ((const float4 *)p.norm)[i];
+                __nv_bfloat162 lo = __floats2bfloat162_rn(v.x * scale * n.x, v.y * scale * n.y),
+                               hi = __floats2bfloat162_rn(v.z * scale * n.z, v.w * scale * n.w);
+                packed = make_uint2(*(uint32_t *)&lo, *(uint32_t *)&hi);
+            }
+            *(uint2 *)(resident + r * pitch + i * 8) = packed;
         }
     }
-    consumers()();
+    __syncthreads();
+}
+
+/* Adds the warps' sums of a tile in warp order and finishes them, FINISH_COLUMNS columns at a time. */
+template <int RT, int NT>
+__device__ __forceinline__ void finish_tile(const struct product &p, int tile, const float (&c)[RT][NT][4], float *part,
+                                            const struct place *places) {
+    constexpr int TILE = RT * 16, COLUMN = TILE + 4;
+    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+#pragma unroll
+    for (int j0 = 0; j0 < NT; j0 += FINISH_COLUMNS / 8) {
+        const int columns = min(p.m - j0 * 8, FINISH_COLUMNS);
+        if (columns <= 0) break;
+#pragma unroll
+        for (int r = 0; r < RT; r++)
+#pragma unroll
+            for (int j = j0; j < j0 + FINISH_COLUMNS / 8 && j < NT; j++)
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const int column = (j - j0) * 8 + t * 2 + i % 2;
+                    if (column < columns)
+                        part[(warp * columns + column) * COLUMN + r * 16 + g + i / 2 * 8] = c[r][j][i];
+                }
+        __syncthreads();
+        for (int i = threadIdx.x; i < TILE / 2 * columns; i += WARPS * 32) {
+            const int in_tile = i % (TILE / 2), column = i / (TILE / 2), pair = tile * (TILE / 2) + in_tile;
+            float first = 0, second = 0;
+#pragma unroll
+            for (int v = 0; v < WARPS; v++) {
+                first += part[(v * columns + column) * COLUMN + in_tile];
+                second += part[(v * columns + column) * COLUMN + in_tile + TILE / 2];
+            }
+            if (pair < p.finish.pairs)
+                finish_pair(p.finish, j0 * 8 + column, places[j0 * 8 + column], pair, first, second);
+        }
+        __syncthreads();
+    }
 }
 
 /* RT: 16-row tiles of weights a block takes at a time; NT: 8-row tiles of activations. */
 template <int RT, int NT>
-__global__ __launch_bounds__((WARPS + 1) * 32, NT <= 2 ? 2 : 1) void skinny(const __grid_constant__ struct product p) {
-    constexpr int TILE = RT * 16, COLUMN = TILE + 4;
+__global__ __launch_bounds__(WARPS * 32, NT <= 2 ? 2 : 1) void skinny(const __grid_constant__ struct product p) {
+    constexpr int TILE = RT * 16;
     extern __shared__ __align__(128) char shared[];
     const layout at(p, TILE);
-    uint64_t *full = (uint64_t *)shared, *empty = full + MAX_STAGES;
-    struct place *places = (struct place *)(shared + at.place);
-    float *part = (float *)(shared + at.part);
+    struct place *places = (struct place *)shared;
+    char *ring = shared + at.ring + threadIdx.x / 32 * p.stages * at.stage;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 
-    if (threadIdx.x == 0) {
-        for (int s = 0; s < p.stages; s++) {
-            barrier_init(&full[s], 1);
-            barrier_init(&empty[s], WARPS);
-        }
-        asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
-    }
-    __syncthreads();
-    if (warp == WARPS) return produce<TILE>(p, shared + at.stages, at.stage, full, empty);
-
+    struct feeder<TILE> feed(p, ring, at.stage);
+    for (int s = 0; s < p.stages && !feed.done(); s++, feed.advance()) feed.weights(s);
+    if (p.early || feed.done()) pdl_release();
+    for (int i = 0; i < p.ahead && !feed.done(); i++) feed.prefetch(i);
     for (int r = threadIdx.x; r < p.m; r += WARPS * 32) places[r] = find_place(p.finish, r);
     pdl_wait();
-    if (!p.a) normalise(p, shared + at.resident, (float *)(empty + MAX_STAGES));
+    for (int s = 0; s < p.stages; s++, commit())
+        feed.activations(s, s % feed.chunks);
+    if (!p.a) normalise(p, shared + at.resident, (float *)(places + PRODUCT_ROWS));
 
-    const int chunks = (p.k + CHUNK - 1) / CHUNK, pitch = p.a ? PITCH : resident_pitch(p.k);
-    int it = 0;
+    const int pitch = p.a ? ROW : resident_pitch(p.k);
+    int slot = 0;
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         float c[RT][NT][4] = {};
-        for (int chunk = 0; chunk < chunks; chunk++, it++) {
-            const int s = it % p.stages;
-            const char *w = shared + at.stages + s * at.stage + g * PITCH + warp * 64 + t * 16;
-            const char *a = (p.a ? shared + at.stages + s * at.stage + TILE * PITCH
-                                 : shared + at.resident + chunk * CHUNK * 2) + warp * 64 + t * 16;
-            barrier_wait(&full[s], it / p.stages & 1);
-            if (chunk * CHUNK + warp * 32 < p.k) {
-                uint4 lo[RT], hi[RT];
+        for (int chunk = 0; chunk < feed.chunks; chunk++) {
+            const char *w = ring + slot * at.stage + g * ROW + t * 16;
+            const char *a = (p.a ? ring + slot * at.stage + TILE * ROW
+                                 : shared + at.resident + (chunk * CHUNK + warp * STEP) * 2) +
+                            t * 16;
+            wait_all_but(p.stages - 1);
+            __syncwarp();
+            uint4 lo[RT], hi[RT];
+#pragma unroll
+            for (int r = 0; r < RT; r++) {
+                lo[r] = *(const uint4 *)(w + r * 16 * ROW);
+                hi[r] = *(const uint4 *)(w + (r * 16 + 8) * ROW);
+            }
+#pragma unroll
+            for (int j = 0; j < NT; j++) {
+                const uint4 b = *(const uint4 *)(a + min(j * 8 + g, p.m - 1) * pitch);
 #pragma unroll
                 for (int r = 0; r < RT; r++) {
-                    lo[r] = *(const uint4 *)(w + r * 16 * PITCH);
-                    hi[r] = *(const uint4 *)(w + (r * 16 + 8) * PITCH);
-                }
-#pragma unroll
-                for (int j = 0; j < NT; j++) {
-                    const uint4 b = *(const uint4 *)(a + min(j * 8 + g, p.m - 1) * pitch);
-#pragma unroll
-                    for (int r = 0; r < RT; r++) {
-                        mma_bf16(c[r][j], lo[r].x, hi[r].x, lo[r].y, hi[r].y, b.x, b.y);
-                        mma_bf16(c[r][j], lo[r].z, hi[r].z, lo[r].w, hi[r].w, b.z, b.w);
-                    }
+                    mma_bf16(c[r][j], lo[r].x, hi[r].x, lo[r].y, hi[r].y, b.x, b.y);
+                    mma_bf16(c[r][j], lo[r].z, hi[r].z, lo[r].w, hi[r].w, b.z, b.w);
                 }
             }
             __syncwarp();
-            if (lane == 0) barrier_arrive(&empty[s]);
-        }
-#pragma unroll
-        for (int r = 0; r < RT; r++)
-#pragma unroll
-            for (int j = 0; j < NT; j++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const int column = j * 8 + t * 2 + i % 2;
-                    if (column < p.m) part[(warp * p.m + column) * COLUMN + r * 16 + g + i / 2 * 8] = c[r][j][i];
-                }
-        consumers()();
-        for (int i = threadIdx.x; i < TILE / 2 * p.m; i += WARPS * 32) {
-            const int pair = i % (TILE / 2), column = i / (TILE / 2);
-            float first = 0, second = 0;
-#pragma unroll
-            for (int v = 0; v < WARPS; v++) {
-                first += part[(v * p.m + column) * COLUMN + pair];
-                second += part[(v * p.m + column) * COLUMN + pair + TILE / 2];
+            if (!feed.done()) {
+                feed.weights(slot);
+                feed.activations(slot, feed.chunk);
+                if (p.roll) feed.prefetch(p.ahead);
+                feed.advance();
+                if (feed.done() && !p.early) pdl_release();
             }
-            if (tile * (TILE / 2) + pair < p.finish.pairs)
-                finish_pair(p.finish, column, places[column], tile * (TILE / 2) + pair, first, second);
+            commit();
+            slot = slot + 1 < p.stages ? slot + 1 : 0;
         }
-        consumers()();
+        finish_tile<RT, NT>(p, tile, c, (float *)(shared + at.part), places);
     }
 }
-#else
-template <int RT, int NT> __global__ void skinny(const __grid_constant__ struct product) { __trap(); }
-#endif
 
 /* Finishes sums [rows][n] that another kernel left. */
 __global__ void finish_sums(struct finish f, const float *sums) {
@@ -293,8 +309,8 @@ struct job {
     struct finish finish;
 };
 
-bool is_skinny(const struct backend *be, const struct job *j) {
-    return be->architecture >= 90 && j->dtype == DTYPE_BF16 && j->k % 32 == 0;
+bool is_skinny(const struct job *j) {
+    return j->dtype == DTYPE_BF16 && j->k % 8 == 0;
 }
 
 void *after_rows(void *p, enum dtype type, size_t n) { return p ? (char *)p + n * dtype_bytes(type) : p; }
@@ -313,15 +329,17 @@ struct finish finish_from(struct finish f, int32_t row) {
 
 template <int RT, int NT> void launch_skinny(struct backend *be, struct product *p) {
     constexpr int TILE = RT * 16;
-    /* Two blocks share a multiprocessor, this product's and the next one's; what they leave is attention's. */
-    const int budget = NT <= 2 ? TUNE("BUDGET", 100) << 10 : 200 << 10;
-    p->ahead = TUNE("AHEAD", 0);
+    /* Two blocks share a multiprocessor, this product's and the next one's. */
+    const int budget = NT <= 2 ? TUNE("BUDGET", 112) << 10 : 224 << 10;
     p->tiles = ceil_div(p->finish.pairs, TILE / 2);
     const layout at(*p, TILE);
-    p->stages = (budget - at.stages) / at.stage;
+    p->ahead = TUNE(p->a && p->k <= 4096 ? "OAHEAD" : "AHEAD", 0);
+    p->roll = TUNE("ROLL", 0);
+    p->early = TUNE("EARLY", 0);
+    p->stages = (budget - at.ring) / (at.stage * WARPS);
     p->stages = p->stages < 2 ? 2 : p->stages > MAX_STAGES ? MAX_STAGES : p->stages;
     const int grid = p->tiles < be->multiprocessors ? p->tiles : be->multiprocessors;
-    launch(be, "product", skinny<RT, NT>, grid, (WARPS + 1) * 32, at.stages + (size_t)p->stages * at.stage, *p);
+    launch(be, "product", skinny<RT, NT>, grid, WARPS * 32, at.ring + (size_t)p->stages * at.stage * WARPS, *p);
 }
 
 template <int RT> void launch_rows(struct backend *be, struct product *p) {
@@ -386,11 +404,11 @@ template <typename W, typename A> void run_plain(struct backend *be, const struc
 void run(struct backend *be, const struct job *j) {
     enum dtype type = j->dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
     bool by_blas = j->prefill && j->dtype == DTYPE_BF16 && j->k % 8 == 0;
-    bool fused = j->x && is_skinny(be, j) && !by_blas && j->m <= TUNE("RESIDENT", RESIDENT_ROWS) && j->pick.all;
+    bool fused = j->x && is_skinny(j) && !by_blas && j->m <= TUNE("RESIDENT", RESIDENT_ROWS) && j->pick.all;
     const void *a = fused ? NULL : j->x ? be->normed : j->a;
     if (j->x && !fused) rmsnorm(be, j->x, j->pick, j->norm, j->eps, j->m, j->k, type, be->normed);
     if (by_blas) return run_prefill(be, j, a);
-    if (is_skinny(be, j)) return run_skinny(be, j, a);
+    if (is_skinny(j)) return run_skinny(be, j, a);
     if (j->dtype == DTYPE_BF16) return run_plain<bf16, bf16>(be, j, a);
     if (j->dtype == DTYPE_F16) return run_plain<__half, float>(be, j, a);
     run_plain<float, float>(be, j, a);
@@ -430,7 +448,7 @@ void cuda_qkv(struct backend *be, const struct rows *rows, const struct attentio
     j.eps = b->norm_eps;
     j.pick.all = true;
     struct finish *f = &j.finish;
-    bool fast = attention_is_fast(b, kv);
+    bool fast = attention_is_fast(be, b, kv);
     f->kind = FINISH_QKV;
     f->n = j.stack.end[2];
     f->half = b->head_dim / 2;
