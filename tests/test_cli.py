@@ -1,0 +1,287 @@
+"""The command line as a script sees it: streams, exit codes, JSON, options and their environment, pipes."""
+import csv
+import io
+import json
+import math
+import os
+import signal
+import subprocess
+import tempfile
+import time
+
+OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
+TALE = "weights/tale"
+ONCE = "Once upon a time there was a young prince who lived in a castle by the sea, and"
+PLAIN_ENV = {k: v for k, v in os.environ.items() if not k.startswith("OUTRIDER") and k != "NO_COLOR"}
+failed = 0
+
+
+def check(name, good, detail=""):
+    global failed
+    failed += not good
+    print(f"{'ok' if good else 'FAIL'} {name}" + ("" if good else f": {detail!r}"), flush=True)
+
+
+def outrider(*args, stdin=None, env=None, text=True):
+    given = {"input": stdin} if stdin is not None else {"stdin": subprocess.DEVNULL}
+    return subprocess.run([OUTRIDER, *args], capture_output=True, text=text, timeout=60,
+                          env=PLAIN_ENV | (env or {}), **given)
+
+
+def result(*args, **more):
+    done = outrider("run", "--json", *args, **more)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def refused(name, code, *args, says=(), **more):
+    """Exit code, exactly one line of error, nothing on standard output."""
+    done = outrider(*args, **more)
+    lines = done.stderr.strip().split("\n")
+    good = (done.returncode == code and not done.stdout and len(lines) == 1
+            and lines[0].startswith("outrider: error: ") and all(s in lines[0] for s in says))
+    check(name, good, (done.returncode, done.stdout, done.stderr))
+
+
+def test_about():
+    for words in (["--help"], ["--version"], ["--man"], ["--completion"], ["run", "--help"], ["chat", "-h"]):
+        done = outrider(*words)
+        check(f"{' '.join(words)} explains on standard output", done.returncode == 0 and done.stdout
+              and not done.stderr, done.stderr)
+    done = outrider()
+    check("no command at all is wrong usage", done.returncode == 2 and not done.stdout, done.returncode)
+    words = outrider("run", "--help=penalty").stdout
+    check("--help=WORD shows what mentions WORD", "--repeat-penalty" in words and "--top-k" not in words, words)
+    defaults = outrider("bench", "--help").stdout
+    check("help shows defaults", "(default: auto,2,4,8)" in " ".join(defaults.split()), defaults)
+
+
+def test_streams():
+    # with the coupled rule the text of a seed does not depend on the K that the engine chooses by the clock
+    seeded = ["-p", ONCE, "-n", "24", "-s", "7", "--spec-accept", "coupled"]
+    done = outrider("run", *seeded)
+    check("text and numbers go to their streams", done.returncode == 0 and "t/s" in done.stderr
+          and "t/s" not in done.stdout and "seed 7" in done.stderr, done.stderr)
+    check("no escapes outside a terminal", "\033" not in done.stdout + done.stderr)
+    coloured = outrider("run", "-p", ONCE, "-n", "2", "--color", "on")
+    check("--color on colours anyway", "\033[" in coloured.stderr and "\033" not in coloured.stdout, coloured.stderr)
+    late = outrider("run", *seeded, "--no-stream")
+    check("--no-stream writes the same text", late.stdout == done.stdout, late.stdout)
+    found = result(*seeded)
+    check("--json holds the same text", found["text"] == done.stdout, found["text"])
+    check("--json counts its tokens", len(found["tokens"]) == found["n_predict"] == 24 and found["stop"] == "length"
+          and found["seed"] == 7 and found["n_prompt"] > 10, found)
+
+
+def test_timings():
+    timings = result("-p", ONCE, "-n", "64", "--temp", "0", "--draft", "4")["timings"]
+    mean = 1 + timings["draft_n_accepted"] / timings["n_verify"]
+    check("positions add up to the mean length", math.isclose(1 + sum(timings["acc_per_pos"]), mean, rel_tol=1e-9),
+          timings)
+    check("rates follow from times", math.isclose(timings["predicted_per_second"],
+                                                  64e3 / timings["predicted_ms"], rel_tol=1e-9), timings)
+    line = outrider("run", "-p", ONCE, "-n", "64", "--temp", "0", "--draft", "4", "-v").stderr
+    check("the acceptance line", f"({timings['draft_n_accepted']:5d} accepted / {timings['draft_n']:5d} generated), "
+          f"mean acceptance length = {mean:5.2f}" in line, line)
+
+
+def test_same_text():
+    plain = result("-p", ONCE, "-n", "48", "--temp", "0", "--spec-type", "none")
+    check("--spec-type none drafts nothing", plain["timings"]["draft_n"] == 0, plain["timings"])
+    for k in ("0", "1", "5", "16", "auto"):
+        found = result("-p", ONCE, "-n", "48", "--temp", "0", "--spec-draft-n-max", k)
+        check(f"greedy text does not depend on K={k}", found["tokens"] == plain["tokens"], found["text"])
+    coupled = [result("-p", ONCE, "-n", "48", "-s", "3", "--temp", "1", "--spec-accept", "coupled", "--draft-max",
+                      k)["tokens"] for k in ("0", "3", "8")]
+    check("coupled text does not depend on K", coupled[0] == coupled[1] == coupled[2])
+    other = [result("-p", "x", "-n", "1")["seed"] for _ in range(2)]
+    check("seeds differ unless given", other[0] != other[1], other)
+
+
+def test_options():
+    few = ["-p", ONCE, "-n", "6"]
+    same = [result(*few, "-s", "3", *more)["tokens"] for more in
+            (["--num-draft-tokens", "2"], ["--draft=2"], ["--draft-max", "2"], ["--spec-draft-n-max", "2"])]
+    check("names known elsewhere", all(s == same[0] for s in same))
+    pair = ["-m", f"{TALE}/verifier", "-md", f"{TALE}/draft"]
+    check("a pair by name is the shipped one", result(*few, "--temp", "0", *pair)["tokens"]
+          == result(*few, "--temp", "0")["tokens"])
+    alone = result(*few, "--temp", "0", "-m", f"{TALE}/verifier", "--draft", "4")
+    check("a model without a draft writes alone", alone["timings"]["draft_n"] == 0, alone["timings"])
+    first = alone["tokens"][0]
+    for bias in (f"{first}=-inf", f"{first}-100"):
+        found = result(*few, "--temp", "0", "--logit-bias", bias)
+        check(f"--logit-bias {bias[len(str(first)):]} forbids", found["tokens"][0] != first, found)
+    found = result(*few, "--temp", "0", "--logit-bias", "77+100", "--logit-bias", f"{first}=-inf")
+    check("--logit-bias may be repeated", found["tokens"] == [77] * 6, found)
+    stop = alone["text"].split()[1]
+    found = result("-p", ONCE, "-n", "6", "--temp", "0", "--stop", "no such words", "--stop", stop)
+    check("--stop ends the text in front of it", found["stop"] == "stop"
+          and alone["text"].startswith(found["text"]) and stop not in found["text"], found)
+    said = outrider("run", *few, "-c", "1K", "-v").stderr
+    check("sizes take a K", "context 1024 tokens" in said, said)
+
+
+def test_environment():
+    few = ["-p", ONCE, "--temp", "0"]
+    check("options have twins", result(*few, env={"OUTRIDER_PREDICT": "3"})["n_predict"] == 3)
+    check("the option wins", result(*few, "-n", "4", env={"OUTRIDER_PREDICT": "3"})["n_predict"] == 4)
+    found = outrider("run", *few, env={"OUTRIDER_JSON": "1", "OUTRIDER_PREDICT": "2"})
+    check("flags have twins", json.loads(found.stdout)["n_predict"] == 2, found.stdout)
+    refused("a bad twin is named", 2, "run", *few, env={"OUTRIDER_TOP_K": "many"}, says=["OUTRIDER_TOP_K", "many"])
+    refused("a model may come from there", 3, "run", *few, env={"OUTRIDER_MODEL": "no/such"}, says=["no/such"])
+
+
+def test_refusals():
+    refused("an unknown option has a neighbour", 2, "run", "--tmep", "1", says=["--tmep", "--temp"])
+    refused("an option of another command", 2, "bench", "--stop", "x", says=["--stop"])
+    refused("an unknown command", 2, "rum", says=["rum", "run"])
+    refused("a number out of range", 2, "run", "--top-p", "1.5", says=["--top-p", "0 to 1"])
+    refused("no number", 2, "run", "-n", "lots", says=["-n", "lots", "-1 to"])
+    refused("no such choice", 2, "run", "--spec-accept", "never", says=["rejection|block|coupled"])
+    refused("a value is missing", 2, "run", "-p", says=["-p"])
+    refused("an argument too many", 2, "run", "hello", says=["hello"])
+    refused("a bias that is none", 2, "run", "-p", "x", "--logit-bias", "5", says=["5", "ID=BIAS"])
+    refused("no prompt", 2, "run", says=["prompt"])
+    refused("a draft that is not named", 2, "run", "-p", "x", "-m", f"{TALE}/verifier", "--spec-type", "draft",
+            says=["-md"])
+    refused("no model", 3, "run", "-p", "x", "-m", "no/such/folder", says=["no/such/folder"])
+    refused("no file", 1, "run", "-f", "no/such/file", says=["no/such/file"])
+    refused("no text to score", 2, "eval", says=["-f"])
+    refused("a device that is not there", 4, "run", "-p", "x", "--device", "cuda:99", says=["cuda"])
+    refused("a name cannot drive the terminal", 3, "run", "-p", "x", "-m", "\033[31m", says=["?[31m"])
+    long = "word " * 3000
+    refused("a prompt longer than the context", 2, "run", "-p", long, says=["tokens", "2048"])
+    refused("also when told to hold less", 2, "run", "-p", "word " * 300, "-c", "256", says=["256"])
+    check("a shorter one is taken whole", result("-n", "1", "-p", "word " * 100)["n_prompt"] > 100)
+
+
+def test_prompts():
+    greedy = ["-n", "8", "--temp", "0"]
+    whole = result("-p", ONCE, *greedy)["tokens"]
+    head, tail = ONCE[:20], ONCE[20:]
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/prompt"
+        open(path, "w").write(ONCE)
+        check("-f reads a file", result("-f", path, *greedy)["tokens"] == whole)
+        open(path, "w").write(head)
+        check("a file stands in front of -p", result("-f", path, "-p", tail, *greedy)["tokens"] == whole)
+        open(path, "wb").write(b"\xff\xfe caf\xe9 \x00 \xf0\x9f\x98 and then")
+        found = outrider("run", "--json", "-f", path, *greedy, text=False)
+        check("any bytes make a prompt", found.returncode == 0
+              and json.loads(found.stdout.decode("utf-8"))["n_predict"] == 8, found.stderr)
+    check("a pipe is a prompt", result(*greedy, stdin=ONCE)["tokens"] == whole)
+    check("-p - reads it too", result("-p", "-", *greedy, stdin=ONCE)["tokens"] == whole)
+    check("-f - reads it too", result("-f", "-", *greedy, stdin=ONCE)["tokens"] == whole)
+    check("a pipe stands in front of -p", result("-p", tail, *greedy, stdin=head)["tokens"] == whole)
+    refused("an empty pipe is none", 2, "run", stdin="", says=["prompt"])
+    check("an empty text is one", result("-p", "", *greedy)["n_prompt"] == 1)
+
+
+def test_output_errors():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run([OUTRIDER, "run", "-p", ONCE, "-n", "8"], stdout=full, stderr=subprocess.PIPE,
+                              stdin=subprocess.DEVNULL, text=True, env=PLAIN_ENV, timeout=60)
+        lines = done.stderr.strip().split("\n")
+        check("a full disk is told", done.returncode == 1 and len(lines) == 1 and "standard output" in lines[0],
+              done.stderr)
+        done = subprocess.run([OUTRIDER, "--help"], stdout=full, stderr=subprocess.PIPE, env=PLAIN_ENV, timeout=60)
+        check("even for help", done.returncode == 1, done.returncode)
+    child = subprocess.Popen([OUTRIDER, "run", "-p", ONCE, "-n", "400", "--ignore-eos"], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=PLAIN_ENV)
+    child.stdout.read(1)
+    child.stdout.close()
+    said = child.stderr.read().decode()
+    check("a closed pipe ends quietly", child.wait(60) == -signal.SIGPIPE and "error" not in said,
+          (child.returncode, said))
+
+
+def interrupted(wait_for_text):
+    child = subprocess.Popen([OUTRIDER, "run", "-p", ONCE, "--ignore-eos"], stdout=subprocess.PIPE,
+                             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=PLAIN_ENV)
+    first = child.stdout.read(16) if wait_for_text else time.sleep(0.05) or b""
+    child.send_signal(signal.SIGINT)
+    start = time.monotonic()
+    rest, said = child.communicate(timeout=60)
+    return child.returncode, first + rest, said.decode(), time.monotonic() - start
+
+
+def test_interrupt():
+    code, text, said, took = interrupted(True)
+    check("Ctrl-C keeps what was written", code == 130 and text.decode("utf-8") and "stopped by interrupt" in said,
+          (code, said))
+    check("and is quick", took < 2, took)
+    code, text, said, took = interrupted(False)
+    check("Ctrl-C while loading", code == 130 and "error" not in said, (code, said))
+
+
+def test_bench():
+    small = ["bench", "-p", "16", "-n", "12", "-r", "2", "--prompts", "tests/data/prompts.jsonl"]
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/few.jsonl"
+        with open("tests/data/prompts.jsonl") as lines:
+            open(path, "w").writelines(next(lines) for _ in range(3))
+        small[-1] = path
+        rows = json.loads(outrider(*small, "-o", "json", "--spec-draft-n-max", "auto,1-3+2").stdout)
+        check("a row for each test", [(r["n_prompt"], r["n_gen"], r.get("n_draft_max")) for r in rows]
+              == [(16, 0, None), (0, 12, None), (0, 12, -1), (0, 12, 1), (0, 12, 3)], rows)
+        names = ("model_filename", "model_type", "model_size", "model_n_params", "test_time", "avg_ns", "stddev_ns",
+                 "avg_ts", "stddev_ts", "samples_ns", "samples_ts")
+        check("under the names of llama-bench", all(n in r for r in rows for n in names))
+        check("samples make the mean", all(len(r["samples_ts"]) == 2 and math.isclose(
+            sum(r["samples_ts"]) / 2, r["avg_ts"], rel_tol=1e-9) for r in rows))
+        spec = rows[2:]
+        check("speculative rows say what they are worth", all(r["speedup"] > 0 and r["identical"] is True for r in spec),
+              spec)
+        check("proposals are counted", spec[2]["draft_n"] > 0 and math.isclose(
+            spec[2]["mean_length"], 1 + spec[2]["draft_n_accepted"] / spec[2]["n_verify"]), spec[2])
+        ratio = sorted(a / b for a, b in zip(spec[2]["samples_ts"], rows[1]["samples_ts"]))
+        check("the speedup is the median of the ratios", math.isclose(spec[2]["speedup"], sum(ratio) / 2, rel_tol=1e-9))
+        check("the device is measured", rows[1]["read_gb_per_s"] > 0 and 0 < rows[1]["bandwidth_share"] < 1.5
+              and [c["rows"] for c in rows[1]["verify_cost"]] == [1, 2, 4, 8, 16], rows[1])
+        tiny = small[:5] + ["-r", "1", "--prompts", path, "--spec-draft-n-max", "2"]
+        lines = outrider(*tiny, "-o", "jsonl").stdout.strip().split("\n")
+        check("-o jsonl", [json.loads(line)["n_gen"] for line in lines] == [0, 12, 12], lines)
+        table = list(csv.DictReader(io.StringIO(outrider(*tiny, "-o", "csv").stdout)))
+        check("-o csv", [r["n_draft_max"] for r in table] == ["", "", "2"] and table[2]["identical"] == "true", table)
+        done = outrider(*tiny, "--progress")
+        check("-o md", "| tg12 K=2" in " ".join(done.stdout.split()) and "verify cost" in done.stdout, done.stdout)
+        check("--progress goes to standard error", "tg12: repetition 1 of 1" in done.stderr, done.stderr)
+        open(path, "w").write('{"prompt": "a"}\n{"text": "b"}\n')
+        refused("a line without a prompt", 1, "bench", "--prompts", path, says=["line 2"])
+    refused("no list", 2, "bench", "-n", "1,x", says=["--n-gen"])
+    refused("too many to propose", 2, "bench", "--spec-draft-n-max", "99", says=["16"])
+    refused("more than the context holds", 2, "bench", "-p", "4096", says=["4096", "2048"])
+
+
+def test_eval_and_inspect():
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/text"
+        open(path, "w").write(open("tests/data/held-out.txt").read()[:6000])
+        found = json.loads(outrider("eval", "-f", path, "-c", "256", "--json").stdout)
+        check("perplexity is e to the nats", math.isclose(found["perplexity"], math.exp(found["nats_per_token"])),
+              found)
+        bits = found["nats_per_token"] * found["n_tokens"] / math.log(2) / found["n_bytes"]
+        check("bits are per byte", math.isclose(found["bits_per_byte"], bits) and 0.3 < bits < 3, found)
+        longer = json.loads(outrider("eval", "-f", path, "--json").stdout)
+        check("a longer context knows more", longer["nats_per_token"] < found["nats_per_token"]
+              and longer["n_tokens"] == found["n_tokens"], (longer, found))
+        said = outrider("eval", "-f", path, "-c", "256").stdout
+        check("the same in words", f"{found['perplexity']:.4f}" in said, said)
+    pair = ["inspect", "-m", f"{TALE}/verifier", "-md", f"{TALE}/draft", "-c", "1024"]
+    found = json.loads(outrider(*pair, "--json").stdout)
+    check("what a model is", found["verifier"]["num_hidden_layers"] == 8 and found["verifier"]["vocab_size"] == 8192
+          and found["draft"]["hidden_size"] == 128, found)
+    per_token = found["verifier"]["cache_bytes_per_token"] + found["draft"]["cache_bytes_per_token"]
+    check("what a pair needs", found["need_cache_bytes"] == 1024 * per_token
+          and found["need_weight_bytes"] == sum(found[m]["weight_bytes"] for m in ("verifier", "draft")), found)
+    twice = json.loads(outrider(*pair, "--json", "-ctk", "f32").stdout)
+    check("a wider cache needs twice as much", twice["need_cache_bytes"] == 2 * found["need_cache_bytes"], twice)
+    check("the same in words", "8 layers" in outrider(*pair).stdout)
+    refused("no model to inspect", 3, "inspect", "-m", "no/such", says=["no/such"])
+
+
+for test in (test_about, test_streams, test_timings, test_same_text, test_options, test_environment, test_refusals,
+             test_prompts, test_output_errors, test_interrupt, test_bench, test_eval_and_inspect):
+    test()
+raise SystemExit(failed > 0)
