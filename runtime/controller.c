@@ -25,7 +25,7 @@ void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us
     }
     c->draft = draft_us;
     c->scale = 1;
-    for (int32_t k = 0; k <= OUTRIDER_MAX_DRAFT; k++) c->by_k[k] = 1;
+    for (int32_t k = 0; k <= OUTRIDER_MAX_DRAFT; k++) c->by_k[0][k] = c->by_k[1][k] = 1;
     c->known = true;
 }
 
@@ -35,8 +35,8 @@ double costs_verify(const struct costs *c, int32_t rows) {
     return c->verify[COST_ROWS] + slope * (rows - COST_ROWS);
 }
 
-double costs_round(const struct costs *c, int32_t sessions, int32_t k) {
-    return (k * c->draft + costs_verify(c, sessions * (k + 1))) * c->by_k[k];
+double costs_round(const struct costs *c, int32_t sessions, int32_t k, bool free) {
+    return ((free ? 0 : k * c->draft) + costs_verify(c, sessions * (k + 1))) * c->by_k[free && k > 0][k];
 }
 
 /* Moves a running mean; a single slow round (another program woke up) must not count for much. */
@@ -45,11 +45,11 @@ static void follow(double *mean, double seen) {
     *mean += 0.05 * (seen - *mean);
 }
 
-void costs_observe(struct costs *c, int32_t sessions, int32_t k, double us) {
+void costs_observe(struct costs *c, int32_t sessions, int32_t k, bool free, double us) {
     if (!c->known) return;
-    double ratio = us / (costs_round(c, sessions, k) / c->by_k[k]);
-    follow(&c->by_k[k], ratio / c->scale);
-    follow(&c->scale, ratio / c->by_k[k]);
+    double *by_k = &c->by_k[free && k > 0][k], ratio = us / (costs_round(c, sessions, k, free) / *by_k);
+    follow(by_k, ratio / c->scale);
+    follow(&c->scale, ratio / *by_k);
 }
 
 /* The estimate of place i from that of the place before it. */
@@ -64,40 +64,33 @@ double controller_acceptance(const struct controller *c, int32_t i) {
     return a;
 }
 
-/* The K that promises the most tokens a microsecond. */
-static int32_t best_k(const struct controller *c, const struct costs *costs, int32_t sessions,
-                      int32_t limit) {
-    double best = MARGIN / costs_round(costs, sessions, 0), tokens = 1, reach = 1, a = PRIOR;
-    int32_t k = 0;
-    for (int32_t i = 0; i < limit; i++) {
+/* Tokens that a round with K proposals is expected to write. */
+static double expected_tokens(const struct controller *c, int32_t k) {
+    double tokens = 1, reach = 1, a = PRIOR;
+    for (int32_t i = 0; i < k; i++) {
         a = next_place(c, i, a);
         reach *= a;
         tokens += reach;
-        double us = costs_round(costs, sessions, i + 1);
-        if (tokens / us > best) best = tokens / us, k = i + 1;
     }
-    return k;
+    return tokens;
 }
 
-/* Whether any K would beat plain decoding if all its proposals stayed. */
-static bool could_pay(const struct costs *costs, int32_t sessions, int32_t limit) {
+int32_t controller_choose(const struct controller *c, const struct costs *costs, int32_t sessions,
+                          int32_t limit, bool free, double *gain) {
+    double plain = costs_round(costs, sessions, 0, free), could = 0;
+    int32_t best = 0;
+    *gain = 1;
     for (int32_t k = 1; k <= limit; k++) {
-        double us = costs_round(costs, sessions, k);
-        if ((k + 1) * costs_round(costs, sessions, 0) > MARGIN * us) return true;
+        double per_token = plain / costs_round(costs, sessions, k, free),
+               g = expected_tokens(c, k) * per_token;
+        if (g > (best ? *gain : MARGIN)) best = k, *gain = g;
+        if ((k + 1) * per_token > could) could = (k + 1) * per_token; /* were all accepted */
     }
-    return false;
-}
-
-int32_t controller_choose(struct controller *c, const struct costs *costs, int32_t sessions, int32_t limit) {
-    if (limit <= 0) return 0;
-    int32_t k = best_k(c, costs, sessions, limit);
-    if (k > 0) return k;
-    if (!could_pay(costs, sessions, limit)) return 0;
-    if (c->helped) return 1;
-    /* A try costs a draft step, one more row, and what the draft has to catch up: about a step again. */
-    double plain = costs_round(costs, sessions, 0);
-    double price = costs_round(costs, sessions, 1) - plain + costs->draft;
-    return c->idle * TRY_SHARE * plain >= price ? 1 : 0;
+    if (best > 0 || limit <= 0 || could <= MARGIN) return best;
+    /* A try: at once while tries succeed, else when enough plain rounds have passed to pay for it. It costs
+     * what its round takes longer, and about a draft step for what the draft did not read meanwhile. */
+    double price = costs_round(costs, sessions, 1, free) - plain + (free ? 0 : costs->draft);
+    return c->helped || c->idle * TRY_SHARE * plain >= price;
 }
 
 void controller_observe(struct controller *c, int32_t k, int32_t accepted) {

@@ -24,19 +24,20 @@ enum { COST_ROWS = 64 }; /* rows whose cost is known; beyond, it grows as betwee
 /* Of the machine and pair; one an engine. Microseconds. */
 struct costs {
     bool known;
-    double verify[COST_ROWS + 1];        /* by rows; [0] unused */
-    double draft;                        /* one step */
-    double scale;                        /* real rounds against these, running mean over all */
-    double by_k[OUTRIDER_MAX_DRAFT + 1]; /* and those of K against that mean */
+    double verify[COST_ROWS + 1];           /* by rows; [0] unused */
+    double draft;                           /* one step */
+    double scale;                           /* real rounds against these, running mean over all */
+    double by_k[2][OUTRIDER_MAX_DRAFT + 1]; /* and those of K against that mean; [1]: free proposals */
 };
 
 /* Fills the table from measurements at a few row counts, ascending, the first of one row. */
 void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us);
 double costs_verify(const struct costs *c, int32_t rows);
-/* What a round of `sessions` sessions and K proposals each should take, up to a factor common to all K. */
-double costs_round(const struct costs *c, int32_t sessions, int32_t k);
+/* What a round of `sessions` sessions and K proposals each should take, up to a factor common to all K;
+ * `free` proposals cost no draft steps. */
+double costs_round(const struct costs *c, int32_t sessions, int32_t k, bool free);
 /* What one took. */
-void costs_observe(struct costs *c, int32_t sessions, int32_t k, double us);
+void costs_observe(struct costs *c, int32_t sessions, int32_t k, bool free, double us);
 
 /* Of a session. Zeroed to begin with. */
 struct controller {
@@ -47,8 +48,10 @@ struct controller {
 
 /* Acceptance at place i, given the places before it were accepted. */
 double controller_acceptance(const struct controller *c, int32_t i);
-/* The K to use, at most `limit`, when `sessions` like this one share the round. */
-int32_t controller_choose(struct controller *c, const struct costs *costs, int32_t sessions, int32_t limit);
+/* The K to use, at most `limit`, when `sessions` like this one share the round; and in *gain the tokens a
+ * second it promises, as a multiple of plain decoding's. `free` as above. */
+int32_t controller_choose(const struct controller *c, const struct costs *costs, int32_t sessions,
+                          int32_t limit, bool free, double *gain);
 void controller_observe(struct controller *c, int32_t k, int32_t accepted);
 
 #endif

@@ -51,10 +51,10 @@ static outrider_status sample_step(outrider_engine *e, outrider_session *const *
 }
 
 outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessions, size_t n) {
-    for (int32_t step = 0; n > 0 && sessions[0]->k > step; step++) {
+    for (int32_t step = 0; uses_model(sessions[0]) && sessions[0]->k > step; step++) {
         size_t active = 0;
         bool sampling = false;
-        for (; active < n && sessions[active]->k > step; active++) {
+        for (; active < n && uses_model(sessions[active]) && sessions[active]->k > step; active++) {
             sampling |= !sampler_is_argmax(&sessions[active]->sampler);
             sessions[active]->stats.n_draft_steps++;
         }
@@ -65,7 +65,7 @@ outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessi
         if (sampling) TRY(sample_step(e, sessions, active, step));
     }
     for (size_t i = 0; i < n; i++)
-        if (sessions[i]->k > 0) {
+        if (uses_model(sessions[i])) {
             int32_t read = kv_len(e->kv, sessions[i]->slot, OUTRIDER_DRAFT);
             kv_advance(e->kv, sessions[i]->slot, OUTRIDER_DRAFT, sessions[i]->n - 1 + sessions[i]->k - read);
         }

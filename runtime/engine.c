@@ -25,6 +25,7 @@ outrider_settings outrider_settings_defaults(const outrider_engine *e) {
                            .repeat_last_n = 64,
                            .n_predict = -1,
                            .draft_n = -1,
+                           .drafters = OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_NGRAM,
                            .accept = OUTRIDER_ACCEPT_REJECTION};
     if (!e) return s;
     const struct generation_config *g = &e->model[OUTRIDER_VERIFIER]->generation;
@@ -287,15 +288,11 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
-enum { SLOW_PASS_MS = 50 }; /* one such pass is measurement enough */
+enum { MAX_REPEATS = 1000, SLOW_PASS_MS = 50 }; /* one pass that slow is measurement enough */
 
-outrider_status outrider_time_pass(outrider_engine *e, outrider_which which, int32_t rows, int32_t depth,
-                                   int32_t repeats, double *us) {
-    if (!e->model[which]) return fail(OUTRIDER_EINVAL, "the engine has no draft");
-    if (rows < 1 || rows > SCORE_CHUNK || depth < 0 || depth > e->ctx_size - rows || repeats < 1 ||
-        repeats > 1000)
-        return fail(OUTRIDER_EINVAL, "cannot time %d rows at depth %d, %d times", rows, depth, repeats);
-    double times[1000];
+static outrider_status time_pass(outrider_engine *e, outrider_which which, int32_t rows, int32_t depth,
+                                 int32_t warm_up, int32_t repeats, double *us) {
+    double times[MAX_REPEATS];
     int32_t slot;
     TRY(kv_acquire(e->kv, &slot));
     /* What lies in the cache does not matter to the time, only how much is read. */
@@ -321,17 +318,26 @@ outrider_status outrider_time_pass(outrider_engine *e, outrider_which which, int
     return OUTRIDER_OK;
 }
 
+outrider_status outrider_time_pass(outrider_engine *e, outrider_which which, int32_t rows, int32_t depth,
+                                   int32_t repeats, double *us) {
+    if (!e->model[which]) return fail(OUTRIDER_EINVAL, "the engine has no draft");
+    if (rows < 1 || rows > SCORE_CHUNK || depth < 0 || depth > e->ctx_size - rows || repeats < 1 ||
+        repeats > MAX_REPEATS)
+        return fail(OUTRIDER_EINVAL, "cannot time %d rows at depth %d, %d times", rows, depth, repeats);
+    return time_pass(e, which, rows, depth, 2, repeats, us);
+}
+
+/* Few and short, for it is time taken from the first answer: about ten tokens' worth. What single
+ * measurements get wrong, the rounds that follow correct. */
 outrider_status engine_measure_costs(outrider_engine *e) {
-    static const int32_t rows[] = {1, 2, 4, 8, OUTRIDER_MAX_DRAFT + 1};
+    static const int32_t rows[] = {1, 4, OUTRIDER_MAX_DRAFT + 1};
     enum { COUNTS = sizeof rows / sizeof *rows };
-    double us[COUNTS], draft_us;
+    double us[COUNTS], draft_us = 0;
     int32_t n = 0;
     if (e->costs.known) return OUTRIDER_OK;
-    while (n < COUNTS && rows[n] <= e->ctx_size) {
-        TRY(outrider_time_pass(e, OUTRIDER_VERIFIER, rows[n], 0, 5, &us[n]));
-        n++;
-    }
-    TRY(outrider_time_pass(e, OUTRIDER_DRAFT, 1, 0, 9, &draft_us));
+    for (; n < COUNTS && rows[n] <= e->ctx_size; n++)
+        TRY(time_pass(e, OUTRIDER_VERIFIER, rows[n], 0, 1, 1, &us[n]));
+    if (e->model[OUTRIDER_DRAFT]) TRY(time_pass(e, OUTRIDER_DRAFT, 1, 0, 1, 3, &draft_us));
     costs_set(&e->costs, n, rows, us, draft_us);
     return OUTRIDER_OK;
 }

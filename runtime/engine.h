@@ -72,7 +72,8 @@ struct outrider_session {
     size_t n_turns, turns_encoded;
     bool answer_open; /* the last turn is the header of an answer */
 
-    struct controller controller;
+    struct controller controller[2]; /* of the draft model and of n-grams */
+    bool by_ngram;                   /* this round's proposals are n-gram's */
 
     /* the round in progress */
     int32_t k; /* tokens it wants proposed */
@@ -85,6 +86,11 @@ struct outrider_session {
 /* Sequences the cache can hold: the sessions', and one for scores and meters. */
 static inline int32_t slots_of(const outrider_engine *e) {
     return e->options.max_sessions + 1;
+}
+
+/* The draft model writes the session's proposals in this round. */
+static inline bool uses_model(const outrider_session *s) {
+    return s->k > 0 && !s->by_ngram;
 }
 
 /* -- batch.c: rows and passes. Rows are numbered from the first of block 0; the lag's are negative -- */
@@ -121,6 +127,10 @@ outrider_status session_reserve_text(outrider_session *s, int32_t n);
 /* Takes over a prefix that another session has in the cache, where one has. */
 void session_share_prefix(outrider_session *s);
 double now_ms(void);
+
+/* -- ngram.c -- */
+/* Proposes `limit` tokens after tokens[0..n), or 0 when its end has not occurred before. */
+int32_t ngram_propose(const int32_t *tokens, int32_t n, int32_t limit, int32_t *proposed);
 
 /* -- draft.c -- */
 /* Proposes s->k tokens for each session, which stand in order of falling k and whose rows are uploaded. */

@@ -110,6 +110,11 @@ typedef enum {
                                   draft and K */
 } outrider_accept_rule;
 
+enum {
+    OUTRIDER_DRAFT_MODEL = 1, /* the engine's draft model */
+    OUTRIDER_DRAFT_NGRAM = 2, /* what followed the same words earlier in the session; needs no model */
+};
+
 typedef struct {
     int32_t token;
     float bias; /* added to the logit; -INFINITY forbids the token */
@@ -134,7 +139,9 @@ typedef struct {
     size_t n_stop;
 
     /* speculation: changes the speed, never the text */
-    int32_t draft_n; /* K, at most OUTRIDER_MAX_DRAFT; 0: plain decoding; -1: chosen by the engine */
+    uint32_t drafters; /* OUTRIDER_DRAFT_MODEL, OUTRIDER_DRAFT_NGRAM, both or 0; an automatic draft_n chooses
+                          between them, a fixed one takes the model where there is one */
+    int32_t draft_n;   /* K, at most OUTRIDER_MAX_DRAFT; 0: plain decoding; -1: chosen by the engine */
     outrider_accept_rule accept;
 } outrider_settings;
 

@@ -38,23 +38,42 @@ static outrider_status read_prompt(outrider_session *s, bool *ready) {
     return OUTRIDER_OK;
 }
 
-/* How many tokens to propose: never past the context, nor past what n_predict leaves to write. */
+/* The most tokens that may be proposed: never past the context, nor past what n_predict leaves to write. */
+static int32_t limit_of(const outrider_session *s) {
+    const outrider_settings *set = &s->sampler.s;
+    int32_t limit = set->draft_n < 0 ? OUTRIDER_MAX_DRAFT : set->draft_n;
+    int32_t room = s->engine->ctx_size - s->n, left = set->n_predict - s->stats.n_predict - 1;
+    if (limit > room) limit = room;
+    return set->n_predict >= 0 && limit > left ? left : limit;
+}
+
+/* Who proposes, and how many tokens. */
 static outrider_status choose_k(outrider_session *s, size_t sessions) {
     outrider_engine *e = s->engine;
     const outrider_settings *set = &s->sampler.s;
+    int32_t limit = limit_of(s), n_ngram = 0, k = 0;
+    bool model = e->model[OUTRIDER_DRAFT] && (set->drafters & OUTRIDER_DRAFT_MODEL),
+         automatic = set->draft_n < 0;
     s->k = 0;
-    if (!e->model[OUTRIDER_DRAFT] || set->draft_n == 0) return OUTRIDER_OK;
-    int32_t limit = set->draft_n < 0 ? OUTRIDER_MAX_DRAFT : set->draft_n;
-    int32_t room = e->ctx_size - s->n, left = set->n_predict - s->stats.n_predict - 1;
-    if (limit > room) limit = room;
-    if (set->n_predict >= 0 && limit > left) limit = left;
-    if (set->draft_n < 0) {
-        TRY(engine_measure_costs(e));
-        limit = controller_choose(&s->controller, &e->costs, (int32_t)sessions, limit);
+    s->by_ngram = false;
+    if (limit <= 0) return OUTRIDER_OK;
+    if ((set->drafters & OUTRIDER_DRAFT_NGRAM) && (automatic || !model))
+        n_ngram = ngram_propose(s->tokens, s->n, limit, s->proposed);
+    double gain = 1, gain_ngram = 1;
+    if (automatic) {
+        if (model || n_ngram > 0) TRY(engine_measure_costs(e));
+        if (model)
+            k = controller_choose(&s->controller[0], &e->costs, (int32_t)sessions, limit, false, &gain);
+        n_ngram =
+            controller_choose(&s->controller[1], &e->costs, (int32_t)sessions, n_ngram, true, &gain_ngram);
+    } else if (model) {
+        k = limit;
     }
+    s->by_ngram = n_ngram > 0 && (k == 0 || gain_ngram > gain);
+    if (s->by_ngram) s->k = n_ngram;
     bool ready = false;
-    if (limit > 0) draft_catch_up(s, &ready);
-    if (ready) s->k = limit;
+    if (!s->by_ngram && k > 0) draft_catch_up(s, &ready);
+    if (ready) s->k = k;
     return OUTRIDER_OK;
 }
 
@@ -62,32 +81,52 @@ static outrider_status choose_k(outrider_session *s, size_t sessions) {
 static outrider_status reserve(outrider_session *s) {
     outrider_engine *e = s->engine;
     int32_t unread = s->n - 1 - kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
-    if (s->k > 0 && kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, unread + s->k) != OUTRIDER_OK) s->k = 0;
+    if (uses_model(s) && kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, unread + s->k) != OUTRIDER_OK) s->k = 0;
     TRY(kv_reserve(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1));
     return session_reserve_text(s, s->k + 1);
 }
 
-/* Sorts by falling k, and lays out the round's rows as batch.c draws them. */
+/* a before b: those whom the draft model serves first, then by falling k. */
+static bool before(const outrider_session *a, const outrider_session *b) {
+    return uses_model(a) != uses_model(b) ? uses_model(a) : a->k > b->k;
+}
+
+/* Sorts the sessions, and lays out the round's rows as batch.c draws them. */
 static void lay_rows(outrider_engine *e, outrider_session **sessions, size_t n) {
-    for (size_t i = 1; i < n; i++) {
+    int32_t most = 0;
+    for (size_t i = 0; i < n; i++) {
         outrider_session *s = sessions[i];
         size_t j = i;
-        for (; j > 0 && sessions[j - 1]->k < s->k; j--) sessions[j] = sessions[j - 1];
+        for (; j > 0 && before(s, sessions[j - 1]); j--) sessions[j] = sessions[j - 1];
         sessions[j] = s;
+        if (s->k > most) most = s->k;
     }
     batch_clear(e);
-    for (size_t i = 0; i < n && sessions[i]->k > 0; i++) {
+    for (size_t i = 0; i < n && uses_model(sessions[i]); i++) {
         outrider_session *s = sessions[i];
         for (int32_t p = kv_len(e->kv, s->slot, OUTRIDER_DRAFT); p < s->n - 1; p++)
             batch_add_lag(e, s->slot, p, s->tokens[p]);
     }
-    for (int32_t block = 0; block <= sessions[0]->k; block++)
-        for (size_t i = 0; i < n && sessions[i]->k >= block; i++) {
+    for (int32_t block = 0; block <= most; block++)
+        for (size_t i = 0; i < n; i++) {
             outrider_session *s = sessions[i];
+            if (s->k < block) continue;
             s->row[block] = e->batch.n;
-            batch_add(e, s->slot, s->n - 1 + block, block == 0 ? s->tokens[s->n - 1] : 0);
+            batch_add(e, s->slot, s->n - 1 + block,
+                      block == 0    ? s->tokens[s->n - 1]
+                      : s->by_ngram ? s->proposed[block - 1]
+                                    : 0);
         }
     batch_upload(e);
+}
+
+/* The distributions of proposals that were not drawn: 1 for each. */
+static void certain(outrider_session *s) {
+    for (int32_t i = 0; i < s->k; i++) {
+        s->q[i].n = 1;
+        s->q[i].id[0] = s->proposed[i];
+        s->q[i].p[0] = 1;
+    }
 }
 
 /* One pass of the verifier over all rows; tokens and what is needed to judge them come to the host. */
@@ -99,6 +138,7 @@ static outrider_status verify(outrider_engine *e, outrider_session *const *sessi
         outrider_session *s = sessions[i];
         kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1);
         for (int32_t j = 0; j < s->k; j++) s->proposed[j] = batch_token(e, s->row[j + 1]);
+        if (s->by_ngram) certain(s);
         sampling |= !sampler_is_argmax(&s->sampler);
     }
     return sampling ? batch_logits(e, OUTRIDER_VERIFIER, e->batch.n) : OUTRIDER_OK;
@@ -143,7 +183,8 @@ static void count(outrider_stats *stats, int32_t k, int32_t accepted) {
 /* Writes the accepted run into the session and drops from the cache what did not stay. */
 static void commit(outrider_session *s, struct accepted a) {
     count(&s->stats, s->k, a.n);
-    controller_observe(&s->controller, s->k, a.n);
+    if (s->k == 0 || !s->by_ngram) controller_observe(&s->controller[0], s->k, a.n);
+    if (s->k == 0 || s->by_ngram) controller_observe(&s->controller[1], s->k, a.n);
     int32_t run[OUTRIDER_MAX_DRAFT + 1];
     memcpy(run, s->proposed, (size_t)a.n * sizeof *run);
     run[a.n] = a.token;
@@ -165,7 +206,7 @@ static outrider_status write_tokens(outrider_engine *e, outrider_session **sessi
     for (size_t i = 0; i < n; i++) TRY(judge(sessions[i], &judged[i]));
     for (size_t i = 0; i < n; i++) commit(sessions[i], judged[i]);
     double end = now_ms();
-    costs_observe(&e->costs, (int32_t)n, sessions[0]->k, (end - start) * 1e3);
+    costs_observe(&e->costs, (int32_t)n, sessions[0]->k, sessions[0]->by_ngram, (end - start) * 1e3);
     for (size_t i = 0; i < n; i++) {
         sessions[i]->stats.draft_ms += drafted - start;
         sessions[i]->stats.verify_ms += verified - drafted;

@@ -33,10 +33,10 @@ static double uniform(void) {
 static double play(const struct machine *m, struct controller *c, double a, int32_t k, int rounds) {
     struct costs costs = {0};
     costs_set(&costs, 5, rows, m->verify, m->draft);
-    double tokens = 0, us = 0;
+    double tokens = 0, us = 0, gain;
     for (int i = 0; i < rounds; i++) {
         bool idle = k < 0 && c->idle > 0;
-        int32_t use = k < 0 ? controller_choose(c, &costs, 1, 16) : k, accepted = 0;
+        int32_t use = k < 0 ? controller_choose(c, &costs, 1, 16, false, &gain) : k, accepted = 0;
         assert_in_range(use, 0, 16);
         while (accepted < use && uniform() < a) accepted++;
         if (k < 0) controller_observe(c, use, accepted);
@@ -104,14 +104,15 @@ static void costs_follow_real_rounds(void **state) {
     assert_true(fabs(costs_verify(&c, 3) - 1150) < 1e-9);
     assert_true(costs_verify(&c, 200) > costs_verify(&c, 64));
     /* All rounds slower: nothing to choose by. One K slower than thought: that K loses. */
-    double three = costs_round(&c, 1, 3), five = costs_round(&c, 1, 5);
-    for (int i = 0; i < 300; i++) costs_observe(&c, 1, 3 + i % 2 * 2, 1.7 * (i % 2 ? five : three));
-    assert_true(fabs(costs_round(&c, 1, 3) / costs_round(&c, 1, 5) - three / five) < 0.02 * three / five);
-    for (int i = 0; i < 300; i++) costs_observe(&c, 1, 3 + i % 2 * 2, i % 2 ? 2 * five : three);
-    assert_true(costs_round(&c, 1, 5) > 1.8 * costs_round(&c, 1, 3) * five / three);
-    double before = costs_round(&c, 1, 3);
-    costs_observe(&c, 1, 3, 1e9); /* one hiccup */
-    assert_true(costs_round(&c, 1, 3) < 1.1 * before);
+    double three = costs_round(&c, 1, 3, false), five = costs_round(&c, 1, 5, false);
+    for (int i = 0; i < 300; i++) costs_observe(&c, 1, 3 + i % 2 * 2, false, 1.7 * (i % 2 ? five : three));
+    assert_true(fabs(costs_round(&c, 1, 3, false) / costs_round(&c, 1, 5, false) - three / five) <
+                0.02 * three / five);
+    for (int i = 0; i < 300; i++) costs_observe(&c, 1, 3 + i % 2 * 2, false, i % 2 ? 2 * five : three);
+    assert_true(costs_round(&c, 1, 5, false) > 1.8 * costs_round(&c, 1, 3, false) * five / three);
+    double before = costs_round(&c, 1, 3, false);
+    costs_observe(&c, 1, 3, false, 1e9); /* one hiccup */
+    assert_true(costs_round(&c, 1, 3, false) < 1.1 * before);
 }
 
 int main(void) {
