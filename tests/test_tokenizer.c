@@ -323,7 +323,7 @@ static const struct bad_file BAD_FILES[] = {
     BAD("malformed", GOOD "\x0a"),
     BAD("malformed", GOOD "\xff"),
     BAD("malformed", GOOD "\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), /* a varint of 11 bytes */
-    BAD("malformed", GOOD "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"), /* of 65 bits and more */
+    BAD("malformed", GOOD "\x30\xff\xff\xff\xff\xff\xff\xff\xff\xff\x7f"), /* of 65 bits and more */
     BAD("malformed", GOOD "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"), /* a length of 2^64 - 1 */
     BAD("malformed", GOOD "\x0a\xff\xff\xff\xff\xff\xff\xff\xff\x7f"),     /* of 2^63 - 1 */
     BAD("malformed", GOOD "\x0a\xff\xff\xff\xff\x0f"),                     /* of 2^32 - 1 */
