@@ -298,8 +298,7 @@ static outrider_status time_pass(outrider_engine *e, outrider_which which, int32
     /* What lies in the cache does not matter to the time, only how much is read. */
     outrider_status status = kv_reserve(e->kv, slot, which, depth + rows);
     int32_t n = 0;
-    for (int32_t i = -2; n < repeats && status == OUTRIDER_OK;
-         i++) { /* two to warm up, unless they are slow */
+    for (int32_t i = -warm_up; n < repeats && status == OUTRIDER_OK; i++) {
         double start = now_ms();
         batch_clear(e);
         for (int32_t r = 0; r < rows; r++)
