@@ -12,7 +12,9 @@ import time
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
 TALE = "weights/tale"
 ONCE = "Once upon a time there was a young prince who lived in a castle by the sea, and"
+# A fixed K, unless a test asks for another: the engine first measures the machine to choose one, each time.
 PLAIN_ENV = {k: v for k, v in os.environ.items() if not k.startswith("OUTRIDER") and k != "NO_COLOR"}
+PLAIN_ENV["OUTRIDER_SPEC_DRAFT_N_MAX"] = "3"
 failed = 0
 
 
@@ -57,8 +59,7 @@ def test_about():
 
 
 def test_streams():
-    # with the coupled rule the text of a seed does not depend on the K that the engine chooses by the clock
-    seeded = ["-p", ONCE, "-n", "24", "-s", "7", "--spec-accept", "coupled"]
+    seeded = ["-p", ONCE, "-n", "24", "-s", "7"]
     done = outrider("run", *seeded)
     check("text and numbers go to their streams", done.returncode == 0 and "t/s" in done.stderr
           and "t/s" not in done.stdout and "seed 7" in done.stderr, done.stderr)
@@ -216,15 +217,15 @@ def test_interrupt():
 
 
 def test_bench():
-    small = ["bench", "-p", "16", "-n", "12", "-r", "2", "--prompts", "tests/data/prompts.jsonl"]
+    small = ["bench", "-p", "16", "-n", "8", "-r", "2", "--prompts", "tests/data/prompts.jsonl"]
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/few.jsonl"
         with open("tests/data/prompts.jsonl") as lines:
-            open(path, "w").writelines(next(lines) for _ in range(3))
+            open(path, "w").writelines(next(lines) for _ in range(2))
         small[-1] = path
         rows = json.loads(outrider(*small, "-o", "json", "--spec-draft-n-max", "auto,1-3+2").stdout)
         check("a row for each test", [(r["n_prompt"], r["n_gen"], r.get("n_draft_max")) for r in rows]
-              == [(16, 0, None), (0, 12, None), (0, 12, -1), (0, 12, 1), (0, 12, 3)], rows)
+              == [(16, 0, None), (0, 8, None), (0, 8, -1), (0, 8, 1), (0, 8, 3)], rows)
         names = ("model_filename", "model_type", "model_size", "model_n_params", "test_time", "avg_ns", "stddev_ns",
                  "avg_ts", "stddev_ts", "samples_ns", "samples_ts")
         check("under the names of llama-bench", all(n in r for r in rows for n in names))
@@ -241,12 +242,12 @@ def test_bench():
               and [c["rows"] for c in rows[1]["verify_cost"]] == [1, 2, 4, 8, 16], rows[1])
         tiny = small[:5] + ["-r", "1", "--prompts", path, "--spec-draft-n-max", "2"]
         lines = outrider(*tiny, "-o", "jsonl").stdout.strip().split("\n")
-        check("-o jsonl", [json.loads(line)["n_gen"] for line in lines] == [0, 12, 12], lines)
+        check("-o jsonl", [json.loads(line)["n_gen"] for line in lines] == [0, 8, 8], lines)
         table = list(csv.DictReader(io.StringIO(outrider(*tiny, "-o", "csv").stdout)))
         check("-o csv", [r["n_draft_max"] for r in table] == ["", "", "2"] and table[2]["identical"] == "true", table)
         done = outrider(*tiny, "--progress")
-        check("-o md", "| tg12 K=2" in " ".join(done.stdout.split()) and "verify cost" in done.stdout, done.stdout)
-        check("--progress goes to standard error", "tg12: repetition 1 of 1" in done.stderr, done.stderr)
+        check("-o md", "| tg8 K=2" in " ".join(done.stdout.split()) and "verify cost" in done.stdout, done.stdout)
+        check("--progress goes to standard error", "tg8: repetition 1 of 1" in done.stderr, done.stderr)
         open(path, "w").write('{"prompt": "a"}\n{"text": "b"}\n')
         refused("a line without a prompt", 1, "bench", "--prompts", path, says=["line 2"])
     refused("no list", 2, "bench", "-n", "1,x", says=["--n-gen"])
@@ -257,8 +258,8 @@ def test_bench():
 def test_eval_and_inspect():
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/text"
-        open(path, "w").write(open("tests/data/held-out.txt").read()[:6000])
-        found = json.loads(outrider("eval", "-f", path, "-c", "256", "--json").stdout)
+        open(path, "w").write(open("tests/data/held-out.txt").read()[:800])
+        found = json.loads(outrider("eval", "-f", path, "-c", "64", "--json").stdout)
         check("perplexity is e to the nats", math.isclose(found["perplexity"], math.exp(found["nats_per_token"])),
               found)
         bits = found["nats_per_token"] * found["n_tokens"] / math.log(2) / found["n_bytes"]
@@ -266,7 +267,7 @@ def test_eval_and_inspect():
         longer = json.loads(outrider("eval", "-f", path, "--json").stdout)
         check("a longer context knows more", longer["nats_per_token"] < found["nats_per_token"]
               and longer["n_tokens"] == found["n_tokens"], (longer, found))
-        said = outrider("eval", "-f", path, "-c", "256").stdout
+        said = outrider("eval", "-f", path, "-c", "64").stdout
         check("the same in words", f"{found['perplexity']:.4f}" in said, said)
     pair = ["inspect", "-m", f"{TALE}/verifier", "-md", f"{TALE}/draft", "-c", "1024"]
     found = json.loads(outrider(*pair, "--json").stdout)

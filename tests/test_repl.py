@@ -26,7 +26,9 @@ def check(name, good, detail=""):
 
 def environment(folder, **more):
     kept = {k: v for k, v in os.environ.items() if not k.startswith("OUTRIDER")}
-    return kept | {"XDG_STATE_HOME": folder, "TERM": "xterm", "NO_COLOR": "1", "LANG": "C.UTF-8"} | more
+    # a fixed K: to choose one the engine first measures the machine, each time
+    return kept | {"XDG_STATE_HOME": folder, "TERM": "xterm", "NO_COLOR": "1", "LANG": "C.UTF-8",
+                   "OUTRIDER_SPEC_DRAFT_N_MAX": "3"} | more
 
 
 def start(folder, *args, ready=READY, **more):

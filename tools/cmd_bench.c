@@ -11,7 +11,7 @@
 #include "tools/setup.h"
 #include "tools/terminal.h"
 
-enum { METER_REPEATS = 25, METER_DEPTH = 128 };
+enum { METER_REPEATS = 5, METER_DEPTH = 128 };
 
 const int32_t bench_widths[BENCH_WIDTHS] = {1, 2, 4, 8, 16};
 
@@ -219,11 +219,12 @@ static int read_meters(struct bench *b) {
     const outrider_engine_info *info = &b->result.info;
     int32_t room = info->ctx_size - bench_widths[BENCH_WIDTHS - 1];
     int32_t depth = room < METER_DEPTH ? room : METER_DEPTH;
+    int32_t repeats = b->repetitions < 200 ? METER_REPEATS * (int32_t)b->repetitions : 1000;
     for (int i = 0; i < BENCH_WIDTHS && depth >= 0; i++)
-        CHECK(tell(outrider_time_pass(b->engine, OUTRIDER_VERIFIER, bench_widths[i], depth, METER_REPEATS,
+        CHECK(tell(outrider_time_pass(b->engine, OUTRIDER_VERIFIER, bench_widths[i], depth, repeats,
                                       &m->pass_us[i])));
     if (info->has_draft && depth >= 0)
-        CHECK(tell(outrider_time_pass(b->engine, OUTRIDER_DRAFT, 1, depth, METER_REPEATS, &m->draft_us)));
+        CHECK(tell(outrider_time_pass(b->engine, OUTRIDER_DRAFT, 1, depth, repeats, &m->draft_us)));
     return tell(outrider_read_bandwidth(b->engine, info->verifier.streamed_bytes, &m->read_gb_per_s));
 }
 

@@ -106,7 +106,7 @@ static int read_character(EditLine *edit, wchar_t *out) {
 }
 
 /* Bound to the mark that a terminal sends before a pasted text; takes everything up to the closing mark. */
-static unsigned char paste(EditLine *edit, int key) {
+static unsigned char paste(EditLine *edit, wint_t key) {
     static const wchar_t mark[] = L"\033[201~";
     size_t matched = 0;
     wchar_t c[2] = {0};
@@ -172,7 +172,7 @@ static bool edit_open(struct line_reader *r) {
     el_set(r->edit, EL_EDITOR, "emacs");
     el_set(r->edit, EL_PROMPT_ESC, show_prompt, '\1');
     el_set(r->edit, EL_GETCFN, read_character);
-    el_set(r->edit, EL_ADDFN, "outrider-paste", "insert a pasted text", paste);
+    el_wset(r->edit, EL_ADDFN, L"outrider-paste", L"insert a pasted text", paste); /* el_set leaks the names */
     el_set(r->edit, EL_BIND, "\\e[200~", "outrider-paste", NULL);
     el_set(r->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
     history_open(r);
