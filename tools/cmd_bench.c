@@ -1,7 +1,7 @@
 /* outrider bench: measures prompt reading, plain and speculative decoding, and what the device could do.
  * Plain and speculative answers to a prompt follow each other, so that a machine that changes its speed
- * changes both. Answers ignore the end of the text: each has the length that was asked for. Output is
- * compared before it is timed in the sense that a row whose tokens differ says so. */
+ * changes both. Answers go on past the end of the text, so that each has the length that was asked for; every
+ * speculative one is compared with the plain one, and a row whose tokens differ says so. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
