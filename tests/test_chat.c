@@ -246,9 +246,11 @@ static void only_the_very_start_gets_the_dummy_prefix(void **state) {
     assert_int_equal(list.ids[0], ID_BOS);
     assert_int_equal(list.ids[1], N_PIECES + '['); /* it begins with a token */
     token_list_free(&list);
-    assert_int_equal(chat_encode(t, CHAT_ZEPHYR, m, 3, 2, true, true, false, &list), OUTRIDER_OK);
-    for (size_t i = 0; i < list.n; i++) assert_int_not_equal(list.ids[i], ID_SPACE);
-    token_list_free(&list);
+    for (int close_answer = 0; close_answer < 2; close_answer++) { /* later turns, behind </s> or text */
+        assert_int_equal(chat_encode(t, CHAT_ZEPHYR, m, 3, 2, true, close_answer, false, &list), OUTRIDER_OK);
+        for (size_t i = 0; i < list.n; i++) assert_int_not_equal(list.ids[i], ID_SPACE);
+        token_list_free(&list);
+    }
     tokenizer_close(t);
 }
 

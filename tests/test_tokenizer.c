@@ -153,6 +153,38 @@ static void long_texts_are_cut_without_a_trace(void **state) {
     tokenizer_close(t);
 }
 
+/* The tokens of `head` and then `unit` often enough to pass the length of a part. */
+static size_t count_ids(const struct tokenizer *t, const char *head, const char *unit, size_t copies) {
+    struct token_list list = {0};
+    size_t n = strlen(head), step = strlen(unit), ids;
+    char *text = malloc(n + copies * step);
+    memcpy(text, head, n);
+    for (size_t i = 0; i < copies; i++) memcpy(text + n + i * step, unit, step);
+    assert_int_equal(tokenizer_encode(t, text, n + copies * step, &list), OUTRIDER_OK);
+    ids = list.n;
+    free(text);
+    token_list_free(&list);
+    return ids;
+}
+
+static void parts_meet_only_where_no_piece_reaches(void **state) {
+    (void)state;
+    const size_t copies = 70000;
+    /* With pieces of two spaces, a run of them must stay whole, however the spaces are written. */
+    struct tokenizer *t =
+        open_good(LITERAL(PIECES "\x0a\x08\x0a\x06\xE2\x96\x81\xE2\x96\x81" BPE PLAIN), NULL);
+    assert_int_equal(count_ids(t, "a", " ", copies), 1 + copies / 2);
+    assert_int_equal(count_ids(t, "a", "\xE2\x96\x81 ", copies), 1 + copies);
+    assert_int_equal(count_ids(t, "", "b ", copies), 2 * copies);
+    tokenizer_close(t);
+    /* With a piece of a letter and the space behind it, there is no place to cut. */
+    t = open_good(LITERAL(PIECES "\x0a\x06\x0a\x04"
+                                 "b\xE2\x96\x81" BPE PLAIN),
+                  NULL);
+    assert_int_equal(count_ids(t, "", "b ", copies), copies);
+    tokenizer_close(t);
+}
+
 static void two_megabytes_of_one_character_are_no_trouble(void **state) {
     (void)state;
     struct tokenizer *t = open_shipped();
@@ -742,6 +774,7 @@ int main(int argc, char **argv) {
         cmocka_unit_test(every_one_and_two_bytes_survive),
         cmocka_unit_test(noise_survives),
         cmocka_unit_test(long_texts_are_cut_without_a_trace),
+        cmocka_unit_test(parts_meet_only_where_no_piece_reaches),
         cmocka_unit_test(two_megabytes_of_one_character_are_no_trouble),
         cmocka_unit_test(text_never_yields_a_control_token),
         cmocka_unit_test(white_space_follows_the_model),

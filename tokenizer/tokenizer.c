@@ -259,14 +259,17 @@ int32_t tokenizer_difference(const struct tokenizer *a, const struct tokenizer *
 /* The library's memory is some 100 bytes a byte, so a long text goes in parts where that changes nothing. */
 enum { PART_BYTES = 1 << 16, TEXT_MAX_BYTES = 1 << 28 };
 
+/* Whether a run of spaces, typed or written as U+2581, begins at text[i], i > 0. */
+static bool spaces_begin(const char *text, size_t i) {
+    if (text[i] != ' ' || text[i - 1] == ' ') return false;
+    return i < SPACE_BYTES || !starts_with_space(text + i - SPACE_BYTES, SPACE_BYTES);
+}
+
 static outrider_status encode_valid(const struct tokenizer *t, const char *text, size_t bytes,
                                     struct token_list *out) {
     while (t->cut_at_spaces && bytes > PART_BYTES) {
         size_t cut = PART_BYTES;
-        while (cut < bytes &&
-               !(text[cut] == ' ' && text[cut - 1] != ' ' &&
-                 !(cut >= SPACE_BYTES && starts_with_space(text + cut - SPACE_BYTES, SPACE_BYTES))))
-            cut++;
+        while (cut < bytes && !spaces_begin(text, cut)) cut++;
         TRY(spm_encode(t->library, text, cut, out));
         text += cut;
         bytes -= cut;
@@ -312,7 +315,7 @@ static size_t normalize_spaces(const struct sp_model *m, const char *text, size_
     size_t n = 0, i = 0;
     bool squeeze = m->remove_extra_whitespaces;
     while (squeeze && start && i < bytes && text[i] == ' ') i++;
-    if (start && m->add_dummy_prefix && i < bytes) out[n++] = ' ';
+    if (start && m->add_dummy_prefix) out[n++] = ' ';
     for (bool after_space = false; i < bytes; i++) {
         if (squeeze && text[i] == ' ' && after_space) continue;
         after_space = text[i] == ' ';
