@@ -261,6 +261,51 @@ static void stops_inside_a_run(void **state) {
     outrider_engine_close(e);
 }
 
+/* Proposals from the text itself, alone and beside the draft model's, in one batch with sessions that have
+ * none. */
+static void ngrams_change_nothing(void **state) {
+    (void)state;
+    enum { N = 4 };
+    static int32_t want[N][CONTEXT];
+    size_t want_n[N], n;
+    outrider_engine *e = open_engine(DRAFT, 2, N);
+    for (int kind = 0; kind < 3; kind++) {
+        outrider_stats stats;
+        int32_t by_ngram = 0;
+        for (int spec = 0; spec < 2; spec++) {
+            outrider_session *s[N];
+            for (int i = 0; i < N; i++) {
+                outrider_settings own = greedy(spec ? (kind == 2 ? -1 : 3 + i) : 0);
+                if (kind == 1) own.temperature = 0.7f, own.accept = OUTRIDER_ACCEPT_COUPLED, own.seed = 5;
+                own.drafters = i == 3   ? 0
+                               : i == 2 ? OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_NGRAM
+                                        : OUTRIDER_DRAFT_NGRAM;
+                char text[1000];
+                snprintf(text, sizeof text, "%s. %s. %s", prompts[i], prompts[i], prompts[i]);
+                OK(outrider_session_open(e, &own, &s[i]));
+                OK(outrider_session_append_text(s[i], text, strlen(text)));
+            }
+            for (bool running = true; running;) {
+                OK(outrider_round(s, N));
+                running = false;
+                for (int i = 0; i < N; i++) running |= outrider_session_stop(s[i]) == OUTRIDER_RUNNING;
+            }
+            for (int i = 0; i < N; i++) {
+                const int32_t *tokens = outrider_session_tokens(s[i], &n);
+                if (!spec) memcpy(want[i], tokens, n * sizeof *tokens), want_n[i] = n;
+                assert_int_equal(n, want_n[i]);
+                assert_memory_equal(tokens, want[i], n * sizeof *tokens);
+                outrider_session_stats(s[i], &stats);
+                if (i < 2) assert_int_equal(stats.n_draft_steps, 0), by_ngram += stats.draft_n_accepted;
+                outrider_session_close(s[i]);
+            }
+        }
+        if (by_ngram < (kind == 1 ? 5 : 20))
+            fail_msg("kind %d: %d proposals of n-grams accepted", kind, by_ngram);
+    }
+    outrider_engine_close(e);
+}
+
 static int set_up(void **state) {
     (void)state;
     FILE *f = fopen("tests/data/prompts.jsonl", "r");
@@ -290,6 +335,7 @@ int main(void) {
         cmocka_unit_test(greedy_text_is_plain_text), cmocka_unit_test(equal_draft_is_accepted),
         cmocka_unit_test(knobs_do_not_break_it),     cmocka_unit_test(shared_prefixes_change_nothing),
         cmocka_unit_test(context_end_and_forks),     cmocka_unit_test(stops_inside_a_run),
+        cmocka_unit_test(ngrams_change_nothing),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
