@@ -254,6 +254,25 @@ static void only_the_very_start_gets_the_dummy_prefix(void **state) {
     tokenizer_close(t);
 }
 
+static void beginning_is_not_written_twice(void **state) {
+    (void)state;
+    struct tokenizer *t = open_with_markers(LITERAL(PLAIN));
+    static const enum chat_kind kinds[] = {CHAT_LLAMA2, CHAT_LLAMA3, CHAT_LLAMA31, CHAT_MISTRAL, CHAT_GEMMA};
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        struct token_list list = {0};
+        token_list_push(&list, ID_BOS);
+        assert_int_equal(chat_encode(t, kinds[i], CONVERSATION, 4, 0, true, false, false, &list),
+                         OUTRIDER_OK);
+        assert_int_equal(list.ids[0], ID_BOS);
+        assert_int_not_equal(list.ids[1], ID_BOS);
+        size_t begins = 0;
+        for (size_t k = 0; k < list.n; k++) begins += list.ids[k] == ID_BOS;
+        assert_int_equal(begins, kinds[i] == CHAT_LLAMA2 ? 2 : 1); /* which begins every question with it */
+        token_list_free(&list);
+    }
+    tokenizer_close(t);
+}
+
 /* The shipped model's markers are pieces of its vocabulary. */
 static void shipped_model_speaks_tale(void **state) {
     (void)state;
@@ -415,6 +434,7 @@ int main(void) {
         cmocka_unit_test(turns_may_come_one_at_a_time),
         cmocka_unit_test(users_cannot_write_control_tokens),
         cmocka_unit_test(only_the_very_start_gets_the_dummy_prefix),
+        cmocka_unit_test(beginning_is_not_written_twice),
         cmocka_unit_test(shipped_model_speaks_tale),
         cmocka_unit_test(templates_are_known_by_their_passages),
         cmocka_unit_test(unknown_templates_are_errors),

@@ -199,7 +199,14 @@ static outrider_status flush(struct writer *w) {
     return tokenizer_encode(w->t, w->run, n, w->out);
 }
 
+/* A caller that begins every session with BOS has written the template's own already. */
+static bool is_written(const struct writer *w, int32_t id) {
+    const struct token_list *out = w->out;
+    return w->start && w->n == 0 && id == tokenizer_bos(w->t) && out->n > 0 && out->ids[out->n - 1] == id;
+}
+
 static outrider_status put_token(struct writer *w, int32_t id) {
+    if (is_written(w, id)) return w->start = false, OUTRIDER_OK;
     TRY(flush(w));
     w->start = false;
     return token_list_push(w->out, id);

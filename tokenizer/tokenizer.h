@@ -100,7 +100,9 @@ struct chat_message {
 /* Appends the ids of messages[from..n) as the template writes them after messages[0..from), then, when
  * open_answer, the header after which the assistant's words follow. When from > 0 and messages[from - 1] is
  * an assistant turn whose words were generated in place, `close_answer` first writes what the template puts
- * after them (it may begin with the end token: pass ended = true when that one is in the text already). */
+ * after them (it may begin with the end token: pass ended = true when that one is in the text already).
+ * Where the template begins with BOS and `out` ends with it, it is not written twice. Templates that merge
+ * the system turn into the user's write nothing for a system turn alone, and refuse turns out of order. */
 outrider_status chat_encode(const struct tokenizer *t, enum chat_kind kind,
                             const struct chat_message *messages, size_t n, size_t from, bool open_answer,
                             bool close_answer, bool ended, struct token_list *out);
