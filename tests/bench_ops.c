@@ -1,10 +1,11 @@
 /* Times whole synthetic forward passes of the shipped pair's shapes against reading the same bytes.
  *
  *     make && gcc -std=c11 -D_GNU_SOURCE -O2 -I. tests/bench_ops.c build/liboutrider.a -lm -lpthread -o
- * /tmp/bench_ops /tmp/bench_ops [device] [threads] [rounds]
+ * /tmp/bench_ops /tmp/bench_ops [device] [threads] [rounds] [most rows]
  *
  * The machine may be shared, so every row count and the reading are measured in turn, round after round, and
- * the table gives medians and minima. Weights lie in one piece of ordinary memory, as a mapped file would.
+ * the table gives medians and minima, and ratios of minima. Weights lie in one piece of ordinary memory, as a
+ * mapped file would.
  */
 #include <stdio.h>
 #include <time.h>
@@ -126,31 +127,43 @@ static double median(double *x, int n) {
     return x[n / 2];
 }
 
-static void measure(const struct ops *ops, struct backend *be, struct model *m, int rounds) {
+static double forward_best(const struct ops *ops, struct backend *be, struct model *m, int32_t n,
+                           double *best) {
+    double stage[STAGES] = {0};
+    const double took = forward(ops, be, m, n, stage);
+    for (int s = 0; s < STAGES; s++)
+        if (stage[s] < best[s]) best[s] = stage[s];
+    return took;
+}
+
+static void measure(const struct ops *ops, struct backend *be, struct model *m, int rounds,
+                    int32_t most_rows) {
     static double took[COUNTS][MAX_ROUNDS], rate[MAX_ROUNDS], stage[COUNTS][STAGES];
-    memset(stage, 0, sizeof stage);
+    int counts = 0;
+    while (counts < COUNTS && row_counts[counts] <= most_rows) counts++;
+    for (int c = 0; c < counts; c++)
+        for (int s = 0; s < STAGES; s++) stage[c][s] = 1e9;
     for (int i = 0; i < rounds; i++) {
         die(ops->read_bandwidth(be, m->bytes, &rate[i]));
-        for (int c = 0; c < COUNTS; c++) {
-            double unused[STAGES];
-            if (row_counts[c] < 64) forward(ops, be, m, row_counts[c], unused); /* what lay in the caches */
-            took[c][i] = forward(ops, be, m, row_counts[c], stage[c]);
+        for (int c = 0; c < counts; c++) {
+            forward_best(ops, be, m, row_counts[c],
+                         stage[c]); /* the caches as a pass of this size leaves them */
+            took[c][i] = forward_best(ops, be, m, row_counts[c], stage[c]);
         }
     }
-    const double read = (double)m->bytes / (median(rate, rounds) * 1e9),
-                 best_read = (double)m->bytes / (rate[rounds - 1] * 1e9);
+    const double bytes = (double)m->bytes, read = bytes / (median(rate, rounds) * 1e9);
     double one = 0;
-    printf("%s: %.2f MB; reading them %.3f ms (best %.3f), %.1f GB/s\n", m->s.name, 1e-6 * (double)m->bytes,
-           1e3 * read, 1e3 * best_read, 1e-9 * (double)m->bytes / read);
+    printf("%s: %.2f MB; reading them %.3f ms (best %.3f), %.1f GB/s\n", m->s.name, 1e-6 * bytes, 1e3 * read,
+           1e-6 * bytes / rate[rounds - 1], 1e-9 * bytes / read);
     printf("rows  median ms     min  of one row  of reading |");
     for (int s = 0; s < STAGES; s++) printf(" %9s", stage_names[s]);
-    printf("  (mean us)\n");
-    for (int c = 0; c < COUNTS; c++) {
-        const double mid = median(took[c], rounds);
-        if (c == 0) one = mid;
-        printf("%4d %10.3f %7.3f %10.2fx %10.0f%% |", row_counts[c], 1e3 * mid, 1e3 * took[c][0], mid / one,
-               100 * read / mid);
-        for (int s = 0; s < STAGES; s++) printf(" %9.1f", 1e6 * stage[c][s] / rounds);
+    printf("  (least us)\n");
+    for (int c = 0; c < counts; c++) {
+        const double middle = median(took[c], rounds), least = took[c][0];
+        if (c == 0) one = least;
+        printf("%4d %10.3f %7.3f %10.2fx %10.0f%% |", row_counts[c], 1e3 * middle, 1e3 * least, least / one,
+               1e-7 * bytes / rate[rounds - 1] / least);
+        for (int s = 0; s < STAGES; s++) printf(" %9.1f", 1e6 * stage[c][s]);
         printf("\n");
     }
     printf("\n");
@@ -167,7 +180,8 @@ int main(int argc, char **argv) {
     for (size_t i = 0; i < sizeof models / sizeof *models; i++) {
         float *rope = rope_table(POSITIONS, models[i].s.head_dim);
         model_open(ops, be, &models[i], rope);
-        measure(ops, be, &models[i], rounds < MAX_ROUNDS ? rounds : MAX_ROUNDS);
+        measure(ops, be, &models[i], rounds < MAX_ROUNDS ? rounds : MAX_ROUNDS,
+                argc > 4 ? atoi(argv[4]) : MAX_ROWS);
     }
     ops->close(be);
     return 0;

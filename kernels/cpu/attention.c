@@ -1,11 +1,13 @@
 /* Attention of rows over their sequences' pages.
  *
  * An item is one row and one kv head, with all query heads that read it, so a page is read once for all of
- * them. Pages are taken in order, each folded into a running softmax (greatest score, sum, weighted values),
- * and only the row's own 0..position are touched: what else lies in the last page may be anything. Scores are
- * products of the page's keys with the queries and use the same tile as the weights do.
+ * them. Pages are taken in order, in splits of up to SPLIT tokens, each folded into a running softmax
+ * (greatest score, sum, weighted values). Where splits begin depends on the position alone, and only the
+ * row's own 0..position are touched: what else lies in the last page may be anything.
+ *
+ * Scores are products of keys with queries and use the same tile as the weights do. Those of the next split
+ * are begun before the present one is folded in, so that neither waits for the other's last results.
  */
-#include <assert.h>
 #include <math.h>
 
 #include "kernels/cpu/acts.h"
@@ -13,10 +15,12 @@
 #include "kernels/cpu/vec.h"
 
 enum {
-    PAGE_MAX = 256, /* tokens, see outrider_engine_options.page_size */
+    SPLIT = BLOCK_MAX,
     HEADS_MAX = 16, /* query heads that share one pass over the pages */
     SPAN = 4,       /* vectors of a value accumulated together */
 };
+
+typedef float scores[SPLIT];
 
 struct attend {
     const struct rows *rows;
@@ -32,35 +36,41 @@ struct running {
     vf sum; /* by lanes */
 };
 
-/* One kv head's part of a page. */
-struct page {
-    struct matrix k, v;
-    int32_t tokens; /* visible to the row */
+/* Tokens of one page, one kv head's keys and values. */
+struct split {
+    const char *k, *v;
+    int32_t tokens;
 };
 
-static struct page page_of(const struct attend *p, int32_t page, int32_t kv_head, int32_t left) {
-    const size_t size = (size_t)p->kv->page_size, dim = (size_t)p->b->head_dim;
-    const size_t at = ((size_t)page * (size_t)p->b->kv_heads + (size_t)kv_head) * size * dim;
-    const size_t byte = at * dtype_bytes(p->kv->dtype);
-    const struct matrix k = {(const char *)p->kv->k + byte, p->kv->dtype, p->kv->page_size, p->b->head_dim};
-    struct matrix v = k;
-    v.data = (const char *)p->kv->v + byte;
-    return (struct page){k, v, min_i32(left, p->kv->page_size)};
+static struct split split_at(const struct attend *p, int32_t row, int32_t kv_head, int32_t position) {
+    const size_t page_size = (size_t)p->kv->page_size, dim = (size_t)p->b->head_dim;
+    const size_t slot = (size_t)p->rows->slot[row] * (size_t)p->rows->table_stride;
+    const size_t page = (size_t)p->rows->table[slot + (size_t)position / page_size];
+    const size_t offset = (size_t)position % page_size;
+    const size_t token = (page * (size_t)p->b->kv_heads + (size_t)kv_head) * page_size + offset;
+    const size_t at = token * dim * dtype_bytes(p->kv->dtype);
+    const int32_t in_page = min_i32(SPLIT, (int32_t)(page_size - offset));
+    return (struct split){(const char *)p->kv->k + at, (const char *)p->kv->v + at,
+                          min_i32(in_page, p->rows->position[row] + 1 - position)};
 }
 
-/* Pages are too short for the hardware to see them coming. */
-static void page_prefetch(const struct page *page) {
-    const size_t bytes = (size_t)page->tokens * (size_t)page->k.k * dtype_bytes(page->k.dtype);
-    for (size_t i = 0; i < bytes; i += 64) {
-        __builtin_prefetch((const char *)page->k.data + i);
-        __builtin_prefetch((const char *)page->v.data + i);
-    }
+/* Splits are too short for the hardware to see them coming. Into the second level: more can be under way. */
+static void split_prefetch(const struct attend *p, const struct split *s) {
+    const size_t bytes = (size_t)s->tokens * (size_t)p->b->head_dim * dtype_bytes(p->kv->dtype);
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(s->k + i, 0, 2);
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(s->v + i, 0, 2);
+}
+
+static void score(const struct attend *p, const struct split *s, const struct acts *q, int32_t heads,
+                  scores *score) {
+    const struct matrix k = {s->k, p->kv->dtype, s->tokens, p->b->head_dim};
+    for (int32_t h = 0; h < heads; h += ROW_TILE)
+        tile(&k, 0, s->tokens, q, h, min_i32(ROW_TILE, heads - h), false, score + h);
 }
 
 /* The heads' greatest scores so far, this page's included; shrink: the factor for what was weighted by the
  * old. */
-static void raise(float (*score)[PAGE_MAX], int32_t heads, int32_t tokens, struct running *seen,
-                  float *shrink) {
+static void raise(scores *score, int32_t heads, int32_t tokens, struct running *seen, float *shrink) {
     float fall[LANES] = {0};
     for (int32_t h = 0; h < heads; h++) {
         vf most = vf_all(seen[h].most);
@@ -88,8 +98,7 @@ static void soften(float *score, int32_t tokens, float shrink, struct running *s
 /* out[h][0..] = out[h][0..] * shrink[h] + sum over tokens of weight[h][t] v[t][0..], over `vectors` vectors,
  * the last of them with n elements. */
 INLINE void gather(enum dtype t, int32_t heads, int32_t vectors, int32_t n, const char *v, size_t v_row,
-                   const float (*weight)[PAGE_MAX], int32_t tokens, const float *shrink, float *out,
-                   size_t dim) {
+                   const scores *weight, int32_t tokens, const float *shrink, float *out, size_t dim) {
     const size_t step = LANES * dtype_bytes(t);
     const bool cut = n < LANES;
     vf acc[ROW_TILE][SPAN];
@@ -112,8 +121,8 @@ INLINE void gather(enum dtype t, int32_t heads, int32_t vectors, int32_t n, cons
     }
 }
 
-INLINE void gather_heads(enum dtype t, int32_t heads, const char *v, const float (*weight)[PAGE_MAX],
-                         int32_t tokens, const float *shrink, float *out, int32_t dim) {
+INLINE void gather_heads(enum dtype t, int32_t heads, const char *v, const scores *weight, int32_t tokens,
+                         const float *shrink, float *out, int32_t dim) {
     const size_t size = dtype_bytes(t), v_row = (size_t)dim * size;
     int32_t d = 0;
     for (; d + SPAN * LANES <= dim; d += SPAN * LANES)
@@ -123,50 +132,56 @@ INLINE void gather_heads(enum dtype t, int32_t heads, const char *v, const float
     if (d < dim) gather(t, heads, 1, dim - d, v + d * size, v_row, weight, tokens, shrink, out + d, dim);
 }
 
-INLINE void gather_type(enum dtype t, int32_t heads, const char *v, const float (*weight)[PAGE_MAX],
-                        int32_t tokens, const float *shrink, float *out, int32_t dim) {
+INLINE void gather_type(enum dtype t, int32_t heads, const char *v, const scores *weight, int32_t tokens,
+                        const float *shrink, float *out, int32_t dim) {
     if (heads == 1) gather_heads(t, 1, v, weight, tokens, shrink, out, dim);
     if (heads == 2) gather_heads(t, 2, v, weight, tokens, shrink, out, dim);
     if (heads == 3) gather_heads(t, 3, v, weight, tokens, shrink, out, dim);
 }
 
-/* `heads` <= ROW_TILE query heads over one page. */
-static void attend_page(const struct page *page, const struct acts *q, int32_t first_head, int32_t heads,
-                        struct running *seen, float *out) {
-    float weight[ROW_TILE][PAGE_MAX], y[ROW_TILE][BLOCK_MAX], shrink[ROW_TILE];
-    for (int32_t t = 0; t < page->tokens; t += BLOCK_MAX) {
-        const int32_t count = min_i32(BLOCK_MAX, page->tokens - t);
-        tile(&page->k, t, count, q, first_head, heads, false, y);
-        for (int32_t h = 0; h < heads; h++) memcpy(weight[h] + t, y[h], (size_t)count * sizeof(float));
+/* Folds a split into what `heads` query heads have seen and into their output. */
+static void fold(const struct attend *p, const struct split *s, scores *score, int32_t heads,
+                 struct running *seen, float *out) {
+    const int32_t dim = p->b->head_dim;
+    for (int32_t h = 0; h < heads; h += ROW_TILE) {
+        const int32_t n = min_i32(ROW_TILE, heads - h);
+        const scores *weight = (const scores *)(score + h);
+        float shrink[ROW_TILE];
+        raise(score + h, n, s->tokens, seen + h, shrink);
+        for (int32_t i = h; i < h + n; i++) soften(score[i], s->tokens, shrink[i - h], &seen[i]);
+        if (p->kv->dtype == DTYPE_F16)
+            gather_type(DTYPE_F16, n, s->v, weight, s->tokens, shrink, out + (size_t)h * (size_t)dim, dim);
+        else
+            gather_type(DTYPE_F32, n, s->v, weight, s->tokens, shrink, out + (size_t)h * (size_t)dim, dim);
     }
-    raise(weight, heads, page->tokens, seen, shrink);
-    for (int32_t h = 0; h < heads; h++) soften(weight[h], page->tokens, shrink[h], &seen[h]);
-    const float(*weights)[PAGE_MAX] = (const float(*)[PAGE_MAX])weight;
-    if (page->v.dtype == DTYPE_F16)
-        gather_type(DTYPE_F16, heads, page->v.data, weights, page->tokens, shrink, out, page->v.k);
-    else
-        gather_type(DTYPE_F32, heads, page->v.data, weights, page->tokens, shrink, out, page->v.k);
 }
 
 /* `heads` <= HEADS_MAX query heads of one kv head, from `head` on. */
 static void attend_heads(const struct attend *p, int32_t row, int32_t kv_head, int32_t head, int32_t heads) {
     const size_t dim = (size_t)p->b->head_dim, at = ((size_t)row * (size_t)p->b->heads + (size_t)head) * dim;
     const struct acts q = {(const char *)(p->q + at), dim * sizeof(float)};
-    const int32_t *table = p->rows->table + (size_t)p->rows->slot[row] * (size_t)p->rows->table_stride;
-    const int32_t size = p->kv->page_size;
+    const int32_t length = p->rows->position[row] + 1;
+    const bool cold = row == 0 || p->rows->slot[row] != p->rows->slot[row - 1];
     float *out = p->out + at;
     struct running seen[HEADS_MAX];
     for (int32_t h = 0; h < heads; h++) seen[h] = (struct running){-INFINITY, vf_zero()};
     memset(out, 0, (size_t)heads * dim * sizeof(float));
-    struct page next = page_of(p, *table, kv_head, p->rows->position[row] + 1);
-    for (int32_t left = p->rows->position[row] + 1; left > 0; left -= size) {
-        const struct page page = next;
-        if (left > size) {
-            next = page_of(p, *++table, kv_head, left - size);
-            page_prefetch(&next);
+    scores ahead[2][HEADS_MAX];
+    struct split split[2] = {split_at(p, row, kv_head, 0)};
+    score(p, &split[0], &q, heads, ahead[0]);
+    for (int32_t turn = 0, begun = split[0].tokens, done = 0; done < length; turn ^= 1) {
+        if (begun < length) {
+            struct split *next = &split[turn ^ 1];
+            *next = split_at(p, row, kv_head, begun);
+            begun += next->tokens;
+            if (cold && begun < length) {
+                const struct split later = split_at(p, row, kv_head, begun);
+                split_prefetch(p, &later);
+            }
+            score(p, next, &q, heads, ahead[turn ^ 1]);
         }
-        for (int32_t h = 0; h < heads; h += ROW_TILE)
-            attend_page(&page, &q, h, min_i32(ROW_TILE, heads - h), seen + h, out + (size_t)h * dim);
+        fold(p, &split[turn], ahead[turn], heads, seen, out);
+        done += split[turn].tokens;
     }
     for (int32_t h = 0; h < heads; h++) {
         const float share = 1 / vf_sum(seen[h].sum);
@@ -186,7 +201,6 @@ static void attend_work(void *job, struct worker *w) {
 
 void cpu_attention(struct backend *be, const struct rows *rows, const struct attention_block *b,
                    const void *q, const struct kv_layer *kv, void *attended) {
-    assert(kv->page_size <= PAGE_MAX && PAGE_MAX % LANES == 0);
     struct attend p = {rows, b, kv, q, attended};
     cpu_parallel(be, rows->n * b->kv_heads, 1, attend_work, &p);
 }

@@ -112,9 +112,12 @@ static inline int32_t next_rows(int32_t n, int32_t row) {
     return min_i32(n - row, ROW_TILE);
 }
 
-/* Outputs of a block: long runs of memory while few rows pass, a first-level cache's worth when many do. */
-static inline int32_t block_size(int32_t rows) {
-    return rows <= FRESH_ROWS ? BLOCK_MAX : 8;
+/* Outputs of a block, at least 8: long runs of memory while few rows pass; when many do, what stays in the
+ * first-level cache meanwhile. */
+static inline int32_t block_size(int32_t rows, int32_t k) {
+    if (rows <= FRESH_ROWS) return BLOCK_MAX;
+    const int32_t outputs = 24 * 1024 / (2 * k);
+    return outputs >= BLOCK_MAX ? BLOCK_MAX : outputs >= 16 ? 16 : 8;
 }
 
 int32_t product_grain(int32_t k, int32_t rows); /* blocks of OUT_TILE outputs worth handing over */

@@ -9,45 +9,47 @@
 #include "kernels/cpu/vec.h"
 
 /* Outputs whose accumulators, times ROW_TILE, fit the registers. */
-#ifdef VEC_512
-enum { WIDE = 8 };
-#else
-enum { WIDE = 4 };
-#endif
+enum { WIDE = SUMS };
 
-/* y[r][o] for o < outs, r < rows; both are constants at each call, so acc is all registers. */
+/* One step along k of outs times rows accumulators, acc[r * outs + o]; n < dot_step elements at the end of k.
+ * All counts are constants at each call, so acc is all registers. */
+INLINE void dots_step(enum dtype t, int32_t outs, int32_t rows, int32_t n, const char *w, size_t w_row,
+                      const char *a, size_t a_row, vf *acc) {
+    const bool cut = n < dot_step(t);
+    vf row[FRESH_ROWS];
+    UNROLL for (int32_t r = 0; r < rows; r++) row[r] =
+        cut ? acts_load_n(t, a + r * a_row, n) : acts_load(t, a + r * a_row);
+    UNROLL for (int32_t o = 0; o < outs; o++) {
+        vf weight = cut ? weights_load_n(t, w + o * w_row, n) : weights_load(t, w + o * w_row);
+        UNROLL for (int32_t r = 0; r < rows; r++) acc[r * outs + o] =
+            dot(t, weight, row[r], acc[r * outs + o]);
+    }
+}
+
+/* y[r][o] for o < outs, r < rows. */
 INLINE void dots(enum dtype t, int32_t outs, int32_t rows, const char *w, const char *a, size_t a_row,
                  int32_t k, float *y) {
+    enum { MOST = ROW_TILE * WIDE > FRESH_ROWS ? ROW_TILE * WIDE : FRESH_ROWS };
     const size_t w_size = dtype_bytes(t), a_size = acts_bytes(t), w_row = (size_t)k * w_size;
-    const int32_t step = dot_step(t), whole = k - k % step;
-    vf acc[FRESH_ROWS][WIDE], row[FRESH_ROWS];
-    UNROLL for (int32_t r = 0; r < rows; r++) UNROLL for (int32_t o = 0; o < outs; o++) acc[r][o] = vf_zero();
-    for (int32_t i = 0; i < whole; i += step) {
-        UNROLL for (int32_t r = 0; r < rows; r++) row[r] = acts_load(t, a + r * a_row + i * a_size);
-        UNROLL for (int32_t o = 0; o < outs; o++) {
-            vf weight = weights_load(t, w + o * w_row + i * w_size);
-            UNROLL for (int32_t r = 0; r < rows; r++) acc[r][o] = dot(t, weight, row[r], acc[r][o]);
-        }
+    const int32_t step = dot_step(t), whole = k - k % step, n = outs * rows;
+    vf acc[MOST];
+    float sum[MOST];
+    UNROLL for (int32_t i = 0; i < n + SUMS - 1 - (n + SUMS - 1) % SUMS; i++) acc[i] = vf_zero();
+    for (int32_t i = 0; i < whole; i += step)
+        dots_step(t, outs, rows, step, w + i * w_size, w_row, a + i * a_size, a_row, acc);
+    if (whole < k)
+        dots_step(t, outs, rows, k - whole, w + whole * w_size, w_row, a + whole * a_size, a_row, acc);
+    if (outs == SUMS) {
+        UNROLL for (int32_t r = 0; r < rows; r++) vf_sums(acc + r * SUMS, y + r * BLOCK_MAX);
+        return;
     }
-    if (whole < k) {
-        const int32_t n = k - whole;
-        UNROLL for (int32_t r = 0; r < rows; r++) row[r] = acts_load_n(t, a + r * a_row + whole * a_size, n);
-        UNROLL for (int32_t o = 0; o < outs; o++) {
-            vf weight = weights_load_n(t, w + o * w_row + whole * w_size, n);
-            UNROLL for (int32_t r = 0; r < rows; r++) acc[r][o] = dot(t, weight, row[r], acc[r][o]);
-        }
+    UNROLL for (int32_t i = 0; i < n; i += SUMS) {
+        if (n - i > 2)
+            vf_sums(acc + i, sum + i);
+        else
+            UNROLL for (int32_t j = i; j < n; j++) sum[j] = vf_sum(acc[j]);
     }
-    float sum[4];
-    int32_t r = 0;
-    if (outs == 1) UNROLL for (; r + 4 <= rows; r += 4) {
-            vf_sum4(acc[r][0], acc[r + 1][0], acc[r + 2][0], acc[r + 3][0], sum);
-            UNROLL for (int32_t i = 0; i < 4; i++) y[(r + i) * BLOCK_MAX] = sum[i];
-        }
-    UNROLL for (; r < rows; r++) {
-        if (outs == 1) y[r * BLOCK_MAX] = vf_sum(acc[r][0]);
-        UNROLL for (int32_t o = 0; o + 4 <= outs; o += 4)
-            vf_sum4(acc[r][o], acc[r][o + 1], acc[r][o + 2], acc[r][o + 3], y + r * BLOCK_MAX + o);
-    }
+    UNROLL for (int32_t r = 0; r < rows; r++) y[r * BLOCK_MAX] = sum[r];
 }
 
 /* Weights come one row after the other, which is how the hardware prefetches: several rows abreast read three
@@ -124,7 +126,7 @@ void tile(const struct matrix *w, int32_t first, int32_t count, const struct act
 
 /* About a microsecond's work. */
 int32_t product_grain(int32_t k, int32_t rows) {
-    int64_t products = (int64_t)k * block_size(rows) * rows;
+    int64_t products = (int64_t)k * block_size(rows, k) * rows;
     return products >= 16384 ? 1 : (int32_t)(16384 / products);
 }
 
@@ -139,7 +141,8 @@ struct product {
 
 static void product_block(const struct product *p, const struct acts *a, int32_t block) {
     float y[FRESH_ROWS][BLOCK_MAX];
-    const int32_t size = block_size(p->in.rows), first = block * size, count = min_i32(size, p->w->n - first);
+    const int32_t size = block_size(p->in.rows, p->in.k), first = block * size,
+                  count = min_i32(size, p->w->n - first);
     for (int32_t row = 0, rows = first_rows(p->in.rows); row < p->in.rows;
          row += rows, rows = next_rows(p->in.rows, row)) {
         tile(p->w, first, count, a, row, rows, row == 0, y);
@@ -159,7 +162,7 @@ static void product_work(void *job, struct worker *w) {
 
 static void product_run(struct backend *be, struct product *p) {
     inputs_ready(be, &p->in);
-    cpu_parallel(be, ceil_div(p->w->n, block_size(p->in.rows)), product_grain(p->w->k, p->in.rows),
+    cpu_parallel(be, ceil_div(p->w->n, block_size(p->in.rows, p->in.k)), product_grain(p->w->k, p->in.rows),
                  product_work, p);
 }
 
@@ -206,7 +209,7 @@ static void silu_product(const float *gate, const float *up, int32_t count, floa
 
 static void gate_up_block(const struct gate_up *p, const struct acts *a, int32_t block) {
     float gate[FRESH_ROWS][BLOCK_MAX], up[FRESH_ROWS][BLOCK_MAX];
-    const int32_t n = p->b->gate.n, size = block_size(p->in.rows), first = block * size,
+    const int32_t n = p->b->gate.n, size = block_size(p->in.rows, p->in.k), first = block * size,
                   count = min_i32(size, n - first);
     for (int32_t row = 0, rows = first_rows(p->in.rows); row < p->in.rows;
          row += rows, rows = next_rows(p->in.rows, row)) {
@@ -234,6 +237,6 @@ void cpu_gate_up(struct backend *be, const struct rows *rows, const struct mlp_b
                         .dtype = b->gate.dtype};
     struct gate_up p = {in, b, hidden};
     inputs_ready(be, &p.in);
-    cpu_parallel(be, ceil_div(b->gate.n, block_size(rows->n)), product_grain(b->gate.k, rows->n),
+    cpu_parallel(be, ceil_div(b->gate.n, block_size(rows->n, b->gate.k)), product_grain(b->gate.k, rows->n),
                  gate_up_work, &p);
 }

@@ -72,7 +72,8 @@ static char *place(const struct qkv *p, const struct part *part, int32_t row) {
 
 static void qkv_item(const struct qkv *p, const struct acts *a, int32_t item) {
     float low[FRESH_ROWS][BLOCK_MAX], high[FRESH_ROWS][BLOCK_MAX];
-    const int32_t half = p->b->head_dim / 2, size = block_size(p->rows->n), blocks = ceil_div(half, size);
+    const int32_t half = p->b->head_dim / 2, size = block_size(p->rows->n, p->in.k),
+                  blocks = ceil_div(half, size);
     const struct part part = part_of(p->b, item / blocks);
     const int32_t first = item % blocks * size, count = min_i32(size, half - first);
     const int32_t output = part.head * p->b->head_dim + first;
@@ -108,7 +109,8 @@ void cpu_qkv(struct backend *be, const struct rows *rows, const struct attention
     struct inputs in = {
         .x = x, .norm = b->norm, .norm_eps = b->norm_eps, .rows = rows->n, .k = b->q.k, .dtype = b->q.dtype};
     struct qkv p = {in, rows, b, kv, q, 1 / sqrtf((float)b->head_dim)};
-    const int32_t items = (b->heads + 2 * b->kv_heads) * ceil_div(b->head_dim / 2, block_size(rows->n));
+    const int32_t items =
+        (b->heads + 2 * b->kv_heads) * ceil_div(b->head_dim / 2, block_size(rows->n, b->q.k));
     inputs_ready(be, &p.in);
     cpu_parallel(be, items, product_grain(b->q.k, rows->n), qkv_work, &p);
 }

@@ -43,7 +43,7 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 #ifdef __clang__
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
-#define UNROLL _Pragma("GCC unroll 16")
+#define UNROLL _Pragma("GCC unroll 64")
 #endif
 
 INLINE vf vf_zero(void) {
@@ -258,24 +258,50 @@ INLINE void vf_store_f16(void *p, vf v, int32_t n) {
     vf_put_f16(p, vf_max(vf_all(-65504), vf_min(vf_all(65504), v)), n);
 }
 
-/* Sums over lanes: one fixed tree, and the same one for four vectors at once. */
+/* Sums over lanes by one fixed tree (halves onto halves), of one vector or of SUMS at once, which costs a
+ * third: out[i] has the bits of vf_sum(v[i]). */
 #if defined(VEC_512) || defined(VEC_256)
-INLINE void vf_sum4(vf a, vf b, vf c, vf d, float *out) {
-    __m256 ab = _mm256_hadd_ps(vf_fold(a), vf_fold(b)), cd = _mm256_hadd_ps(vf_fold(c), vf_fold(d));
-    __m256 abcd = _mm256_hadd_ps(ab, cd);
-    _mm_storeu_ps(out, _mm_add_ps(_mm256_castps256_ps128(abcd), _mm256_extractf128_ps(abcd, 1)));
-}
 INLINE float vf_sum(vf v) {
-    float sum[4];
-    vf_sum4(v, v, v, v, sum);
-    return sum[0];
+    __m256 eight = vf_fold(v);
+    __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+}
+#endif
+
+#ifdef VEC_512
+enum { SUMS = 8 };
+INLINE vf vf_fold_two(vf a, vf b) { /* [a b], eight lanes each */
+    return _mm512_insertf32x8(a, _mm512_castps512_ps256(b), 1) + (vf)_mm512_shuffle_f32x4(a, b, 0xee);
+}
+INLINE vf vf_fold_four(vf ab, vf cd) { /* [a b c d], four lanes each */
+    return (vf)_mm512_shuffle_f32x4(ab, cd, 0x88) + (vf)_mm512_shuffle_f32x4(ab, cd, 0xdd);
+}
+INLINE void vf_sums(const vf *v, float *out) {
+    vf abcd = vf_fold_four(vf_fold_two(v[0], v[1]), vf_fold_two(v[2], v[3]));
+    vf efgh = vf_fold_four(vf_fold_two(v[4], v[5]), vf_fold_two(v[6], v[7]));
+    vf twos = (vf)_mm512_shuffle_ps(abcd, efgh, 0x44) + (vf)_mm512_shuffle_ps(abcd, efgh, 0xee);
+    vf sums = twos + (vf)_mm512_permute_ps(twos, 0xb1); /* a a e e, b b f f, ... */
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 2, 6, 10, 14, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm256_storeu_ps(out, _mm512_castps512_ps256(_mm512_permutexvar_ps(order, sums)));
+}
+#elif defined(VEC_256)
+enum { SUMS = 4 };
+INLINE void vf_sums(const vf *v, float *out) {
+    __m256 ab = _mm256_permute2f128_ps(v[0], v[1], 0x20) + _mm256_permute2f128_ps(v[0], v[1], 0x31);
+    __m256 cd = _mm256_permute2f128_ps(v[2], v[3], 0x20) + _mm256_permute2f128_ps(v[2], v[3], 0x31);
+    __m256 twos = _mm256_shuffle_ps(ab, cd, 0x44) + _mm256_shuffle_ps(ab, cd, 0xee);
+    __m256 sums = twos + _mm256_permute_ps(twos, 0xb1); /* a a c c, b b d d */
+    __m128 low = _mm256_castps256_ps128(sums), high = _mm256_extractf128_ps(sums, 1);
+    _mm_storeu_ps(out, _mm_unpacklo_ps(_mm_shuffle_ps(low, low, 0x08), _mm_shuffle_ps(high, high, 0x08)));
 }
 #else
+enum { SUMS = 4 };
 INLINE float vf_sum(vf v) {
-    return (v[0] + v[1]) + (v[2] + v[3]);
+    return (v[0] + v[2]) + (v[1] + v[3]);
 }
-INLINE void vf_sum4(vf a, vf b, vf c, vf d, float *out) {
-    out[0] = vf_sum(a), out[1] = vf_sum(b), out[2] = vf_sum(c), out[3] = vf_sum(d);
+INLINE void vf_sums(const vf *v, float *out) {
+    for (int i = 0; i < SUMS; i++) out[i] = vf_sum(v[i]);
 }
 #endif
 
