@@ -179,6 +179,14 @@ const int32_t *outrider_session_tokens(const outrider_session *s, size_t *n) {
     return s->tokens;
 }
 
+/* Tokens that end an answer: the model's, and in a conversation the template's. */
+static bool is_end(const outrider_session *s, int32_t token) {
+    const struct model_config *c = &s->engine->model[OUTRIDER_VERIFIER]->config;
+    for (int32_t i = 0; i < c->n_eos; i++)
+        if (token == c->eos_token_id[i]) return true;
+    return s->answer_open && token == chat_end_token(s->engine->tokenizer, s->engine->chat);
+}
+
 /* ---- tokens in ---- */
 
 outrider_status outrider_session_append(outrider_session *s, const int32_t *tokens, size_t n) {
@@ -209,7 +217,8 @@ outrider_status outrider_session_append_text(outrider_session *s, const char *te
     struct token_list list = {0};
     outrider_status status;
     TRY_GOTO(cleanup, add_bos(s, &list));
-    TRY_GOTO(cleanup, tokenizer_encode(s->engine->tokenizer, text, bytes, &list));
+    TRY_GOTO(cleanup, (s->n == 0 ? tokenizer_encode : tokenizer_encode_next)(s->engine->tokenizer, text,
+                                                                             bytes, &list));
     status = outrider_session_append(s, list.ids, list.n);
 cleanup:
     token_list_free(&list);
@@ -238,7 +247,7 @@ static outrider_status encode_turns(outrider_session *s, bool answered, bool ope
     if (!messages) return fail_memory("the turns", s->n_turns * sizeof *messages);
     for (size_t i = 0; i < s->n_turns; i++) messages[i] = s->turns[i].message;
     int32_t last = s->n > 0 ? s->tokens[s->n - 1] : -1;
-    bool ended = last >= 0 && tokenizer_is_control(t, last);
+    bool ended = last >= 0 && is_end(s, last);
     outrider_status status = add_bos(s, list);
     if (status == OUTRIDER_OK)
         status = chat_encode(t, s->engine->chat, messages, s->n_turns, s->turns_encoded, open_answer,
@@ -258,8 +267,11 @@ outrider_status outrider_session_append_message(outrider_session *s, const char 
                                                 size_t bytes) {
     enum chat_role role;
     TRY(role_of(role_name, &role));
-    if (s->engine->chat == CHAT_NONE)
+    if (s->engine->chat == CHAT_NONE) {
+        const char *own = tokenizer_chat_template(s->engine->tokenizer);
+        if (own) return chat_detect(own, &s->engine->chat); /* says that it is unknown */
         return fail(OUTRIDER_EINVAL, "the model has no chat template; name one with --chat-template");
+    }
 
     struct token_list list = {0};
     size_t turns = s->n_turns, encoded = s->turns_encoded;
@@ -387,20 +399,12 @@ static size_t longest_stop(const outrider_session *s) {
     return longest;
 }
 
-static bool ends_text(const outrider_session *s, int32_t token) {
-    const struct model_config *c = &s->engine->model[OUTRIDER_VERIFIER]->config;
-    if (s->sampler.s.ignore_eos) return false;
-    for (int32_t i = 0; i < c->n_eos; i++)
-        if (token == c->eos_token_id[i]) return true;
-    return s->answer_open && token == chat_end_token(s->engine->tokenizer, s->engine->chat);
-}
-
 void session_commit(outrider_session *s, int32_t token) {
     size_t bytes, before = s->text_bytes;
     const char *piece = tokenizer_piece(s->engine->tokenizer, token, s->n == 0, &bytes);
     s->tokens[s->n++] = token;
     s->stats.n_predict++;
-    if (ends_text(s, token))
+    if (!s->sampler.s.ignore_eos && is_end(s, token))
         s->state = OUTRIDER_STOP_EOS;
     else if (s->stats.n_predict == s->sampler.s.n_predict)
         s->state = OUTRIDER_STOP_LENGTH;
