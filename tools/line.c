@@ -172,7 +172,8 @@ static bool edit_open(struct line_reader *r) {
     el_set(r->edit, EL_EDITOR, "emacs");
     el_set(r->edit, EL_PROMPT_ESC, show_prompt, '\1');
     el_set(r->edit, EL_GETCFN, read_character);
-    el_wset(r->edit, EL_ADDFN, L"outrider-paste", L"insert a pasted text", paste); /* el_set leaks the names */
+    /* el_set would leak the two names */
+    el_wset(r->edit, EL_ADDFN, L"outrider-paste", L"insert a pasted text", paste);
     el_set(r->edit, EL_BIND, "\\e[200~", "outrider-paste", NULL);
     el_set(r->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
     history_open(r);
