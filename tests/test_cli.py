@@ -92,6 +92,10 @@ def test_same_text():
     for k in ("0", "1", "5", "16", "auto"):
         found = result("-p", ONCE, "-n", "48", "--temp", "0", "--spec-draft-n-max", k)
         check(f"greedy text does not depend on K={k}", found["tokens"] == plain["tokens"], found["text"])
+    for kind in ("draft", "ngram"):
+        found = result("-p", ONCE, "-n", "48", "--temp", "0", "--spec-type", kind)
+        check(f"nor on who proposes: {kind}", found["tokens"] == plain["tokens"] and found["timings"]["draft_n"] > 0,
+              found["timings"])
     coupled = [result("-p", ONCE, "-n", "48", "-s", "3", "--temp", "1", "--spec-accept", "coupled", "--draft-max",
                       k)["tokens"] for k in ("0", "3", "8")]
     check("coupled text does not depend on K", coupled[0] == coupled[1] == coupled[2])
@@ -108,7 +112,7 @@ def test_options():
     check("a pair by name is the shipped one", result(*few, "--temp", "0", *pair)["tokens"]
           == result(*few, "--temp", "0")["tokens"])
     alone = result(*few, "--temp", "0", "-m", f"{TALE}/verifier", "--draft", "4")
-    check("a model without a draft writes alone", alone["timings"]["draft_n"] == 0, alone["timings"])
+    check("a model without a draft writes the same", alone["tokens"] == result(*few, "--temp", "0")["tokens"], alone)
     first = alone["tokens"][0]
     for bias in (f"{first}=-inf", f"{first}-100"):
         found = result(*few, "--temp", "0", "--logit-bias", bias)

@@ -143,21 +143,21 @@ static int do_set(struct chat *c, const char *argument) {
     return code;
 }
 
-static int need_draft(const struct chat *c) {
-    if (c->info.has_draft) return 0;
-    return complain(OUTRIDER_EINVAL, "no draft model is loaded; start with -md DIR");
+static int need_proposer(const struct chat *c) {
+    if (c->info.has_draft || (c->settings.drafters & OUTRIDER_DRAFT_NGRAM)) return 0;
+    return complain(OUTRIDER_EINVAL, "nothing proposes tokens: this chat was started with --spec-type none");
 }
 
 static int do_spec(struct chat *c, const char *argument) {
     bool on = !strcmp(argument, "on");
     if (!on && strcmp(argument, "off")) return complain(OUTRIDER_EINVAL, "/spec: on or off");
-    CHECK(need_draft(c));
+    CHECK(need_proposer(c));
     c->plain = !on;
     return chat_apply(c, false);
 }
 
 static int do_draft(struct chat *c, const char *argument) {
-    CHECK(need_draft(c));
+    CHECK(need_proposer(c));
     return set_option(c, OPT_SPEC_DRAFT_N_MAX, "/draft", argument);
 }
 

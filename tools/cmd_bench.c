@@ -266,8 +266,8 @@ static int open_engine(struct bench *b) {
     const struct option_value *v = b->options->values;
     CHECK(setup_engine(b->options, &b->engine));
     CHECK(tell(outrider_engine_get_info(b->engine, &b->result.info)));
-    if (!b->result.info.has_draft) b->k.n = 1;
     CHECK(setup_settings(b->options, b->engine, &b->settings));
+    if (!b->settings.drafters) b->k.n = 1;
     if (!v[OPT_TEMP].given) b->settings.temperature = 0;
     if (!v[OPT_SEED].given) b->settings.seed = 1;
     b->settings.ignore_eos = true;

@@ -73,8 +73,10 @@ static const struct option_spec table[N_OPTIONS] = {
     [OPT_LOGIT_BIAS] = {"logit-bias", "l", NULL, KIND_LIST, CMD_WRITES, "sampling", "ID=BIAS",
         .help = "added to the logit of a token; -inf forbids it. Also ID+BIAS and ID-BIAS; may be repeated"},
 
-    [OPT_SPEC_TYPE] = {"spec-type", NULL, NULL, KIND_CHOICE, CMD_WRITES, "speculation", "none|draft",
-        .initial = "draft", .shown = "draft where there is one", .help = "who proposes tokens"},
+    [OPT_SPEC_TYPE] = {"spec-type", NULL, NULL, KIND_CHOICE, CMD_WRITES, "speculation",
+        "auto|draft|ngram|none", .initial = "auto",
+        .help = "who proposes tokens: the draft model; ngram, what followed the same words earlier; auto, "
+        "either, as it pays"},
     [OPT_SPEC_DRAFT_N_MAX] = {"spec-draft-n-max", NULL, "draft-max draft draft-n num-draft-tokens", KIND_INT,
         CMD_TEXT, "speculation", "K", -1, OUTRIDER_MAX_DRAFT, .initial = "-1", .shown = "auto",
         .help = "tokens proposed in a round; 0 for plain decoding, -1 or auto to let the engine choose"},

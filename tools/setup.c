@@ -37,16 +37,16 @@ int setup_pair(const struct options *o, struct pair *out) {
     const char *model = o->values[OPT_MODEL].text;
     const char *draft = o->values[OPT_MODEL_DRAFT].text;
     const struct option_value *type = &o->values[OPT_SPEC_TYPE];
-    enum { SPEC_NONE, SPEC_DRAFT };
     char shipped[PATH_MAX];
     *out = (struct pair){0};
     if (!model && !find_shipped(shipped))
         return complain(OUTRIDER_EMODEL, "the shipped models are not beside the program; name one with -m");
     CHECK(copy_path(out->model, model ? model : shipped, model ? "" : "/verifier"));
-    if (type->text && type->integer == SPEC_NONE) return 0;
+    if (type->integer == SPEC_NGRAM || type->integer == SPEC_NONE) return 0;
     if (draft) return copy_path(out->draft, draft, "");
     if (!model) return copy_path(out->draft, shipped, "/draft");
-    if (type->given) return complain(OUTRIDER_EINVAL, "--spec-type draft needs a draft model: -md DIR");
+    if (type->integer == SPEC_DRAFT)
+        return complain(OUTRIDER_EINVAL, "--spec-type draft needs a draft model: -md DIR");
     return 0;
 }
 
@@ -115,6 +115,20 @@ static int set_seed(int64_t given, outrider_settings *out) {
     return 0;
 }
 
+static uint32_t drafters(const struct option_value *type) {
+    switch ((enum spec_type)type->integer) {
+    case SPEC_DRAFT:
+        return OUTRIDER_DRAFT_MODEL;
+    case SPEC_NGRAM:
+        return OUTRIDER_DRAFT_NGRAM;
+    case SPEC_NONE:
+        return 0;
+    case SPEC_AUTO:
+        break;
+    }
+    return OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_NGRAM;
+}
+
 static void give_number(const struct options *o, enum option_id id, float *out) {
     if (o->values[id].given) *out = (float)o->values[id].number;
 }
@@ -132,6 +146,7 @@ int setup_settings(const struct options *o, const outrider_engine *engine, outri
     give_number(o, OPT_FREQUENCY_PENALTY, &out->frequency_penalty);
     give(o, OPT_PREDICT, &out->n_predict);
     give(o, OPT_SPEC_DRAFT_N_MAX, &out->draft_n);
+    out->drafters = drafters(&v[OPT_SPEC_TYPE]);
     out->ignore_eos = v[OPT_IGNORE_EOS].integer;
     out->stop = (const char *const *)v[OPT_STOP].list;
     out->n_stop = v[OPT_STOP].n;

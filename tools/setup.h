@@ -5,6 +5,9 @@
 #include "tools/options.h"
 #include "tools/tools.h"
 
+/* --spec-type, in the order of the option table. */
+enum spec_type { SPEC_AUTO, SPEC_DRAFT, SPEC_NGRAM, SPEC_NONE };
+
 /* Folders of the pair: as given, else the shipped one beside the program. Without a draft, draft is empty. */
 struct pair {
     char model[4096], draft[4096];
