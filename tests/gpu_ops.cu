@@ -727,6 +727,13 @@ int main(int argc, char **argv) {
     ops->describe(be, line, sizeof line);
     printf("%s\n", line);
     const std::string mode = argc > 1 ? argv[1] : "";
+    if (mode == "trace") {
+        struct bench b = open_bench({"8B", 4096, 2, 32, 8, 128, 14336, 8192});
+        struct rows rows = {argc > 2 ? atoi(argv[2]) : 1, b.rows, b.rows + 512, b.rows + 1024, b.table, BENCH_POSITIONS / BENCH_PAGE, 1023, false};
+        for (int i = 0; i < 2; i++) issue(b, rows, ALL);
+        must(ops->sync(be));
+        return 0;
+    }
     if (mode == "bench" || mode == "brief") {
         double gb_per_s;
         must(ops->read_bandwidth(be, (size_t)14 << 30, &gb_per_s));

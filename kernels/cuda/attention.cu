@@ -26,8 +26,9 @@ struct attend {
     int32_t rows, table_stride, heads, kv_heads, page_size;
     const __half *q, *k, *v;
     void *attended;
-    bool wide;  /* attended is f32 */
-    bool whole; /* one span, whatever the length: passes that fill the card without splitting */
+    int32_t window; /* rows a cluster takes */
+    bool wide;      /* attended is f32 */
+    bool whole;     /* one span, whatever the length: passes that fill the card without splitting */
 };
 
 /* Positions a span of a row covers: a power of two times PIECE. */
@@ -38,24 +39,17 @@ __device__ __forceinline__ int span_of(const struct attend &p, int position) {
     return span;
 }
 
-/* The rows a block takes: those of one sequence and span from its own row on, at most `most`, counted from the
- * first such row; none when an earlier row's block takes this one. */
+/* Rows that share their reads: neighbours of one sequence and span. */
 struct crew {
-    int rows, last; /* and the greatest position among them */
+    int rows, last; /* how many, and the greatest position among them */
     int stable;     /* positions below it are not written by this pass */
 };
 
-/* By one warp. */
+/* The crew that begins at `row`, of at most `most` rows; by one warp. */
 __device__ __forceinline__ struct crew find_crew(const struct attend &p, int row, int most) {
     const int lane = threadIdx.x % 32, slot = p.slot[row], span = span_of(p, p.position[row]);
-    auto alike = [&](int r) { return r >= 0 && r < p.rows && p.slot[r] == slot && span_of(p, p.position[r]) == span; };
-    int before = 0, n;
-    do {
-        n = __ffs(__ballot_sync(~0u, !alike(row - before - 1 - lane))) - 1;
-        before += n < 0 ? 32 : n;
-    } while (n < 0);
-    if (before % most) return {0, 0, 0};
-    n = __ffs(__ballot_sync(~0u, lane >= most || !alike(row + lane))) - 1;
+    const bool in = lane < most && p.slot[row + lane] == slot && span_of(p, p.position[row + lane]) == span;
+    const int n = __ffs(~__ballot_sync(~0u, in)) - 1;
     int last = lane < n ? p.position[row + lane] : 0, stable = p.whole ? 0 : INT_MAX;
     for (int r = lane; r < p.rows && !p.whole; r += 32)
         if (p.slot[r] == slot) stable = min(stable, p.position[r]);
@@ -128,24 +122,14 @@ __device__ void merge(const struct attend &p, struct tiles<D> &s, int row, int h
     }
 }
 
-/* Grid: rows, groups of up to VECTORS query heads of a key head, spans. */
-template <int D> __global__ __launch_bounds__(THREADS) void attend_fast(const __grid_constant__ struct attend p) {
+/* One crew's vectors of one key head. */
+template <int D> __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles<D> &s, int row, int kv, int head, int heads, bool first) {
     constexpr int CHUNKS = D / 32, COLUMNS = D / WARPS; /* columns of the output a warp makes */
-    __shared__ __align__(128) struct tiles<D> s;
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-    const int per_kv = p.heads / p.kv_heads, group = min(per_kv, VECTORS), parts = (per_kv + group - 1) / group;
-    const int kv = blockIdx.y / parts, head = kv * per_kv + blockIdx.y % parts * group;
-    const int heads = min(group, kv * per_kv + per_kv - head), row = blockIdx.x;
-
-    pdl_release();
-    if (warp == 0) {
-        const struct crew crew = find_crew(p, row, VECTORS / group);
-        if (lane == 0) s.crew = crew;
-    }
-    __syncthreads();
-    const int vectors = s.crew.rows * heads, last = s.crew.last, stable = s.crew.stable, span = span_of(p, last);
-    const int spans = last / span + 1, begin = blockIdx.z * span, end = min(begin + span - 1, last) + 1;
-    if (vectors == 0 || (int)blockIdx.z >= spans) return;
+    const int vectors = s.crew.rows * heads, last = s.crew.last, stable = s.crew.stable;
+    const int span = span_of(p, last), spans = last / span + 1;
+    const int begin = blockIdx.z * span, end = min(begin + span - 1, last) + 1;
+    const bool idle = (int)blockIdx.z >= spans;
 
     const int32_t *pages = p.table + (size_t)p.slot[row] * p.table_stride;
     auto locate = [&](int piece) {
@@ -172,12 +156,14 @@ template <int D> __global__ __launch_bounds__(THREADS) void attend_fast(const __
                 copy_async(&s.v[j][d], vector_at(p.v, piece, j) + d, piece + j <= last);
         }
     };
-    locate(begin);
-    fetch(begin, begin, min(stable, last + 1));
+    if (!idle) {
+        locate(begin);
+        fetch(begin, begin, min(stable, last + 1));
+    }
     const int sees0 = g < vectors ? p.position[row + g / heads] : -1,
               sees1 = g + 8 < vectors ? p.position[row + (g + 8) / heads] : -1;
-    pdl_wait();
-    for (int i = threadIdx.x; i < VECTORS * D / 8; i += THREADS) {
+    if (first) pdl_wait();
+    for (int i = threadIdx.x; i < VECTORS * D / 8 && !idle; i += THREADS) {
         const int v = i / (D / 8), d = i % (D / 8) * 8;
         const size_t from = ((size_t)(row + v / heads) * p.heads + head + v % heads) * D + d;
         *(uint4 *)&s.q[v][d] = v < vectors ? __ldcg((const uint4 *)(p.q + from)) : make_uint4(0, 0, 0, 0);
@@ -283,10 +269,29 @@ template <int D> __global__ __launch_bounds__(THREADS) void attend_fast(const __
         for (int n = 0; n < COLUMNS / 8; n++)
             *(float2 *)&s.out[g + h * 8][warp * COLUMNS + n * 8 + t * 2] = make_float2(out[n][h * 2], out[n][h * 2 + 1]);
     }
-    /* Blocks of the cluster without a span have left; the rest must not leave before all have read. */
     cooperative_groups::this_cluster().sync();
-    merge<D>(p, s, row, head, heads, vectors, spans);
-    cooperative_groups::this_cluster().sync();
+    if (!idle) merge<D>(p, s, row, head, heads, vectors, spans);
+    cooperative_groups::this_cluster().sync(); /* what others read of this block's memory is still there */
+}
+
+/* Grid: windows of rows, groups of up to VECTORS query heads of a key head, spans. A cluster takes the crews of its
+ * window one after the other: one, when the rows are of one sequence. */
+template <int D> __global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant__ struct attend p) {
+    __shared__ __align__(128) struct tiles<D> s;
+    const int per_kv = p.heads / p.kv_heads, group = min(per_kv, VECTORS), parts = (per_kv + group - 1) / group;
+    const int kv = blockIdx.y / parts, head = kv * per_kv + blockIdx.y % parts * group;
+    const int heads = min(group, kv * per_kv + per_kv - head);
+    const int first = blockIdx.x * p.window, end = min(first + p.window, p.rows);
+    pdl_release();
+    for (int row = first, rows; row < end; row += rows) {
+        if (threadIdx.x < 32) {
+            const struct crew crew = find_crew(p, row, end - row);
+            if (threadIdx.x == 0) s.crew = crew;
+        }
+        __syncthreads();
+        rows = s.crew.rows;
+        attend_crew<D>(p, s, row, kv, head, heads, row == first);
+    }
 }
 
 /* One warp a query vector; q f32. */
@@ -323,12 +328,15 @@ __global__ void attend_plain(const __grid_constant__ struct attend p, const floa
         if (lane + i * 32 < dim) write_attended(p, vector + lane + i * 32, out[i] / sum);
 }
 
-template <int D> void run_fast(struct backend *be, const struct attend *p, int32_t max_position) {
+template <int D> void run_fast(struct backend *be, struct attend *p, int32_t max_position) {
     const int per_kv = p->heads / p->kv_heads, group = per_kv < VECTORS ? per_kv : VECTORS;
     unsigned spans = 1;
     while (!p->whole && spans < ATTENTION_SPANS && max_position / PIECE >= (int)spans) spans *= 2;
-    launch_columns(be, "attention", attend_fast<D>, dim3(p->rows, p->kv_heads * ceil_div(per_kv, group), spans),
-                   THREADS, *p);
+    /* Few windows, so that all clusters run at once; no more rows in one than fit. */
+    const int fit = VECTORS / group;
+    p->window = p->whole ? fit : ceil_div(p->rows, 4) < fit ? ceil_div(p->rows, 4) : fit;
+    launch_columns(be, "attention", attend_fast<D>,
+                   dim3(ceil_div(p->rows, p->window), p->kv_heads * ceil_div(per_kv, group), spans), THREADS, *p);
 }
 
 } // namespace

@@ -52,7 +52,8 @@ struct backend {
 
     /* scratch, by reserve */
     int32_t max_rows, max_width;
-    void *normed;     /* [max_rows][max_width], bf16 or f32 */
+    void *normed;     /* [max_rows][max_width], bf16 or f32: x norm */
+    float *scale;     /* [max_rows]: 1 / rms */
     void *padded;     /* [PREFILL_ROWS][max_width] bf16 */
     float *sums;      /* [max_rows][3 * max_width]: products that are finished by another kernel */
 };
@@ -148,25 +149,27 @@ static __device__ __forceinline__ void store(__half *p, float v) { *p = __float2
 
 enum { NORM_THREADS = 256 };
 
-/* 1 / rms of a row by the first NORM_THREADS threads of a block, the same order of summation wherever it is
- * called. `partial` is shared memory for one float a warp; `barrier` joins those threads. */
-template <typename Barrier>
-static __device__ __forceinline__ float inverse_rms(const float *row, int32_t n, float eps, float *partial,
-                                                    Barrier barrier) {
-    float sum = 0;
-    if (n % 4 == 0)
-        for (int32_t i = threadIdx.x; i < n / 4; i += NORM_THREADS) {
-            float4 v = ((const float4 *)row)[i];
-            sum += v.x * v.x + v.y * v.y + v.z * v.z + v.w * v.w;
-        }
-    else
-        for (int32_t i = threadIdx.x; i < n; i += NORM_THREADS) sum += row[i] * row[i];
+/* RMSNorm leaves x times its weight, rounded, and the factor 1 / rms apart: the factor is the same for a whole row,
+ * so it is applied to the sums of the product instead, and nothing has to wait for it. The sum of squares has one
+ * order wherever it is taken: NORM_THREADS strided threads, a tree in each warp, warps in order. */
+static __device__ __forceinline__ float add_squares(float sum, float4 v) {
+    return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
+}
+static __device__ __forceinline__ void leave_squares(float sum, float *partial) {
     for (int offset = 16; offset; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
     if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
-    barrier();
-    sum = 0;
+}
+static __device__ __forceinline__ float inverse_rms(const float *partial, int32_t n, float eps) {
+    float sum = 0;
     for (int w = 0; w < NORM_THREADS / 32; w++) sum += partial[w];
     return 1 / sqrtf(sum / n + eps);
+}
+static __device__ __forceinline__ float4 times(float4 a, float4 b) {
+    return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w);
+}
+static __device__ __forceinline__ uint2 pack_bf16(float4 v) {
+    __nv_bfloat162 lo = __floats2bfloat162_rn(v.x, v.y), hi = __floats2bfloat162_rn(v.z, v.w);
+    return make_uint2(*(uint32_t *)&lo, *(uint32_t *)&hi);
 }
 
 /* ---- operations, one a file ---- */
@@ -188,9 +191,9 @@ struct picks {
     int32_t row[PRODUCT_ROWS];
     bool all;
 };
-/* normed[i] = rmsnorm(x[pick i]) for n rows of `width`, as bf16 or f32. */
+/* normed[i] = x[pick i] norm, as bf16 or f32, and scale[i] = 1 / rms of x[pick i], for n rows of `width`. */
 void rmsnorm(struct backend *be, const float *x, struct picks pick, const float *norm, float eps, int32_t n,
-             int32_t width, enum dtype type, void *normed);
+             int32_t width, enum dtype type);
 
 /* Whether q is the f16 of the tensor-core attention. */
 static inline bool attention_is_fast(const struct backend *be, const struct attention_block *b,

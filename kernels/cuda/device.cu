@@ -195,6 +195,7 @@ static outrider_status cuda_reserve(struct backend *be, int32_t max_rows, int32_
         void **at;
         size_t bytes;
     } parts[] = {{&be->normed, rows * width * 4},
+                 {(void **)&be->scale, rows * 4},
                  {&be->padded, PREFILL_ROWS * width * 2},
                  {(void **)&be->sums, rows * width * 3 * 4}};
     TRY(cuda_sync(be));
@@ -432,7 +433,7 @@ static void cuda_close(struct backend *be) {
     delete be->records;
     loader_close(be->loader);
     link_close(be->link);
-    void *scratch[] = {be->normed, be->padded, be->sums, be->blas_space};
+    void *scratch[] = {be->normed, be->scale, be->padded, be->sums, be->blas_space};
     for (void *p : scratch) cudaFree(p);
     if (be->blas) cublasDestroy(be->blas);
     if (be->stream) cudaStreamDestroy(be->stream);

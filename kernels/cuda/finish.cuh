@@ -14,6 +14,7 @@ enum finish_kind { FINISH_ADD, FINISH_STORE, FINISH_SILU, FINISH_QKV };
 struct finish {
     enum finish_kind kind;
     int32_t n, half, pairs; /* outputs; see above */
+    const float *scale;     /* [rows], or null: what the sums are multiplied by first */
     float *x;               /* ADD: x += sum, STORE: x = sum; [rows][n] */
     void *wide;             /* SILU: hidden, QKV: q */
     enum dtype wide_type;

@@ -2,16 +2,18 @@
  *
  * skinny    bf16 weights, 1 to 64 rows: reads each weight once, near the card's read bandwidth. The weights are
  *           the 16-row operand of the tensor cores and the rows of activations its 8 columns, so that a column's
- *           sum never sees its neighbours. Each of a block's eight warps takes its 32 of every 256 along k and
+ *           sum never sees its neighbours. Each of a block's eight warps takes its 128 of every 1024 along k and
  *           keeps a ring of its own filled by asynchronous copies; the warps' sums are added in warp order: one
- *           order for any number of rows, tile or grid. Dependent launch lets the ring of the next product fill
- *           while this one drains.
+ *           order for any number of rows, tile or grid. A block has a multiprocessor to itself, because two
+ *           streams of weights at once cost the memory more than they hide; dependent launch lets the block of the
+ *           next product follow as soon as this one leaves.
  * prefill   bf16 weights, rows of a prompt: cuBLAS on PREFILL_ROWS rows, padded, so that it always sees one
  *           shape and a row's bits cannot depend on how many came with it.
  * plain     any type and shape: one warp an output. Correct, not fast.
  *
  * A thread's 16-byte read of a fragment serves two mma steps: k is permuted alike in both operands, which a dot
- * product allows. */
+ * product allows. Of 128 bytes of a row thread t takes pieces 2t and 2t + 1, and piece c of row r lies at
+ * c ^ r % 8, so that neither copies nor reads meet in a bank. */
 #include "kernels/cuda/finish.cuh"
 
 #include <cstdlib>
@@ -27,29 +29,35 @@ struct stack {
 struct product {
     struct stack stack;
     int32_t m, k;
-    const bf16 *a;       /* [m][k]; null: rmsnorm(x) */
-    const float *x, *norm;
+    const bf16 *a;         /* [m][k]; null: x norm, made by each block for itself */
+    const float *x, *norm; /* then finish.scale is made here too */
     float eps;
-    int32_t tiles, stages, ahead, roll, early;
+    int32_t tiles, stages;
     struct finish finish;
 };
 
-constexpr int WARPS = 8, STEP = 32, CHUNK = WARPS * STEP, ROW = STEP * 2; /* elements along k; bytes */
+constexpr int WARPS = 8, STEP = 128, CHUNK = WARPS * STEP; /* elements along k, of a warp and of all */
 constexpr int MAX_STAGES = 8, FINISH_COLUMNS = 8; /* columns whose sums meet in shared memory at a time */
-constexpr int RESIDENT_ROWS = 4; /* most rows whose norm each block computes for itself */
+constexpr int RESIDENT_ROWS = 8, RESIDENT_BYTES = 68 << 10; /* up to which each block makes x norm for itself */
+constexpr int SHARED_BYTES = 227 << 10;
 
-__host__ __device__ constexpr int resident_pitch(int k) { return (k + CHUNK - 1) / CHUNK * CHUNK * 2 + 64; }
+/* 16 bytes off a multiple of 128: the rows' pieces 2t lie in different banks. */
+__host__ __device__ constexpr int resident_pitch(int k) { return (k + CHUNK - 1) / CHUNK * CHUNK * 2 + 16; }
 
-/* Shared memory of a block, in this order. */
+/* Shared memory of a block: small tables first, then by these offsets. */
+struct tables {
+    struct place place[PRODUCT_ROWS];
+    float squares[RESIDENT_ROWS][NORM_THREADS / 32];
+    float scale[PRODUCT_ROWS];
+};
 struct layout {
-    int resident, part, ring; /* offsets; before them places and eight floats */
-    int stage;                /* bytes of one warp's */
-    __host__ __device__ layout(const struct product &p, int tile) {
+    int resident, part, ring, stage; /* the last in bytes, of one warp */
+    __host__ __device__ layout(const struct product &p, int tile, int width) {
         const int columns = p.m < FINISH_COLUMNS ? p.m : FINISH_COLUMNS;
-        resident = PRODUCT_ROWS * (int)sizeof(struct place) + WARPS * 4;
+        resident = sizeof(struct tables);
         part = resident + (p.a ? 0 : p.m * resident_pitch(p.k));
         ring = (part + WARPS * columns * (tile + 4) * 4 + 127) / 128 * 128;
-        stage = (tile + (p.a ? p.m : 0)) * ROW;
+        stage = (tile + (p.a ? p.m : 0)) * width * 2;
     }
 };
 
@@ -90,16 +98,17 @@ template <int TILE> __device__ __forceinline__ const bf16 *tile_row(const struct
     return (const bf16 *)p.stack.w[which] + (size_t)row * p.k;
 }
 
-/* What a warp asks for next: a lane takes one 16-byte piece of every eighth row. */
-template <int TILE> struct feeder {
+/* Fills a warp's ring, WIDTH elements of each row at a time: a lane takes a 16-byte piece of every ROWS-th row. */
+template <int TILE, int WIDTH> struct feeder {
+    static constexpr int PIECES = WIDTH / 8, ROWS = 32 / PIECES;
     const struct product &p;
     const uint64_t policy = policy_stream();
-    const int warp = threadIdx.x / 32, first = threadIdx.x % 32 / 4, piece = threadIdx.x % 4;
-    const int chunks = (p.k + CHUNK - 1) / CHUNK;
+    const int warp = threadIdx.x / 32, first = threadIdx.x % 32 / PIECES, piece = threadIdx.x % PIECES;
+    const int turns = (p.k + CHUNK - 1) / CHUNK * (STEP / WIDTH); /* fillings a tile takes */
     const uint32_t ring;
     const int stage;
-    int tile = blockIdx.x, chunk = 0;
-    const bf16 *row[TILE / 8];
+    int tile = blockIdx.x, turn = 0;
+    const bf16 *row[TILE / ROWS];
 
     __device__ feeder(const struct product &product, const char *ring_, int stage_)
         : p(product), ring(shared_address(ring_)), stage(stage_) {
@@ -107,84 +116,84 @@ template <int TILE> struct feeder {
     }
     __device__ void aim() {
 #pragma unroll
-        for (int j = 0; j < TILE / 8; j++) row[j] = tile_row<TILE>(p, tile, first + j * 8);
+        for (int j = 0; j < TILE / ROWS; j++) row[j] = tile_row<TILE>(p, tile, first + j * ROWS);
     }
     __device__ bool done() const { return tile >= p.tiles; }
     __device__ void advance() {
-        if (++chunk < chunks) return;
-        chunk = 0;
+        if (++turn < turns) return;
+        turn = 0;
         tile += gridDim.x;
         if (!done()) aim();
     }
     __device__ uint32_t place_of(int slot, int r) const {
-        return ring + slot * stage + r * ROW + piece * 16;
+        return ring + slot * stage + r * WIDTH * 2 + ((piece & 8) | ((piece ^ r) & 7)) * 16;
+    }
+    __device__ int column(int at_turn) const {
+        return at_turn / (STEP / WIDTH) * CHUNK + warp * STEP + at_turn % (STEP / WIDTH) * WIDTH + piece * 8;
     }
     __device__ void weights(int slot) const {
-        const int k = chunk * CHUNK + warp * STEP + piece * 8, bytes = k < p.k ? 16 : 0;
+        const int k = column(turn), bytes = k < p.k ? 16 : 0;
 #pragma unroll
-        for (int j = 0; j < TILE / 8; j++)
-            copy_stream(place_of(slot, first + j * 8), row[j] + min(k, p.k - 8), bytes, policy);
+        for (int j = 0; j < TILE / ROWS; j++)
+            copy_stream(place_of(slot, first + j * ROWS), row[j] + min(k, p.k - 8), bytes, policy);
     }
-    /* Brings the tile's weights of `ahead` chunks further on to L2. */
-    __device__ void prefetch(int ahead) const {
-        const int k = (chunk + ahead) * CHUNK + warp * STEP;
-        if (piece || k >= p.k) return;
-#pragma unroll
-        for (int j = 0; j < TILE / 8; j++) asm volatile("prefetch.global.L2 [%0];" ::"l"(row[j] + k));
-    }
-    __device__ void activations(int slot, int at_chunk) const {
+    __device__ void activations(int slot, int at_turn) const {
         if (!p.a) return;
-        const int k = at_chunk * CHUNK + warp * STEP + piece * 8, bytes = k < p.k ? 16 : 0;
-        for (int r = first; r < p.m; r += 8)
+        const int k = column(at_turn), bytes = k < p.k ? 16 : 0;
+        for (int r = first; r < p.m; r += ROWS)
             copy_async(place_of(slot, TILE + r), p.a + (size_t)r * p.k + min(k, p.k - 8), bytes);
     }
 };
 
-struct block_barrier {
-    __device__ __forceinline__ void operator()() const { __syncthreads(); }
-};
-
-/* x as normed bf16 in shared memory: what rmsnorm() writes, bit for bit. */
-__device__ void normalise(const struct product &p, char *resident, float *scratch) {
+/* x norm as bf16 in shared memory, and the warps' sums of squares: what rmsnorm() makes, bit for bit. MOST is the
+ * least power of two that m does not exceed, so that all rows' reads are in flight together. */
+template <int MOST> __device__ __forceinline__ void norm_resident(const struct product &p, char *resident, struct tables *s) {
     const int pitch = resident_pitch(p.k);
-    for (int r = 0; r < p.m; r++) {
-        const float *x = p.x + (size_t)r * p.k;
-        if (r) __syncthreads();
-        const float scale = inverse_rms(x, p.k, p.eps, scratch, block_barrier());
-        for (int i = threadIdx.x; i < (pitch - 64) / 8; i += NORM_THREADS) {
-            uint2 packed = make_uint2(0, 0);
-            if (i < p.k / 4) {
-                float4 v = ((const float4 *)x)[i], n = ((const float4 *)p.norm)[i];
-                __nv_bfloat162 lo = __floats2bfloat162_rn(v.x * scale * n.x, v.y * scale * n.y),
-                               hi = __floats2bfloat162_rn(v.z * scale * n.z, v.w * scale * n.w);
-                packed = make_uint2(*(uint32_t *)&lo, *(uint32_t *)&hi);
-            }
-            *(uint2 *)(resident + r * pitch + i * 8) = packed;
+    float sum[MOST] = {};
+#pragma unroll(MOST < 4 ? 4 : MOST < 8 ? 2 : 1)
+    for (int i = threadIdx.x; i < p.k / 4; i += NORM_THREADS) {
+        const float4 n = ((const float4 *)p.norm)[i];
+#pragma unroll
+        for (int r = 0; r < MOST; r++) {
+            if (r >= p.m) break;
+            const float4 v = __ldcg((const float4 *)(p.x + (size_t)r * p.k) + i);
+            sum[r] = add_squares(sum[r], v);
+            *(uint2 *)(resident + r * pitch + i * 8) = pack_bf16(times(v, n));
         }
     }
+#pragma unroll
+    for (int r = 0; r < MOST; r++)
+        if (r < p.m) leave_squares(sum[r], s->squares[r]);
+}
+__device__ __forceinline__ void make_resident(const struct product &p, char *resident, struct tables *s) {
+    const int pitch = resident_pitch(p.k), past = (pitch - p.k * 2) / 8; /* what pads k must be zero */
+    for (int i = threadIdx.x; i < p.m * past; i += WARPS * 32)
+        *(uint2 *)(resident + i / past * pitch + p.k * 2 + i % past * 8) = make_uint2(0, 0);
+    if (p.m == 1) norm_resident<1>(p, resident, s);
+    else if (p.m == 2) norm_resident<2>(p, resident, s);
+    else if (p.m <= 4) norm_resident<4>(p, resident, s);
+    else norm_resident<8>(p, resident, s);
     __syncthreads();
+    if (threadIdx.x < p.m) s->scale[threadIdx.x] = inverse_rms(s->squares[threadIdx.x], p.k, p.eps);
 }
 
 /* Adds the warps' sums of a tile in warp order and finishes them, FINISH_COLUMNS columns at a time. */
 template <int RT, int NT>
 __device__ __forceinline__ void finish_tile(const struct product &p, int tile, const float (&c)[RT][NT][4], float *part,
-                                            const struct place *places) {
+                                            const struct tables *s) {
     constexpr int TILE = RT * 16, COLUMN = TILE + 4;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
 #pragma unroll
-    for (int j0 = 0; j0 < NT; j0 += FINISH_COLUMNS / 8) {
-        const int columns = min(p.m - j0 * 8, FINISH_COLUMNS);
+    for (int j = 0; j < NT; j++) {
+        const int columns = min(p.m - j * 8, FINISH_COLUMNS);
         if (columns <= 0) break;
 #pragma unroll
         for (int r = 0; r < RT; r++)
 #pragma unroll
-            for (int j = j0; j < j0 + FINISH_COLUMNS / 8 && j < NT; j++)
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const int column = (j - j0) * 8 + t * 2 + i % 2;
-                    if (column < columns)
-                        part[(warp * columns + column) * COLUMN + r * 16 + g + i / 2 * 8] = c[r][j][i];
-                }
+            for (int i = 0; i < 4; i++) {
+                const int column = t * 2 + i % 2;
+                if (column < columns) part[(warp * columns + column) * COLUMN + r * 16 + g + i / 2 * 8] = c[r][j][i];
+            }
         __syncthreads();
         for (int i = threadIdx.x; i < TILE / 2 * columns; i += WARPS * 32) {
             const int in_tile = i % (TILE / 2), column = i / (TILE / 2), pair = tile * (TILE / 2) + in_tile;
@@ -194,71 +203,76 @@ __device__ __forceinline__ void finish_tile(const struct product &p, int tile, c
                 first += part[(v * columns + column) * COLUMN + in_tile];
                 second += part[(v * columns + column) * COLUMN + in_tile + TILE / 2];
             }
+            const int row = j * 8 + column;
             if (pair < p.finish.pairs)
-                finish_pair(p.finish, j0 * 8 + column, places[j0 * 8 + column], pair, first, second);
+                finish_pair(p.finish, row, s->place[row], pair, first * s->scale[row], second * s->scale[row]);
         }
         __syncthreads();
     }
 }
 
-/* RT: 16-row tiles of weights a block takes at a time; NT: 8-row tiles of activations. */
-template <int RT, int NT>
-__global__ __launch_bounds__(WARPS * 32, NT <= 2 ? 2 : 1) void skinny(const __grid_constant__ struct product p) {
+/* RT: 16-row tiles of weights a block takes at a time; NT: 8-row tiles of activations; WIDTH: of a ring's stage. */
+template <int RT, int NT, int WIDTH>
+__global__ __launch_bounds__(WARPS * 32) void skinny(const __grid_constant__ struct product p) {
     constexpr int TILE = RT * 16;
     extern __shared__ __align__(128) char shared[];
-    const layout at(p, TILE);
-    struct place *places = (struct place *)shared;
+    const layout at(p, TILE, WIDTH);
+    struct tables *s = (struct tables *)shared;
     char *ring = shared + at.ring + threadIdx.x / 32 * p.stages * at.stage;
-    const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
 
-    struct feeder<TILE> feed(p, ring, at.stage);
-    for (int s = 0; s < p.stages && !feed.done(); s++, feed.advance()) feed.weights(s);
-    if (p.early || feed.done()) pdl_release();
-    for (int i = 0; i < p.ahead && !feed.done(); i++) feed.prefetch(i);
-    for (int r = threadIdx.x; r < p.m; r += WARPS * 32) places[r] = find_place(p.finish, r);
+    pdl_release();
+    struct feeder<TILE, WIDTH> feed(p, ring, at.stage);
+    for (int i = 0; i < p.stages && !feed.done(); i++, feed.advance()) feed.weights(i);
+    for (int r = threadIdx.x; r < p.m; r += WARPS * 32) s->place[r] = find_place(p.finish, r);
     pdl_wait();
-    for (int s = 0; s < p.stages; s++, commit())
-        feed.activations(s, s % feed.chunks);
-    if (!p.a) normalise(p, shared + at.resident, (float *)(places + PRODUCT_ROWS));
+    for (int i = 0; i < p.stages; i++, commit()) feed.activations(i, i % feed.turns);
+    if (p.a)
+        for (int r = threadIdx.x; r < p.m; r += WARPS * 32) s->scale[r] = p.finish.scale ? p.finish.scale[r] : 1;
+    else
+        make_resident(p, shared + at.resident, s);
 
-    const int pitch = p.a ? ROW : resident_pitch(p.k);
+    const int pitch = p.a ? WIDTH * 2 : resident_pitch(p.k);
     int slot = 0;
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         float c[RT][NT][4] = {};
-        for (int chunk = 0; chunk < feed.chunks; chunk++) {
-            const char *w = ring + slot * at.stage + g * ROW + t * 16;
-            const char *a = (p.a ? ring + slot * at.stage + TILE * ROW
-                                 : shared + at.resident + (chunk * CHUNK + warp * STEP) * 2) +
-                            t * 16;
+        for (int turn = 0; turn < feed.turns; turn++) {
+            const char *w = ring + slot * at.stage + g * WIDTH * 2;
+            const char *a = p.a ? ring + slot * at.stage + TILE * WIDTH * 2
+                                : shared + at.resident + (feed.column(turn) - feed.piece * 8) * 2;
             wait_all_but(p.stages - 1);
             __syncwarp();
-            uint4 lo[RT], hi[RT];
 #pragma unroll
-            for (int r = 0; r < RT; r++) {
-                lo[r] = *(const uint4 *)(w + r * 16 * ROW);
-                hi[r] = *(const uint4 *)(w + (r * 16 + 8) * ROW);
-            }
-#pragma unroll
-            for (int j = 0; j < NT; j++) {
-                const uint4 b = *(const uint4 *)(a + min(j * 8 + g, p.m - 1) * pitch);
+            for (int h = 0; h < WIDTH / 32; h++) {
+                const int piece = h / 2 * 8 + t * 2 + h % 2, swapped = (piece & 8) | ((piece ^ g) & 7);
+                uint4 lo[RT], hi[RT];
 #pragma unroll
                 for (int r = 0; r < RT; r++) {
-                    mma_bf16(c[r][j], lo[r].x, hi[r].x, lo[r].y, hi[r].y, b.x, b.y);
-                    mma_bf16(c[r][j], lo[r].z, hi[r].z, lo[r].w, hi[r].w, b.z, b.w);
+                    lo[r] = *(const uint4 *)(w + r * 16 * WIDTH * 2 + swapped * 16);
+                    hi[r] = *(const uint4 *)(w + (r * 16 + 8) * WIDTH * 2 + swapped * 16);
+                }
+#pragma unroll
+                for (int j = 0; j < NT; j++) {
+                    const int row = min(j * 8 + g, p.m - 1);
+                    const uint4 b = *(const uint4 *)(a + row * pitch +
+                                                     (p.a ? (piece & 8) | ((piece ^ row) & 7) : piece) * 16);
+#pragma unroll
+                    for (int r = 0; r < RT; r++) {
+                        mma_bf16(c[r][j], lo[r].x, hi[r].x, lo[r].y, hi[r].y, b.x, b.y);
+                        mma_bf16(c[r][j], lo[r].z, hi[r].z, lo[r].w, hi[r].w, b.z, b.w);
+                    }
                 }
             }
             __syncwarp();
             if (!feed.done()) {
                 feed.weights(slot);
-                feed.activations(slot, feed.chunk);
-                if (p.roll) feed.prefetch(p.ahead);
+                feed.activations(slot, feed.turn);
                 feed.advance();
-                if (feed.done() && !p.early) pdl_release();
             }
             commit();
             slot = slot + 1 < p.stages ? slot + 1 : 0;
         }
-        finish_tile<RT, NT>(p, tile, c, (float *)(shared + at.part), places);
+        finish_tile<RT, NT>(p, tile, c, (float *)(shared + at.part), s);
     }
 }
 
@@ -268,9 +282,10 @@ __global__ void finish_sums(struct finish f, const float *sums) {
     pdl_wait();
     const int row = blockIdx.y;
     const struct place at = find_place(f, row);
+    const float scale = f.scale ? f.scale[row] : 1;
     for (int pair = blockIdx.x * blockDim.x + threadIdx.x; pair < f.pairs; pair += gridDim.x * blockDim.x) {
         const float *s = sums + (size_t)row * f.n + first_of_pair(f, pair);
-        finish_pair(f, row, at, pair, s[0], first_of_pair(f, pair) + f.half < f.n ? s[f.half] : 0);
+        finish_pair(f, row, at, pair, s[0] * scale, first_of_pair(f, pair) + f.half < f.n ? s[f.half] * scale : 0);
     }
 }
 
@@ -309,8 +324,8 @@ struct job {
     struct finish finish;
 };
 
-bool is_skinny(const struct job *j) {
-    return j->dtype == DTYPE_BF16 && j->k % 8 == 0;
+bool is_skinny(const struct backend *be, const struct job *j) {
+    return be->architecture >= 90 && j->dtype == DTYPE_BF16 && j->k % 8 == 0;
 }
 
 void *after_rows(void *p, enum dtype type, size_t n) { return p ? (char *)p + n * dtype_bytes(type) : p; }
@@ -318,6 +333,7 @@ void *after_rows(void *p, enum dtype type, size_t n) { return p ? (char *)p + n 
 /* The finish of rows from `row` on. */
 struct finish finish_from(struct finish f, int32_t row) {
     if (f.x) f.x += (size_t)row * f.n;
+    if (f.scale) f.scale += row;
     int32_t width = f.kind == FINISH_QKV ? f.heads * 2 * f.half : f.half;
     f.wide = after_rows(f.wide, f.wide_type, (size_t)row * width);
     if (f.kind == FINISH_QKV) {
@@ -327,26 +343,24 @@ struct finish finish_from(struct finish f, int32_t row) {
     return f;
 }
 
-template <int RT, int NT> void launch_skinny(struct backend *be, struct product *p) {
+template <int RT, int NT, int WIDTH> void launch_skinny(struct backend *be, struct product *p) {
     constexpr int TILE = RT * 16;
-    /* Two blocks share a multiprocessor, this product's and the next one's. */
-    const int budget = NT <= 2 ? TUNE("BUDGET", 112) << 10 : 224 << 10;
     p->tiles = ceil_div(p->finish.pairs, TILE / 2);
-    const layout at(*p, TILE);
-    p->ahead = TUNE(p->a && p->k <= 4096 ? "OAHEAD" : "AHEAD", 0);
-    p->roll = TUNE("ROLL", 0);
-    p->early = TUNE("EARLY", 0);
-    p->stages = (budget - at.ring) / (at.stage * WARPS);
-    p->stages = p->stages < 2 ? 2 : p->stages > MAX_STAGES ? MAX_STAGES : p->stages;
+    const layout at(*p, TILE, WIDTH);
+    p->stages = ((NT <= 2 ? TUNE("BUDGET", 227) << 10 : SHARED_BYTES) - at.ring) / (at.stage * WARPS);
+    p->stages = p->stages > MAX_STAGES ? MAX_STAGES : p->stages;
+    p->stages = p->stages < 2 ? 2 : p->stages;
     const int grid = p->tiles < be->multiprocessors ? p->tiles : be->multiprocessors;
-    launch(be, "product", skinny<RT, NT>, grid, WARPS * 32, at.ring + (size_t)p->stages * at.stage * WARPS, *p);
+    launch(be, "product", skinny<RT, NT, WIDTH>, grid, WARPS * 32, at.ring + (size_t)p->stages * at.stage * WARPS, *p);
 }
 
 template <int RT> void launch_rows(struct backend *be, struct product *p) {
-    if (p->m <= 8) return launch_skinny<RT, 1>(be, p);
-    if (p->m <= 16) return launch_skinny<RT, 2>(be, p);
-    if (p->m <= 32) return launch_skinny<RT, 4>(be, p);
-    launch_skinny<RT, 8>(be, p);
+    if (TUNE("WIDTH", 128) == 64 && p->m <= 8) return launch_skinny<RT, 1, 64>(be, p);
+    if (TUNE("WIDTH", 128) == 64 && p->m <= 16) return launch_skinny<RT, 2, 64>(be, p);
+    if (p->m <= 8) return launch_skinny<RT, 1, 128>(be, p);
+    if (p->m <= 16) return launch_skinny<RT, 2, 128>(be, p);
+    if (p->m <= 32) return launch_skinny<RT, 4, 64>(be, p);
+    launch_skinny<RT, 8, 64>(be, p);
 }
 
 void run_skinny(struct backend *be, const struct job *j, const void *a) {
@@ -360,7 +374,7 @@ void run_skinny(struct backend *be, const struct job *j, const void *a) {
         p.norm = j->norm;
         p.eps = j->eps;
         p.finish = finish_from(j->finish, from);
-        if (ceil_div(p.finish.pairs, 16) >= TUNE("WIDE", be->multiprocessors * 7 / 8))
+        if (ceil_div(p.finish.pairs, 16) >= be->multiprocessors * 7 / 8)
             launch_rows<2>(be, &p);
         else
             launch_rows<1>(be, &p);
@@ -401,14 +415,18 @@ template <typename W, typename A> void run_plain(struct backend *be, const struc
     }
 }
 
-void run(struct backend *be, const struct job *j) {
+void run(struct backend *be, struct job *j) {
     enum dtype type = j->dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
     bool by_blas = j->prefill && j->dtype == DTYPE_BF16 && j->k % 8 == 0;
-    bool fused = j->x && is_skinny(j) && !by_blas && j->m <= TUNE("RESIDENT", RESIDENT_ROWS) && j->pick.all;
+    bool fused = j->x && is_skinny(be, j) && !by_blas && j->m <= RESIDENT_ROWS &&
+                 j->m * resident_pitch(j->k) <= RESIDENT_BYTES && j->pick.all;
     const void *a = fused ? NULL : j->x ? be->normed : j->a;
-    if (j->x && !fused) rmsnorm(be, j->x, j->pick, j->norm, j->eps, j->m, j->k, type, be->normed);
+    if (j->x && !fused) {
+        rmsnorm(be, j->x, j->pick, j->norm, j->eps, j->m, j->k, type);
+        j->finish.scale = be->scale;
+    }
     if (by_blas) return run_prefill(be, j, a);
-    if (is_skinny(j)) return run_skinny(be, j, a);
+    if (is_skinny(be, j)) return run_skinny(be, j, a);
     if (j->dtype == DTYPE_BF16) return run_plain<bf16, bf16>(be, j, a);
     if (j->dtype == DTYPE_F16) return run_plain<__half, float>(be, j, a);
     run_plain<float, float>(be, j, a);
@@ -522,11 +540,12 @@ void cuda_logits(struct backend *be, const float *norm, float norm_eps, const st
 }
 
 cudaError_t prepare_products(void) {
-    const void *kernels[] = {(const void *)skinny<1, 1>, (const void *)skinny<1, 2>, (const void *)skinny<1, 4>,
-                             (const void *)skinny<1, 8>, (const void *)skinny<2, 1>, (const void *)skinny<2, 2>,
-                             (const void *)skinny<2, 4>, (const void *)skinny<2, 8>};
+    const void *kernels[] = {(const void *)skinny<1, 1, 64>, (const void *)skinny<1, 2, 64>, (const void *)skinny<2, 1, 64>, (const void *)skinny<2, 2, 64>,(const void *)skinny<1, 1, 128>, (const void *)skinny<1, 2, 128>,
+                             (const void *)skinny<1, 4, 64>,  (const void *)skinny<1, 8, 64>,
+                             (const void *)skinny<2, 1, 128>, (const void *)skinny<2, 2, 128>,
+                             (const void *)skinny<2, 4, 64>,  (const void *)skinny<2, 8, 64>};
     for (const void *kernel : kernels) {
-        cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, 227 << 10);
+        cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
         if (error != cudaSuccess) return error;
     }
     return cudaSuccess;
