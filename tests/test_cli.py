@@ -75,28 +75,28 @@ def test_streams():
 
 
 def test_timings():
-    timings = result("-p", ONCE, "-n", "64", "--temp", "0", "--draft", "4")["timings"]
+    timings = result("-p", ONCE, "-n", "32", "--temp", "0", "--draft", "4")["timings"]
     mean = 1 + timings["draft_n_accepted"] / timings["n_verify"]
     check("positions add up to the mean length", math.isclose(1 + sum(timings["acc_per_pos"]), mean, rel_tol=1e-9),
           timings)
     check("rates follow from times", math.isclose(timings["predicted_per_second"],
-                                                  64e3 / timings["predicted_ms"], rel_tol=1e-9), timings)
-    line = outrider("run", "-p", ONCE, "-n", "64", "--temp", "0", "--draft", "4", "-v").stderr
+                                                  32e3 / timings["predicted_ms"], rel_tol=1e-9), timings)
+    line = outrider("run", "-p", ONCE, "-n", "32", "--temp", "0", "--draft", "4", "-v").stderr
     check("the acceptance line", f"({timings['draft_n_accepted']:5d} accepted / {timings['draft_n']:5d} generated), "
           f"mean acceptance length = {mean:5.2f}" in line, line)
 
 
 def test_same_text():
-    plain = result("-p", ONCE, "-n", "48", "--temp", "0", "--spec-type", "none")
+    plain = result("-p", ONCE, "-n", "32", "--temp", "0", "--spec-type", "none")
     check("--spec-type none drafts nothing", plain["timings"]["draft_n"] == 0, plain["timings"])
     for k in ("0", "1", "5", "16", "auto"):
-        found = result("-p", ONCE, "-n", "48", "--temp", "0", "--spec-draft-n-max", k)
+        found = result("-p", ONCE, "-n", "32", "--temp", "0", "--spec-draft-n-max", k)
         check(f"greedy text does not depend on K={k}", found["tokens"] == plain["tokens"], found["text"])
     for kind in ("draft", "ngram"):
-        found = result("-p", ONCE, "-n", "48", "--temp", "0", "--spec-type", kind)
+        found = result("-p", ONCE, "-n", "32", "--temp", "0", "--spec-type", kind)
         check(f"nor on who proposes: {kind}", found["tokens"] == plain["tokens"] and found["timings"]["draft_n"] > 0,
               found["timings"])
-    coupled = [result("-p", ONCE, "-n", "48", "-s", "3", "--temp", "1", "--spec-accept", "coupled", "--draft-max",
+    coupled = [result("-p", ONCE, "-n", "32", "-s", "3", "--temp", "1", "--spec-accept", "coupled", "--draft-max",
                       k)["tokens"] for k in ("0", "3", "8")]
     check("coupled text does not depend on K", coupled[0] == coupled[1] == coupled[2])
     other = [result("-p", "x", "-n", "1")["seed"] for _ in range(2)]
@@ -262,8 +262,8 @@ def test_bench():
 def test_eval_and_inspect():
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/text"
-        open(path, "w").write(open("tests/data/held-out.txt").read()[:800])
-        found = json.loads(outrider("eval", "-f", path, "-c", "64", "--json").stdout)
+        open(path, "w").write(open("tests/data/held-out.txt").read()[:500])
+        found = json.loads(outrider("eval", "-f", path, "-c", "32", "--json").stdout)
         check("perplexity is e to the nats", math.isclose(found["perplexity"], math.exp(found["nats_per_token"])),
               found)
         bits = found["nats_per_token"] * found["n_tokens"] / math.log(2) / found["n_bytes"]
@@ -271,7 +271,7 @@ def test_eval_and_inspect():
         longer = json.loads(outrider("eval", "-f", path, "--json").stdout)
         check("a longer context knows more", longer["nats_per_token"] < found["nats_per_token"]
               and longer["n_tokens"] == found["n_tokens"], (longer, found))
-        said = outrider("eval", "-f", path, "-c", "64").stdout
+        said = outrider("eval", "-f", path, "-c", "32").stdout
         check("the same in words", f"{found['perplexity']:.4f}" in said, said)
     pair = ["inspect", "-m", f"{TALE}/verifier", "-md", f"{TALE}/draft", "-c", "1024"]
     found = json.loads(outrider(*pair, "--json").stdout)
