@@ -40,7 +40,7 @@ static inline uint16_t f16_bits(double x) { /* of a value that is one */
 
 static inline double f16_value(uint16_t h) {
     int exponent = h >> 10 & 31, fraction = h & 0x3ff;
-    double x = exponent ? ldexp(fraction + 1024, exponent - 25) : ldexp(fraction, -24);
+    double x = exponent ? (fraction + 1024) * 0x1p-25 * (double)(1u << exponent) : fraction * 0x1p-24;
     if (exponent == 31) x = fraction ? NAN : INFINITY;
     return h & 0x8000 ? -x : x;
 }

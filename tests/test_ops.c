@@ -21,8 +21,8 @@ static const struct shape shapes[] = {
     {"half", 130, 70, 6, 2, 64, 264, 32, DTYPE_F16, DTYPE_F16},
     {"half, odd", 37, 51, 4, 4, 80, 9, 16, DTYPE_F16, DTYPE_F32},
     {"float", 96, 250, 5, 5, 80, 129, 16, DTYPE_F32, DTYPE_F32},
-    {"float, odd", 61, 3, 5, 1, 10, 1, 64, DTYPE_F32, DTYPE_F16},
-    {"many heads", 40, 48, 38, 2, 96, 30, 256, DTYPE_BF16, DTYPE_F16},
+    {"float, odd", 61, 3, 5, 1, 10, 1, 256, DTYPE_F32, DTYPE_F16},
+    {"many heads", 40, 48, 38, 2, 24, 30, 64, DTYPE_BF16, DTYPE_F16},
     {"verifier", 384, 1024, 6, 2, 64, 515, 16, DTYPE_BF16, DTYPE_F16},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, ROWS = 150, SLOTS = 5, MAX_THREADS = 4 };

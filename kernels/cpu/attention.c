@@ -202,5 +202,7 @@ static void attend_work(void *job, struct worker *w) {
 void cpu_attention(struct backend *be, const struct rows *rows, const struct attention_block *b,
                    const void *q, const struct kv_layer *kv, void *attended) {
     struct attend p = {rows, b, kv, q, attended};
-    cpu_parallel(be, rows->n * b->kv_heads, 1, attend_work, &p);
+    /* about 5 ns a token and head; a microsecond or two is worth handing over */
+    const int64_t cost = 5 * ((int64_t)rows->max_position + 1) * (b->heads / b->kv_heads);
+    cpu_parallel(be, rows->n * b->kv_heads, cost >= 1500 ? 1 : (int32_t)(1500 / cost) + 1, attend_work, &p);
 }

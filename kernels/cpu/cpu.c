@@ -82,8 +82,11 @@ static inline void pause_core(void) {
 /* One step of waiting, gentler as it goes on; false when it has gone on for long. */
 static bool wait_step(int32_t *waited) {
     pause_core();
-    if (++*waited > SPINS && *waited % PAUSES_A_YIELD == 0) sched_yield();
-    return *waited < SPINS + YIELDS * PAUSES_A_YIELD;
+    if (++*waited <= SPINS) return true;
+    if (*waited % PAUSES_A_YIELD == 0) sched_yield();
+    if (*waited < SPINS + YIELDS * PAUSES_A_YIELD) return true;
+    *waited = SPINS;
+    return false;
 }
 
 static bool work_waits(struct backend *be) {
@@ -91,8 +94,8 @@ static bool work_waits(struct backend *be) {
     return ticket_next(t) < ticket_items(t);
 }
 
-/* Takes half an even share of what is left, at least a grain: large pieces first keep reads long, small ones
- * last let all finish together. */
+/* Takes an even share of what is left, at least a grain: large pieces first keep reads long (and mostly in
+ * the same hands from pass to pass), small ones last let all finish together. */
 static bool take(struct worker *w) {
     struct backend *be = w->be;
     uint64_t t = atomic_load(&be->ticket);
@@ -101,7 +104,7 @@ static bool take(struct worker *w) {
         next = ticket_next(t);
         const int32_t left = ticket_items(t) - next;
         if (left <= 0) return false;
-        piece = left / (2 * be->threads);
+        piece = left / be->threads;
         if (piece < ticket_grain(t)) piece = ticket_grain(t);
         if (piece > left) piece = left;
     } while (!atomic_compare_exchange_weak(&be->ticket, &t, t + (uint64_t)piece));
@@ -175,7 +178,7 @@ static void run_alone(struct backend *be, int32_t n, work_fn *work, void *job) {
 void cpu_parallel(struct backend *be, int32_t n, int32_t grain, work_fn *work, void *job) {
     assert(grain > 0 && n <= ITEMS_MAX);
     if (n == 0) return;
-    if (n <= grain || be->threads == 1) {
+    if (n < 2 * grain || be->threads == 1) {
         run_alone(be, n, work, job);
         return;
     }

@@ -38,7 +38,7 @@ struct worker {
 typedef void work_fn(void *job, struct worker *w);
 
 /* Runs work(job, worker) on one or more workers until n items are done. Each calls claim until it says no.
- * `grain`: fewest items worth handing over; n <= grain runs on the caller alone. */
+ * `grain`: fewest items worth handing over; fewer than two such portions stay with the caller. */
 void cpu_parallel(struct backend *be, int32_t n, int32_t grain, work_fn *work, void *job);
 bool cpu_claim(struct worker *w, int32_t *first, int32_t *last);
 void *cpu_scratch(struct backend *be, size_t bytes); /* set aside by reserve; one user an operation */

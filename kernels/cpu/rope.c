@@ -112,5 +112,5 @@ void cpu_qkv(struct backend *be, const struct rows *rows, const struct attention
     const int32_t items =
         (b->heads + 2 * b->kv_heads) * ceil_div(b->head_dim / 2, block_size(rows->n, b->q.k));
     inputs_ready(be, &p.in);
-    cpu_parallel(be, items, product_grain(b->q.k, rows->n), qkv_work, &p);
+    cpu_parallel(be, items, ceil_div(product_grain(b->q.k, rows->n), 2), qkv_work, &p);
 }
