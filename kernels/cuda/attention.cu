@@ -307,21 +307,21 @@ __global__ void attend_plain(const __grid_constant__ struct attend p, const floa
     const float scale = 1 / sqrtf((float)dim);
     float query[MOST], out[MOST] = {}, maximum = -INFINITY, sum = 0;
 #pragma unroll
-    for (int i = 0; i < MOST; i++) query[i] = lane + i * 32 < dim ? queries[vector + lane + i * 32] * scale : 0;
+    for (int i = 0; i < MOST; i++) query[i] = lane + i * 32 < dim ? __ldcg(queries + vector + lane + i * 32) * scale : 0;
     for (int position = 0; position <= p.position[row]; position++) {
         const size_t at = (((size_t)pages[position / p.page_size] * p.kv_heads + kv) * p.page_size +
                            position % p.page_size) * dim + lane;
         float score = 0;
 #pragma unroll
         for (int i = 0; i < MOST; i++)
-            if (lane + i * 32 < dim) score += query[i] * widen(k[at + i * 32]);
+            if (lane + i * 32 < dim) score += query[i] * widen(__ldcg(k + at + i * 32));
         for (int offset = 16; offset; offset /= 2) score += __shfl_xor_sync(~0u, score, offset);
         const float next = fmaxf(maximum, score), fade = expf(maximum - next), weight = expf(score - next);
         maximum = next;
         sum = sum * fade + weight;
 #pragma unroll
         for (int i = 0; i < MOST; i++)
-            if (lane + i * 32 < dim) out[i] = out[i] * fade + weight * widen(v[at + i * 32]);
+            if (lane + i * 32 < dim) out[i] = out[i] * fade + weight * widen(__ldcg(v + at + i * 32));
     }
 #pragma unroll
     for (int i = 0; i < MOST; i++)
@@ -332,9 +332,7 @@ template <int D> void run_fast(struct backend *be, struct attend *p, int32_t max
     const int per_kv = p->heads / p->kv_heads, group = per_kv < VECTORS ? per_kv : VECTORS;
     unsigned spans = 1;
     while (!p->whole && spans < ATTENTION_SPANS && max_position / PIECE >= (int)spans) spans *= 2;
-    /* Few windows, so that all clusters run at once; no more rows in one than fit. */
-    const int fit = VECTORS / group;
-    p->window = p->whole ? fit : ceil_div(p->rows, 4) < fit ? ceil_div(p->rows, 4) : fit;
+    p->window = VECTORS / group;
     launch_columns(be, "attention", attend_fast<D>,
                    dim3(ceil_div(p->rows, p->window), p->kv_heads * ceil_div(per_kv, group), spans), THREADS, *p);
 }

@@ -4,7 +4,8 @@
  * runs, must call pdl_wait() before it touches anything that another kernel writes or reads, and calls
  * pdl_release() as early as it can, so that the kernel behind it gets to its own wait (and, for a matrix
  * product, has its first weights in shared memory by then). Weights and the arrays of `struct rows` may be read
- * before the wait: whatever fills those arrays is followed by a launch without overlap (backend.serial).
+ * before the wait: whatever fills those arrays is followed by a launch without overlap (backend.serial). What
+ * another kernel has written is read past the first-level cache (__ldcg), which may hold what it was before.
  *
  * Activations: `q` is f16, scaled for exp2, where the tensor-core attention reads it and f32 elsewhere;
  * `attended` and `hidden` are bf16 under bf16 weights and f32 under others. */
@@ -36,6 +37,7 @@ enum {
 struct loader;  /* threads and pinned buffers that bring weights in */
 struct link;    /* pinned memory that small transfers pass through */
 struct records; /* recorded passes by key */
+struct held;    /* see matmul.cu */
 
 struct backend {
     int device, multiprocessors, architecture; /* 90 for compute capability 9.0 */
@@ -54,6 +56,8 @@ struct backend {
     int32_t max_rows, max_width;
     void *normed;     /* [max_rows][max_width], bf16 or f32: x norm */
     float *scale;     /* [max_rows]: 1 / rms */
+    float *squares;   /* [PRODUCT_ROWS][max_width / 16]: sums over the tiles of a product's x */
+    struct held *held; /* a projection that waits for the norm behind it */
     void *padded;     /* [PREFILL_ROWS][max_width] bf16 */
     float *sums;      /* [max_rows][3 * max_width]: products that are finished by another kernel */
 };
@@ -65,8 +69,10 @@ static inline void note(struct backend *be, cudaError_t error, const char *at) {
     be->error_at = at;
 }
 
-/* Sends the uploads that wait to be sent together. */
+/* Issues what has been put off: a projection held back, then the uploads that wait to be sent together. */
+void settle(struct backend *be);
 void flush_uploads(struct backend *be);
+void release_held(struct backend *be);
 
 template <typename... Parameters, typename... Arguments>
 void launch_raw(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
@@ -94,14 +100,14 @@ void launch_raw(struct backend *be, const char *name, void (*kernel)(Parameters.
 template <typename... Parameters, typename... Arguments>
 void launch(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
             size_t shared, Arguments... arguments) {
-    flush_uploads(be);
+    settle(be);
     launch_raw(be, name, kernel, grid, block, shared, 1, arguments...);
 }
 /* Blocks of one column of the grid form a cluster. */
 template <typename... Parameters, typename... Arguments>
 void launch_columns(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                     Arguments... arguments) {
-    flush_uploads(be);
+    settle(be);
     launch_raw(be, name, kernel, grid, block, 0, grid.z, arguments...);
 }
 
@@ -147,29 +153,25 @@ static __device__ __forceinline__ void store(float *p, float v) { *p = v; }
 static __device__ __forceinline__ void store(bf16 *p, float v) { *p = __float2bfloat16(v); }
 static __device__ __forceinline__ void store(__half *p, float v) { *p = __float2half(v); }
 
-enum { NORM_THREADS = 256 };
-
-/* RMSNorm leaves x times its weight, rounded, and the factor 1 / rms apart: the factor is the same for a whole row,
- * so it is applied to the sums of the product instead, and nothing has to wait for it. The sum of squares has one
- * order wherever it is taken: NORM_THREADS strided threads, a tree in each warp, warps in order. */
-static __device__ __forceinline__ float add_squares(float sum, float4 v) {
-    return fmaf(v.w, v.w, fmaf(v.z, v.z, fmaf(v.y, v.y, fmaf(v.x, v.x, sum))));
+/* RMSNorm comes in two parts: x times its weight, rounded, and the factor 1 / rms, which is the same for a whole row
+ * and so is applied to the sums of the product instead; nothing has to wait for it. The sum of squares has one order
+ * whoever takes it, the product that made x or a kernel of its own: over the pairs of a tile (see finish.cuh) by a
+ * tree of `lanes` neighbouring threads, then over the tiles by a warp. */
+static __device__ __forceinline__ float tile_squares(float a, float b, int lanes) {
+    float sum = fmaf(b, b, __fmul_rn(a, a));
+    for (int offset = lanes / 2; offset; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+    return sum;
 }
-static __device__ __forceinline__ void leave_squares(float sum, float *partial) {
-    for (int offset = 16; offset; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
-    if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
-}
-static __device__ __forceinline__ float inverse_rms(const float *partial, int32_t n, float eps) {
+template <typename Load>
+static __device__ __forceinline__ float inverse_rms(Load square, int tiles, int32_t n, float eps) {
     float sum = 0;
-    for (int w = 0; w < NORM_THREADS / 32; w++) sum += partial[w];
+    for (int i = threadIdx.x % 32; i < tiles; i += 32) sum += square(i);
+    for (int offset = 16; offset; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
     return 1 / sqrtf(sum / n + eps);
 }
-static __device__ __forceinline__ float4 times(float4 a, float4 b) {
-    return make_float4(a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w);
-}
-static __device__ __forceinline__ uint2 pack_bf16(float4 v) {
-    __nv_bfloat162 lo = __floats2bfloat162_rn(v.x, v.y), hi = __floats2bfloat162_rn(v.z, v.w);
-    return make_uint2(*(uint32_t *)&lo, *(uint32_t *)&hi);
+/* Outputs of a tile of a product with n outputs in all: smaller when there are few, to occupy the card. */
+static inline int32_t tile_outputs(const struct backend *be, int32_t n) {
+    return ceil_div(n, 32) >= be->multiprocessors * 7 / 8 ? 32 : 16;
 }
 
 /* ---- operations, one a file ---- */
@@ -202,6 +204,7 @@ static inline bool attention_is_fast(const struct backend *be, const struct atte
 }
 
 /* Lets the kernels of a file use the shared memory they need; once, at open. */
-cudaError_t prepare_products(void);
+cudaError_t prepare_products(struct backend *be);
+void discard_held(struct backend *be);
 
 #endif

@@ -40,7 +40,7 @@ __global__ void scatter(const __grid_constant__ struct parcels all, const char *
 
 __global__ void deliver(const uint32_t *from, uint32_t *to, uint32_t words, uint64_t *ticket, uint64_t number) {
     pdl_wait();
-    for (uint32_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = from[i];
+    for (uint32_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = __ldcg(from + i);
     __threadfence_system();
     __syncthreads();
     if (threadIdx.x == 0) *(volatile uint64_t *)ticket = number;
@@ -102,6 +102,7 @@ static char *link_room(struct backend *be, size_t bytes) {
 
 static void cuda_upload(struct backend *be, void *to, const void *host_from, size_t bytes) {
     struct link *l = be->link;
+    release_held(be);
     if (bytes && bytes <= SMALL_BYTES && bytes % 4 == 0 && (uintptr_t)to % 4 == 0) {
         if (l->waiting.n == WAITING) flush_uploads(be);
         char *room = link_room(be, bytes);
@@ -126,8 +127,13 @@ static outrider_status report(struct backend *be) {
     return fail(OUTRIDER_EFAIL, "cuda:%d: %s: %s", be->device, be->error_at, cudaGetErrorString(error));
 }
 
-static outrider_status cuda_sync(struct backend *be) {
+void settle(struct backend *be) {
+    release_held(be);
     flush_uploads(be);
+}
+
+static outrider_status cuda_sync(struct backend *be) {
+    settle(be);
     note(be, cudaStreamSynchronize(be->stream), "sync");
     return report(be);
 }
@@ -149,7 +155,7 @@ static outrider_status download_small(struct backend *be, void *host_to, const v
 static outrider_status cuda_download(struct backend *be, void *host_to, const void *from, size_t bytes) {
     if (bytes && bytes <= SMALL_BYTES && bytes % 4 == 0 && (uintptr_t)from % 4 == 0)
         return download_small(be, host_to, from, bytes);
-    flush_uploads(be);
+    settle(be);
     char *bounce = be->link->pinned + 2 * HALF_BYTES;
     for (size_t done = 0, n; done < bytes; done += n) {
         n = std::min(bytes - done, BOUNCE_BYTES);
@@ -161,7 +167,7 @@ static outrider_status cuda_download(struct backend *be, void *host_to, const vo
 }
 
 static void cuda_copy(struct backend *be, void *to, const void *from, size_t bytes) {
-    flush_uploads(be);
+    settle(be);
     note(be, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDeviceToDevice, be->stream), "copy");
     be->serial = true;
 }
@@ -182,7 +188,9 @@ static outrider_status cuda_alloc(struct backend *be, size_t bytes, void **out) 
 }
 
 static void cuda_release(struct backend *be, void *p) {
-    if (p) note(be, cudaFree(p), "release");
+    if (!p) return;
+    release_held(be);
+    note(be, cudaFree(p), "release");
 }
 
 static void drop_records(struct backend *be);
@@ -196,6 +204,7 @@ static outrider_status cuda_reserve(struct backend *be, int32_t max_rows, int32_
         size_t bytes;
     } parts[] = {{&be->normed, rows * width * 4},
                  {(void **)&be->scale, rows * 4},
+                 {(void **)&be->squares, PRODUCT_ROWS * (width / 16 + 4) * 4},
                  {&be->padded, PREFILL_ROWS * width * 2},
                  {(void **)&be->sums, rows * width * 3 * 4}};
     TRY(cuda_sync(be));
@@ -332,7 +341,7 @@ static void drop_records(struct backend *be) {
 static bool cuda_replay(struct backend *be, uint64_t key) {
     for (auto &r : be->records->all) {
         if (r.key != key) continue;
-        flush_uploads(be);
+        settle(be);
         note(be, cudaGraphLaunch(r.graph, be->stream), "replay");
         be->serial = true;
         return true;
@@ -341,13 +350,14 @@ static bool cuda_replay(struct backend *be, uint64_t key) {
 }
 
 static void cuda_record_begin(struct backend *be, uint64_t key) {
-    flush_uploads(be);
+    settle(be);
     be->records->key = key;
     note(be, cudaStreamBeginCapture(be->stream, cudaStreamCaptureModeThreadLocal), "record");
     be->serial = true;
 }
 
 static void cuda_record_end(struct backend *be) {
+    release_held(be);
     cudaGraph_t graph = NULL;
     cudaGraphExec_t ready = NULL;
     cudaError_t error = cudaStreamEndCapture(be->stream, &graph);
@@ -433,7 +443,8 @@ static void cuda_close(struct backend *be) {
     delete be->records;
     loader_close(be->loader);
     link_close(be->link);
-    void *scratch[] = {be->normed, be->scale, be->padded, be->sums, be->blas_space};
+    discard_held(be);
+    void *scratch[] = {be->normed, be->scale, be->squares, be->padded, be->sums, be->blas_space};
     for (void *p : scratch) cudaFree(p);
     if (be->blas) cublasDestroy(be->blas);
     if (be->stream) cudaStreamDestroy(be->stream);
@@ -480,7 +491,7 @@ static cudaError_t open_parts(struct backend *be) {
         cublasSetStream(be->blas, be->stream) != CUBLAS_STATUS_SUCCESS ||
         cublasSetWorkspace(be->blas, be->blas_space, blas_bytes) != CUBLAS_STATUS_SUCCESS)
         return cudaErrorInitializationError;
-    return be->architecture >= 90 ? prepare_products() : cudaSuccess;
+    return prepare_products(be);
 }
 
 outrider_status cuda_open(const char *name, const struct ops **ops, struct backend **out) {

@@ -16,6 +16,10 @@ struct finish {
     int32_t n, half, pairs; /* outputs; see above */
     const float *scale;     /* [rows], or null: what the sums are multiplied by first */
     float *x;               /* ADD: x += sum, STORE: x = sum; [rows][n] */
+    /* ADD, when the norm behind it is known: x norm as bf16 and the squares of each tile, [rows][tiles] */
+    const float *norm;
+    bf16 *normed;
+    float *squares;
     void *wide;             /* SILU: hidden, QKV: q */
     enum dtype wide_type;
     /* QKV */
@@ -84,14 +88,32 @@ static __device__ __forceinline__ void finish_pair(const struct finish &f, int32
     if (f.kind == FINISH_SILU) return store_wide(f, (size_t)row * f.half + pair, a / (1 + expf(-a)) * b);
     int32_t first = first_of_pair(f, pair), second = first + f.half;
     float *x = f.x + (size_t)row * f.n;
-    if (f.kind == FINISH_STORE) {
-        x[first] = a;
-        if (second < f.n) x[second] = b;
-        return;
+    if (f.kind == FINISH_ADD) {
+        a += __ldcg(x + first);
+        b += second < f.n ? __ldcg(x + second) : 0;
     }
-    /* One addition an element, so the order of atomics is no matter; they spare the wait for the old value. */
-    atomicAdd(&x[first], a);
-    if (second < f.n) atomicAdd(&x[second], b);
+    x[first] = a;
+    if (second < f.n) x[second] = b;
+}
+
+/* ADD with the norm behind it: as finish_pair and rmsnorm() would do it, bit for bit; by `lanes` neighbouring
+ * threads, one a pair of the tile. The old values come from the caller, who read them long before. */
+static __device__ __forceinline__ void finish_normed(const struct finish &f, int32_t row, int32_t pair, int32_t tile,
+                                                     int32_t tiles, bool mine, float a, float b, float2 old, int lanes) {
+    const bool live = mine && pair < f.pairs, both = live && pair + f.half < f.n;
+    const size_t at = (size_t)row * f.n + pair;
+    a = live ? a + old.x : 0;
+    b = both ? b + old.y : 0;
+    const float sum = tile_squares(a, b, lanes);
+    if (mine && threadIdx.x % lanes == 0) f.squares[row * tiles + tile] = sum;
+    if (live) {
+        f.x[at] = a;
+        f.normed[at] = __float2bfloat16(a * f.norm[pair]);
+    }
+    if (both) {
+        f.x[at + f.half] = b;
+        f.normed[at + f.half] = __float2bfloat16(b * f.norm[pair + f.half]);
+    }
 }
 
 #endif

@@ -16,8 +16,9 @@
  * c ^ r % 8, so that neither copies nor reads meet in a bank. */
 #include "kernels/cuda/finish.cuh"
 
-#include <cstdlib>
-#define TUNE(name, value) (getenv(name) ? atoi(getenv(name)) : (value))
+#include <algorithm>
+#include <new>
+
 namespace {
 
 /* Up to three matrices of one width, one above the other. */
@@ -29,8 +30,9 @@ struct stack {
 struct product {
     struct stack stack;
     int32_t m, k;
-    const bf16 *a;         /* [m][k]; null: x norm, made by each block for itself */
-    const float *x, *norm; /* then finish.scale is made here too */
+    const bf16 *a;        /* [m][k] */
+    const float *squares; /* [m][square_tiles]: the factors of a norm, before the last sum; or null */
+    int32_t square_tiles;
     float eps;
     int32_t tiles, stages;
     struct finish finish;
@@ -38,26 +40,22 @@ struct product {
 
 constexpr int WARPS = 8, STEP = 128, CHUNK = WARPS * STEP; /* elements along k, of a warp and of all */
 constexpr int MAX_STAGES = 8, FINISH_COLUMNS = 8; /* columns whose sums meet in shared memory at a time */
-constexpr int RESIDENT_ROWS = 8, RESIDENT_BYTES = 68 << 10; /* up to which each block makes x norm for itself */
 constexpr int SHARED_BYTES = 227 << 10;
-
-/* 16 bytes off a multiple of 128: the rows' pieces 2t lie in different banks. */
-__host__ __device__ constexpr int resident_pitch(int k) { return (k + CHUNK - 1) / CHUNK * CHUNK * 2 + 16; }
+constexpr int SQUARES_ROWS = 32; /* most rows whose squares are brought to shared memory ahead */
 
 /* Shared memory of a block: small tables first, then by these offsets. */
 struct tables {
     struct place place[PRODUCT_ROWS];
-    float squares[RESIDENT_ROWS][NORM_THREADS / 32];
     float scale[PRODUCT_ROWS];
 };
 struct layout {
-    int resident, part, ring, stage; /* the last in bytes, of one warp */
+    int part, squares, ring, stage; /* the last in bytes, of one warp */
     __host__ __device__ layout(const struct product &p, int tile, int width) {
         const int columns = p.m < FINISH_COLUMNS ? p.m : FINISH_COLUMNS;
-        resident = sizeof(struct tables);
-        part = resident + (p.a ? 0 : p.m * resident_pitch(p.k));
-        ring = (part + WARPS * columns * (tile + 4) * 4 + 127) / 128 * 128;
-        stage = (tile + (p.a ? p.m : 0)) * width * 2;
+        part = sizeof(struct tables);
+        squares = part + WARPS * columns * (tile + 4) * 4;
+        ring = (squares + (p.squares && p.m <= SQUARES_ROWS ? p.m * p.square_tiles * 4 : 0) + 127) / 128 * 128;
+        stage = (tile + p.m) * width * 2;
     }
 };
 
@@ -138,74 +136,65 @@ template <int TILE, int WIDTH> struct feeder {
             copy_stream(place_of(slot, first + j * ROWS), row[j] + min(k, p.k - 8), bytes, policy);
     }
     __device__ void activations(int slot, int at_turn) const {
-        if (!p.a) return;
         const int k = column(at_turn), bytes = k < p.k ? 16 : 0;
         for (int r = first; r < p.m; r += ROWS)
             copy_async(place_of(slot, TILE + r), p.a + (size_t)r * p.k + min(k, p.k - 8), bytes);
     }
 };
 
-/* x norm as bf16 in shared memory, and the warps' sums of squares: what rmsnorm() makes, bit for bit. MOST is the
- * least power of two that m does not exceed, so that all rows' reads are in flight together. */
-template <int MOST> __device__ __forceinline__ void norm_resident(const struct product &p, char *resident, struct tables *s) {
-    const int pitch = resident_pitch(p.k);
-    float sum[MOST] = {};
-#pragma unroll(MOST < 4 ? 4 : MOST < 8 ? 2 : 1)
-    for (int i = threadIdx.x; i < p.k / 4; i += NORM_THREADS) {
-        const float4 n = ((const float4 *)p.norm)[i];
-#pragma unroll
-        for (int r = 0; r < MOST; r++) {
-            if (r >= p.m) break;
-            const float4 v = __ldcg((const float4 *)(p.x + (size_t)r * p.k) + i);
-            sum[r] = add_squares(sum[r], v);
-            *(uint2 *)(resident + r * pitch + i * 8) = pack_bf16(times(v, n));
-        }
+/* The factors by which rows' sums are multiplied: ready, or from the squares of what made x. */
+__device__ __forceinline__ void find_scales(const struct product &p, const float *ahead, struct tables *s) {
+    for (int r = threadIdx.x / 32; r < p.m; r += WARPS) {
+        const int first = r * p.square_tiles;
+        auto square = [&](int i) { return p.m <= SQUARES_ROWS ? ahead[first + i] : __ldcg(p.squares + first + i); };
+        const float scale = p.squares ? inverse_rms(square, p.square_tiles, p.k, p.eps)
+                            : p.finish.scale ? __ldcg(p.finish.scale + r)
+                                             : 1;
+        if (threadIdx.x % 32 == 0) s->scale[r] = scale;
     }
-#pragma unroll
-    for (int r = 0; r < MOST; r++)
-        if (r < p.m) leave_squares(sum[r], s->squares[r]);
 }
-__device__ __forceinline__ void make_resident(const struct product &p, char *resident, struct tables *s) {
-    const int pitch = resident_pitch(p.k), past = (pitch - p.k * 2) / 8; /* what pads k must be zero */
-    for (int i = threadIdx.x; i < p.m * past; i += WARPS * 32)
-        *(uint2 *)(resident + i / past * pitch + p.k * 2 + i % past * 8) = make_uint2(0, 0);
-    if (p.m == 1) norm_resident<1>(p, resident, s);
-    else if (p.m == 2) norm_resident<2>(p, resident, s);
-    else if (p.m <= 4) norm_resident<4>(p, resident, s);
-    else norm_resident<8>(p, resident, s);
-    __syncthreads();
-    if (threadIdx.x < p.m) s->scale[threadIdx.x] = inverse_rms(s->squares[threadIdx.x], p.k, p.eps);
+
+/* The pair and row a thread finishes, of 8 rows from row j * 8 on. */
+template <int TILE> __device__ __forceinline__ float2 old_values(const struct product &p, int tile, int j) {
+    const int pair = tile * (TILE / 2) + threadIdx.x % (TILE / 2), row = j * 8 + threadIdx.x / (TILE / 2);
+    if (!p.finish.norm || row >= min(p.m, j * 8 + 8) || pair >= p.finish.pairs) return make_float2(0, 0);
+    const float *x = p.finish.x + (size_t)row * p.finish.n + pair;
+    return make_float2(__ldcg(x), pair + p.finish.half < p.finish.n ? __ldcg(x + p.finish.half) : 0);
 }
 
 /* Adds the warps' sums of a tile in warp order and finishes them, FINISH_COLUMNS columns at a time. */
 template <int RT, int NT>
-__device__ __forceinline__ void finish_tile(const struct product &p, int tile, const float (&c)[RT][NT][4], float *part,
-                                            const struct tables *s) {
-    constexpr int TILE = RT * 16, COLUMN = TILE + 4;
+__device__ __forceinline__ void finish_tile(const struct product &p, int tile, const float (&c)[RT][NT][4],
+                                            const float2 (&old)[NT], float *part, const struct tables *s) {
+    constexpr int TILE = RT * 16, LANES = TILE / 2, COLUMN = TILE + 4;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+    const int in_tile = threadIdx.x % LANES, column = threadIdx.x / LANES, pair = tile * LANES + in_tile;
 #pragma unroll
     for (int j = 0; j < NT; j++) {
-        const int columns = min(p.m - j * 8, FINISH_COLUMNS);
+        const int columns = min(p.m - j * 8, FINISH_COLUMNS), row = j * 8 + column;
         if (columns <= 0) break;
 #pragma unroll
         for (int r = 0; r < RT; r++)
 #pragma unroll
             for (int i = 0; i < 4; i++) {
-                const int column = t * 2 + i % 2;
-                if (column < columns) part[(warp * columns + column) * COLUMN + r * 16 + g + i / 2 * 8] = c[r][j][i];
+                const int to = t * 2 + i % 2;
+                if (to < columns) part[(warp * columns + to) * COLUMN + r * 16 + g + i / 2 * 8] = c[r][j][i];
             }
         __syncthreads();
-        for (int i = threadIdx.x; i < TILE / 2 * columns; i += WARPS * 32) {
-            const int in_tile = i % (TILE / 2), column = i / (TILE / 2), pair = tile * (TILE / 2) + in_tile;
+        if (warp * 32 / LANES < columns) { /* whole warps, for the sums of squares */
             float first = 0, second = 0;
+            const int from = min(column, columns - 1);
 #pragma unroll
             for (int v = 0; v < WARPS; v++) {
-                first += part[(v * columns + column) * COLUMN + in_tile];
-                second += part[(v * columns + column) * COLUMN + in_tile + TILE / 2];
+                first += part[(v * columns + from) * COLUMN + in_tile];
+                second += part[(v * columns + from) * COLUMN + in_tile + LANES];
             }
-            const int row = j * 8 + column;
-            if (pair < p.finish.pairs)
-                finish_pair(p.finish, row, s->place[row], pair, first * s->scale[row], second * s->scale[row]);
+            first *= s->scale[j * 8 + from];
+            second *= s->scale[j * 8 + from];
+            if (p.finish.norm)
+                finish_normed(p.finish, row, pair, tile, p.tiles, column < columns, first, second, old[j], LANES);
+            else if (column < columns && pair < p.finish.pairs)
+                finish_pair(p.finish, row, s->place[row], pair, first, second);
         }
         __syncthreads();
     }
@@ -226,20 +215,20 @@ __global__ __launch_bounds__(WARPS * 32) void skinny(const __grid_constant__ str
     for (int i = 0; i < p.stages && !feed.done(); i++, feed.advance()) feed.weights(i);
     for (int r = threadIdx.x; r < p.m; r += WARPS * 32) s->place[r] = find_place(p.finish, r);
     pdl_wait();
+    const int squares = p.squares && p.m <= SQUARES_ROWS ? p.m * p.square_tiles : 0;
+    for (int i = threadIdx.x * 4; i < squares; i += WARPS * 32 * 4)
+        copy_async(shared_address(shared + at.squares) + i * 4, p.squares + i, 16);
     for (int i = 0; i < p.stages; i++, commit()) feed.activations(i, i % feed.turns);
-    if (p.a)
-        for (int r = threadIdx.x; r < p.m; r += WARPS * 32) s->scale[r] = p.finish.scale ? p.finish.scale[r] : 1;
-    else
-        make_resident(p, shared + at.resident, s);
 
-    const int pitch = p.a ? WIDTH * 2 : resident_pitch(p.k);
     int slot = 0;
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         float c[RT][NT][4] = {};
+        float2 old[NT];
+#pragma unroll
+        for (int j = 0; j < NT; j++) old[j] = old_values<TILE>(p, tile, j);
         for (int turn = 0; turn < feed.turns; turn++) {
             const char *w = ring + slot * at.stage + g * WIDTH * 2;
-            const char *a = p.a ? ring + slot * at.stage + TILE * WIDTH * 2
-                                : shared + at.resident + (feed.column(turn) - feed.piece * 8) * 2;
+            const char *a = w + (TILE - g) * WIDTH * 2;
             wait_all_but(p.stages - 1);
             __syncwarp();
 #pragma unroll
@@ -254,8 +243,7 @@ __global__ __launch_bounds__(WARPS * 32) void skinny(const __grid_constant__ str
 #pragma unroll
                 for (int j = 0; j < NT; j++) {
                     const int row = min(j * 8 + g, p.m - 1);
-                    const uint4 b = *(const uint4 *)(a + row * pitch +
-                                                     (p.a ? (piece & 8) | ((piece ^ row) & 7) : piece) * 16);
+                    const uint4 b = *(const uint4 *)(a + row * WIDTH * 2 + ((piece & 8) | ((piece ^ row) & 7)) * 16);
 #pragma unroll
                     for (int r = 0; r < RT; r++) {
                         mma_bf16(c[r][j], lo[r].x, hi[r].x, lo[r].y, hi[r].y, b.x, b.y);
@@ -272,7 +260,11 @@ __global__ __launch_bounds__(WARPS * 32) void skinny(const __grid_constant__ str
             commit();
             slot = slot + 1 < p.stages ? slot + 1 : 0;
         }
-        finish_tile<RT, NT>(p, tile, c, (float *)(shared + at.part), s);
+        if (tile == (int)blockIdx.x) {
+            __syncthreads();
+            find_scales(p, (const float *)(shared + at.squares), s);
+        }
+        finish_tile<RT, NT>(p, tile, c, old, (float *)(shared + at.part), s);
     }
 }
 
@@ -282,10 +274,11 @@ __global__ void finish_sums(struct finish f, const float *sums) {
     pdl_wait();
     const int row = blockIdx.y;
     const struct place at = find_place(f, row);
-    const float scale = f.scale ? f.scale[row] : 1;
+    const float scale = f.scale ? __ldcg(f.scale + row) : 1;
     for (int pair = blockIdx.x * blockDim.x + threadIdx.x; pair < f.pairs; pair += gridDim.x * blockDim.x) {
         const float *s = sums + (size_t)row * f.n + first_of_pair(f, pair);
-        finish_pair(f, row, at, pair, s[0] * scale, first_of_pair(f, pair) + f.half < f.n ? s[f.half] * scale : 0);
+        finish_pair(f, row, at, pair, __ldcg(s) * scale,
+                    first_of_pair(f, pair) + f.half < f.n ? __ldcg(s + f.half) * scale : 0);
     }
 }
 
@@ -297,7 +290,7 @@ __global__ void plain(const W *w, const A *a, float *sums, int n, int k, int pit
     const int i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (i >= n) return;
     float sum = 0;
-    for (int j = lane; j < k; j += 32) sum += widen(w[(size_t)i * k + j]) * widen(a[(size_t)blockIdx.y * k + j]);
+    for (int j = lane; j < k; j += 32) sum += widen(w[(size_t)i * k + j]) * widen(__ldcg(a + (size_t)blockIdx.y * k + j));
     for (int offset = 16; offset; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
     if (lane == 0) sums[(size_t)blockIdx.y * pitch + first + i] = sum;
 }
@@ -306,7 +299,7 @@ __global__ void copy_rows(const uint4 *from, uint4 *to, size_t n) {
     pdl_release();
     pdl_wait();
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x)
-        to[i] = from[i];
+        to[i] = __ldcg(from + i);
 }
 
 /* ---- choosing ---- */
@@ -322,6 +315,7 @@ struct job {
     float eps;
     struct picks pick;
     struct finish finish;
+    const float *squares; /* of the product that made x */
 };
 
 bool is_skinny(const struct backend *be, const struct job *j) {
@@ -347,37 +341,47 @@ template <int RT, int NT, int WIDTH> void launch_skinny(struct backend *be, stru
     constexpr int TILE = RT * 16;
     p->tiles = ceil_div(p->finish.pairs, TILE / 2);
     const layout at(*p, TILE, WIDTH);
-    p->stages = ((NT <= 2 ? TUNE("BUDGET", 227) << 10 : SHARED_BYTES) - at.ring) / (at.stage * WARPS);
-    p->stages = p->stages > MAX_STAGES ? MAX_STAGES : p->stages;
-    p->stages = p->stages < 2 ? 2 : p->stages;
+    p->stages = (SHARED_BYTES - at.ring) / (at.stage * WARPS);
     const int grid = p->tiles < be->multiprocessors ? p->tiles : be->multiprocessors;
-    launch(be, "product", skinny<RT, NT, WIDTH>, grid, WARPS * 32, at.ring + (size_t)p->stages * at.stage * WARPS, *p);
+    const int useful = ceil_div(p->tiles, grid) * ceil_div(p->k, CHUNK) * (STEP / WIDTH);
+    assert(p->stages >= 2);
+    p->stages = std::clamp(useful, 2, std::min(p->stages, MAX_STAGES));
+    launch_raw(be, "product", skinny<RT, NT, WIDTH>, grid, WARPS * 32, at.ring + (size_t)p->stages * at.stage * WARPS, 1,
+               *p);
 }
 
 template <int RT> void launch_rows(struct backend *be, struct product *p) {
-    if (TUNE("WIDTH", 128) == 64 && p->m <= 8) return launch_skinny<RT, 1, 64>(be, p);
-    if (TUNE("WIDTH", 128) == 64 && p->m <= 16) return launch_skinny<RT, 2, 64>(be, p);
     if (p->m <= 8) return launch_skinny<RT, 1, 128>(be, p);
     if (p->m <= 16) return launch_skinny<RT, 2, 128>(be, p);
     if (p->m <= 32) return launch_skinny<RT, 4, 64>(be, p);
     launch_skinny<RT, 8, 64>(be, p);
 }
 
+void launch_product(struct backend *be, struct product *p) {
+    if (tile_outputs(be, p->finish.n) == 32)
+        launch_rows<2>(be, p);
+    else
+        launch_rows<1>(be, p);
+}
+
+struct product product_of(const struct job *j, const void *a, int32_t from) {
+    struct product p = {};
+    p.stack = j->stack;
+    p.m = j->m - from < PRODUCT_ROWS ? j->m - from : PRODUCT_ROWS;
+    p.k = j->k;
+    p.a = (const bf16 *)a + (size_t)from * j->k;
+    p.finish = finish_from(j->finish, from);
+    p.squares = j->squares;
+    p.eps = j->eps;
+    return p;
+}
+
 void run_skinny(struct backend *be, const struct job *j, const void *a) {
+    settle(be);
     for (int32_t from = 0; from < j->m; from += PRODUCT_ROWS) {
-        struct product p = {};
-        p.stack = j->stack;
-        p.m = j->m - from < PRODUCT_ROWS ? j->m - from : PRODUCT_ROWS;
-        p.k = j->k;
-        p.a = a ? (const bf16 *)a + (size_t)from * j->k : NULL;
-        p.x = j->x;
-        p.norm = j->norm;
-        p.eps = j->eps;
-        p.finish = finish_from(j->finish, from);
-        if (ceil_div(p.finish.pairs, 16) >= be->multiprocessors * 7 / 8)
-            launch_rows<2>(be, &p);
-        else
-            launch_rows<1>(be, &p);
+        struct product p = product_of(j, a, from);
+        p.square_tiles = ceil_div(ceil_div(j->k, 2), tile_outputs(be, j->k) / 2);
+        launch_product(be, &p);
     }
 }
 
@@ -415,17 +419,17 @@ template <typename W, typename A> void run_plain(struct backend *be, const struc
     }
 }
 
+/* Whether the projection held back made the x that this job norms; if so it is issued together with that norm. */
+bool take_held(struct backend *be, struct job *j);
+
 void run(struct backend *be, struct job *j) {
     enum dtype type = j->dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
-    bool by_blas = j->prefill && j->dtype == DTYPE_BF16 && j->k % 8 == 0;
-    bool fused = j->x && is_skinny(be, j) && !by_blas && j->m <= RESIDENT_ROWS &&
-                 j->m * resident_pitch(j->k) <= RESIDENT_BYTES && j->pick.all;
-    const void *a = fused ? NULL : j->x ? be->normed : j->a;
-    if (j->x && !fused) {
+    const void *a = j->x ? be->normed : j->a;
+    if (j->x && !take_held(be, j)) {
         rmsnorm(be, j->x, j->pick, j->norm, j->eps, j->m, j->k, type);
         j->finish.scale = be->scale;
     }
-    if (by_blas) return run_prefill(be, j, a);
+    if (j->prefill && j->dtype == DTYPE_BF16 && j->k % 8 == 0) return run_prefill(be, j, a);
     if (is_skinny(be, j)) return run_skinny(be, j, a);
     if (j->dtype == DTYPE_BF16) return run_plain<bf16, bf16>(be, j, a);
     if (j->dtype == DTYPE_F16) return run_plain<__half, float>(be, j, a);
@@ -447,6 +451,42 @@ struct finish finish_each(enum finish_kind kind, int32_t n, float *x) {
     f.half = f.pairs = ceil_div(n, 2);
     f.x = x;
     return f;
+}
+
+} // namespace
+
+/* ---- holding a projection back ----
+ *
+ * A projection adds to x, and what comes next norms x. Were the norm a kernel of its own, every product but two a
+ * pass would wait for it; so a projection is issued only when the operation behind it is known, and then does the
+ * norm's work on the x it has just made. Anything else that happens first issues it as it is. */
+struct held {
+    bool any;
+    struct product product;
+};
+
+void release_held(struct backend *be) {
+    if (!be->held->any) return;
+    be->held->any = false;
+    launch_product(be, &be->held->product);
+}
+
+namespace {
+
+bool can_hold(const struct backend *be, const struct job *j) {
+    return is_skinny(be, j) && !j->prefill && j->m <= PRODUCT_ROWS;
+}
+
+bool take_held(struct backend *be, struct job *j) {
+    struct product *p = &be->held->product;
+    if (!be->held->any || p->finish.x != j->x || p->m != j->m || p->finish.n != j->k || !j->pick.all || !can_hold(be, j))
+        return false;
+    p->finish.norm = j->norm;
+    p->finish.normed = (bf16 *)be->normed;
+    p->finish.squares = be->squares;
+    j->squares = be->squares;
+    release_held(be);
+    return true;
 }
 
 } // namespace
@@ -518,7 +558,10 @@ void cuda_project(struct backend *be, const struct rows *rows, const struct matr
     j.prefill = rows->prefill;
     j.a = a;
     j.finish = finish_each(FINISH_ADD, w->n, x);
-    run(be, &j);
+    if (!can_hold(be, &j)) return run(be, &j);
+    settle(be);
+    be->held->product = product_of(&j, a, 0);
+    be->held->any = true;
 }
 
 void cuda_logits(struct backend *be, const float *norm, float norm_eps, const struct matrix *head, const float *x,
@@ -539,8 +582,11 @@ void cuda_logits(struct backend *be, const float *norm, float norm_eps, const st
     }
 }
 
-cudaError_t prepare_products(void) {
-    const void *kernels[] = {(const void *)skinny<1, 1, 64>, (const void *)skinny<1, 2, 64>, (const void *)skinny<2, 1, 64>, (const void *)skinny<2, 2, 64>,(const void *)skinny<1, 1, 128>, (const void *)skinny<1, 2, 128>,
+cudaError_t prepare_products(struct backend *be) {
+    be->held = new (std::nothrow) struct held();
+    if (!be->held) return cudaErrorMemoryAllocation;
+    if (be->architecture < 90) return cudaSuccess;
+    const void *kernels[] = {(const void *)skinny<1, 1, 128>, (const void *)skinny<1, 2, 128>,
                              (const void *)skinny<1, 4, 64>,  (const void *)skinny<1, 8, 64>,
                              (const void *)skinny<2, 1, 128>, (const void *)skinny<2, 2, 128>,
                              (const void *)skinny<2, 4, 64>,  (const void *)skinny<2, 8, 64>};
@@ -550,3 +596,5 @@ cudaError_t prepare_products(void) {
     }
     return cudaSuccess;
 }
+
+void discard_held(struct backend *be) { delete be->held; }

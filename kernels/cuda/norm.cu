@@ -3,34 +3,30 @@
 
 namespace {
 
-__device__ __forceinline__ void store4(bf16 *p, float4 v) { *(uint2 *)p = pack_bf16(v); }
-__device__ __forceinline__ void store4(float *p, float4 v) { *(float4 *)p = v; }
+constexpr int NORM_THREADS = 512;
 
 template <typename T>
 __global__ __launch_bounds__(NORM_THREADS) void norm_rows(const float *x, const __grid_constant__ struct picks pick,
-                                                          const float *norm, float eps, int n, T *normed,
+                                                          const float *norm, float eps, int n, int lanes, T *normed,
                                                           float *scale) {
-    __shared__ float partial[NORM_THREADS / 32];
+    extern __shared__ float squares[];
     pdl_release();
     pdl_wait();
     const float *row = x + (size_t)(pick.all ? (int)blockIdx.x : pick.row[blockIdx.x]) * n;
-    float sum = 0;
+    const int half = (n + 1) / 2, tiles = (half + lanes - 1) / lanes;
     normed += (size_t)blockIdx.x * n;
-    if (n % 4 == 0)
 #pragma unroll 4
-        for (int i = threadIdx.x; i < n / 4; i += NORM_THREADS) {
-            const float4 v = ((const float4 *)row)[i];
-            sum = add_squares(sum, v);
-            store4(normed + i * 4, times(v, ((const float4 *)norm)[i]));
-        }
-    else
-        for (int i = threadIdx.x; i < n; i += NORM_THREADS) {
-            sum = fmaf(row[i], row[i], sum);
-            store(normed + i, row[i] * norm[i]);
-        }
-    leave_squares(sum, partial);
+    for (int i = threadIdx.x; i - (int)threadIdx.x % 32 < half; i += NORM_THREADS) { /* whole warps */
+        const float a = i < half ? __ldcg(row + i) : 0, b = i < half && i + half < n ? __ldcg(row + i + half) : 0;
+        const float sum = tile_squares(a, b, lanes);
+        if (i % lanes == 0 && i < half) squares[i / lanes] = sum;
+        if (i < half) store(normed + i, a * norm[i]);
+        if (i < half && i + half < n) store(normed + i + half, b * norm[i + half]);
+    }
     __syncthreads();
-    if (threadIdx.x == 0) scale[blockIdx.x] = inverse_rms(partial, n, eps);
+    if (threadIdx.x >= 32) return;
+    const float factor = inverse_rms([&](int i) { return squares[i]; }, tiles, n, eps);
+    if (threadIdx.x == 0) scale[blockIdx.x] = factor;
 }
 
 template <typename T> __global__ void embed_rows(const int32_t *token, const T *table, int n, float *x) {
@@ -44,11 +40,14 @@ template <typename T> __global__ void embed_rows(const int32_t *token, const T *
 
 void rmsnorm(struct backend *be, const float *x, struct picks pick, const float *norm, float eps, int32_t n,
              int32_t width, enum dtype type) {
+    const int lanes = tile_outputs(be, width) / 2;
+    const size_t shared = (size_t)ceil_div(ceil_div(width, 2), lanes) * 4;
     if (type == DTYPE_BF16)
-        launch(be, "norm", norm_rows<bf16>, n, NORM_THREADS, 0, x, pick, norm, eps, width, (bf16 *)be->normed, be->scale);
+        launch(be, "norm", norm_rows<bf16>, n, NORM_THREADS, shared, x, pick, norm, eps, width, lanes,
+               (bf16 *)be->normed, be->scale);
     else
-        launch(be, "norm", norm_rows<float>, n, NORM_THREADS, 0, x, pick, norm, eps, width, (float *)be->normed,
-               be->scale);
+        launch(be, "norm", norm_rows<float>, n, NORM_THREADS, shared, x, pick, norm, eps, width, lanes,
+               (float *)be->normed, be->scale);
 }
 
 void cuda_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float *x) {

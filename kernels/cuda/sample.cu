@@ -26,7 +26,7 @@ __global__ __launch_bounds__(1024) void argmax_rows(const float *logits, int voc
     const float *row = logits + (size_t)blockIdx.x * vocab;
     struct best mine = {-INFINITY, INT_MAX};
     for (int i = threadIdx.x; i < vocab; i += blockDim.x) {
-        float v = row[i];
+        float v = __ldcg(row + i);
         mine = better(mine, {v != v ? -INFINITY : v, i});
     }
     mine = warp_best(mine);
