@@ -32,15 +32,17 @@ enum { ISAS = sizeof isas / sizeof *isas };
 
 static const float POISON = NAN;
 
-/* ---- a machine: a backend and its table ---- */
+/* ---- machines: backends and their tables ---- */
 
 struct machine {
+    const char *isa;
     const struct ops *ops;
     struct backend *be;
 };
 
 static bool machine_open(int isa, int32_t threads, const struct shape *s, struct machine *m) {
-    outrider_status status = cpu_open(isas[isa], threads, &m->ops, &m->be);
+    m->isa = isas[isa];
+    outrider_status status = cpu_open(m->isa, threads, &m->ops, &m->be);
     if (status == OUTRIDER_EINVAL && isa > 0) return false; /* not on this machine */
     assert_int_equal(status, OUTRIDER_OK);
     int32_t width = s->heads * s->head_dim > s->intermediate ? s->heads * s->head_dim : s->intermediate;
@@ -50,6 +52,22 @@ static bool machine_open(int isa, int32_t threads, const struct shape *s, struct
 
 static void machine_close(struct machine *m) {
     m->ops->close(m->be);
+}
+
+/* One of each instruction set, side by side, so that a reference is computed once for all. */
+struct machines {
+    struct machine m[ISAS];
+    int n;
+};
+
+static struct machines machines_open(const struct shape *s) {
+    struct machines all = {.n = 0};
+    for (int isa = 0; isa < ISAS; isa++) all.n += machine_open(isa, 2, s, &all.m[all.n]);
+    return all;
+}
+
+static void machines_close(struct machines *all) {
+    for (int i = 0; i < all->n; i++) machine_close(&all->m[i]);
 }
 
 /* ---- a world: one layer, sequences in scattered pages, and rows at awkward places ---- */
@@ -191,88 +209,109 @@ static struct value *activations_of(const struct world *w, int32_t row, const fl
 
 /* ---- exactness, operation by operation ---- */
 
-typedef void check_fn(struct machine *m, struct world *w, const char *isa);
+typedef void check_fn(struct machines *all, struct world *w);
 
-static void each_shape_and_isa(check_fn *check) {
+static void each_shape(check_fn *check) {
     for (int i = 0; i < SHAPES; i++) {
         struct world w;
         world_open(&shapes[i], &w);
-        for (int isa = 0; isa < ISAS; isa++) {
-            struct machine m;
-            if (!machine_open(isa, 2, &shapes[i], &m)) continue;
-            check(&m, &w, isas[isa]);
-            machine_close(&m);
-        }
+        struct machines all = machines_open(&shapes[i]);
+        check(&all, &w);
+        machines_close(&all);
         world_close(&w);
     }
 }
 
-static void check_embed(struct machine *m, struct world *w, const char *isa) {
-    size_t hidden = (size_t)w->s->hidden;
-    float *x = poisoned(ROWS * hidden);
-    m->ops->embed(m->be, &w->rows, &w->table, x);
-    for (size_t i = 0; i < ROWS * hidden; i++) {
-        double want = get(w->s->weights, w->table.data, (size_t)w->token[i / hidden] * hidden + i % hidden);
-        close_to((struct value){want, 0}, x[i], w->s->name, isa, "x", i);
-    }
-    free(x);
+/* An output of each machine. */
+struct outputs {
+    const struct machines *all;
+    const char *shape, *what;
+    float *x[ISAS];
+};
+
+static struct outputs outputs_open(const struct machines *all, const struct world *w, const char *what,
+                                   size_t n) {
+    struct outputs o = {.all = all, .shape = w->s->name, .what = what};
+    for (int i = 0; i < all->n; i++) o.x[i] = poisoned(n);
+    return o;
 }
 
-static void check_project(struct machine *m, struct world *w, const char *isa) {
+static void outputs_close(struct outputs *o) {
+    for (int i = 0; i < o->all->n; i++) free(o->x[i]);
+}
+
+static void all_close(const struct outputs *o, size_t at, struct value want) {
+    for (int i = 0; i < o->all->n; i++) close_to(want, o->x[i][at], o->shape, o->all->m[i].isa, o->what, at);
+}
+
+static void check_embed(struct machines *all, struct world *w) {
+    size_t hidden = (size_t)w->s->hidden;
+    struct outputs x = outputs_open(all, w, "x", ROWS * hidden);
+    for (int i = 0; i < all->n; i++) all->m[i].ops->embed(all->m[i].be, &w->rows, &w->table, x.x[i]);
+    for (size_t i = 0; i < ROWS * hidden; i++) {
+        double want = get(w->s->weights, w->table.data, (size_t)w->token[i / hidden] * hidden + i % hidden);
+        all_close(&x, i, (struct value){want, 0});
+    }
+    outputs_close(&x);
+}
+
+static void check_project(struct machines *all, struct world *w) {
     int32_t n = w->l.down.n, k = w->l.down.k;
     uint64_t seed = 7;
-    float *in = random_floats(&seed, (size_t)(ROWS * k), 0.1f, 1),
-          *x = malloc((size_t)(ROWS * n) * sizeof *x);
+    float *in = random_floats(&seed, (size_t)(ROWS * k), 0.1f, 1);
     struct value *a = malloc((size_t)k * sizeof *a);
-    memcpy(x, w->x, (size_t)(ROWS * n) * sizeof *x);
-    m->ops->project(m->be, &w->rows, &w->l.down, in, x);
+    struct outputs x = outputs_open(all, w, "x", (size_t)(ROWS * n));
+    for (int i = 0; i < all->n; i++) {
+        memcpy(x.x[i], w->x, (size_t)(ROWS * n) * sizeof(float));
+        all->m[i].ops->project(all->m[i].be, &w->rows, &w->l.down, in, x.x[i]);
+    }
     for (int32_t r = 0; r < ROWS; r++) {
         activations(w->s, in + r * k, k, NULL, 0, a);
         for (int32_t j = 0; j < n; j++) {
             struct value want = product(&w->l.down, j, a);
             want.is += w->x[r * n + j], want.slack += 1e-7 * fabs(want.is);
-            close_to(want, x[r * n + j], w->s->name, isa, "x", (size_t)(r * n + j));
+            all_close(&x, (size_t)(r * n + j), want);
         }
     }
-    free(a), free(in), free(x);
+    outputs_close(&x);
+    free(a), free(in);
 }
 
-static void check_gate_up(struct machine *m, struct world *w, const char *isa) {
+static void check_gate_up(struct machines *all, struct world *w) {
     const struct mlp_block *b = &w->l.mlp;
     int32_t n = b->gate.n;
-    float *hidden = poisoned((size_t)(ROWS * n));
-    m->ops->gate_up(m->be, &w->rows, b, w->x, hidden);
+    struct outputs hidden = outputs_open(all, w, "hidden", (size_t)(ROWS * n));
+    for (int i = 0; i < all->n; i++) all->m[i].ops->gate_up(all->m[i].be, &w->rows, b, w->x, hidden.x[i]);
     for (int32_t r = 0; r < ROWS; r++) {
         struct value *a = activations_of(w, r, b->norm, b->norm_eps);
         for (int32_t j = 0; j < n; j++) {
             struct value gate = product(&b->gate, j, a), up = product(&b->up, j, a);
             double silu = gate.is / (1 + exp(-gate.is)), is = silu * up.is; /* silu's slope is below 1.1 */
             double slack = 1.1 * gate.slack * fabs(up.is) + fabs(silu) * up.slack + gate.slack * up.slack;
-            close_to((struct value){is, slack + 1e-6 * fabs(is)}, hidden[r * n + j], w->s->name, isa,
-                     "hidden", (size_t)(r * n + j));
+            all_close(&hidden, (size_t)(r * n + j), (struct value){is, slack + 1e-6 * fabs(is)});
         }
         free(a);
     }
-    free(hidden);
+    outputs_close(&hidden);
 }
 
-static void check_logits(struct machine *m, struct world *w, const char *isa) {
+static void check_logits(struct machines *all, struct world *w) {
     enum { PICKS = 5 };
     const int32_t pick[PICKS] = {149, 0, 77, 77, 3};
     const float *norm = w->l.mlp.norm;
     size_t vocab = (size_t)w->s->vocab;
     for (int round = 0; round < 2; round++) {
         const int32_t *picked = round ? pick : NULL;
-        float *logits = poisoned(PICKS * vocab);
-        m->ops->logits(m->be, norm, 1e-6f, &w->table, w->x, picked, PICKS, logits);
+        struct outputs logits = outputs_open(all, w, "logits", PICKS * vocab);
+        for (int i = 0; i < all->n; i++)
+            all->m[i].ops->logits(all->m[i].be, norm, 1e-6f, &w->table, w->x, picked, PICKS, logits.x[i]);
         for (int32_t i = 0; i < PICKS; i++) {
             struct value *a = activations_of(w, picked ? picked[i] : i, norm, 1e-6);
             for (size_t v = 0; v < vocab; v++)
-                close_to(product(&w->table, (int32_t)v, a), logits[(size_t)i * vocab + v], w->s->name, isa,
-                         "logits", (size_t)i * vocab + v);
+                all_close(&logits, (size_t)i * vocab + v, product(&w->table, (int32_t)v, a));
             free(a);
         }
-        free(logits);
+        outputs_close(&logits);
     }
 }
 
@@ -291,17 +330,35 @@ static struct value stored(enum dtype type, struct value v) {
     return (struct value){v.is, v.slack + fabs(v.is) * 0x1p-11 + 0x1p-25};
 }
 
-static void check_head(const struct world *w, const struct value *a, int32_t row, const struct matrix *m,
-                       int32_t head, bool turn, double scale, enum dtype type, const void *got, size_t at,
-                       const char *isa, const char *what) {
-    int32_t dim = w->s->head_dim;
+/* What one operation left: queries, and a cache of its own. */
+struct written {
+    float *q;
+    struct kv_layer kv;
+};
+
+enum part { QUERY, KEY, VALUE };
+
+static void check_head(const struct machines *all, const struct world *w, const struct written *got,
+                       const struct value *a, int32_t row, enum part part, int32_t head) {
+    static const char *const names[] = {"q", "k", "v"};
+    const struct attention_block *b = &w->l.attention;
+    const struct matrix *m = part == QUERY ? &b->q : part == KEY ? &b->k : &b->v;
+    const int32_t dim = w->s->head_dim;
     const float *rope = w->rope + (size_t)w->position[row] * (size_t)dim;
+    const enum dtype type = part == QUERY ? DTYPE_F32 : w->s->cache;
+    const double scale = part == QUERY ? 1 / sqrt(dim) : 1;
+    const size_t at = part == QUERY ? (size_t)((row * w->s->heads + head) * dim)
+                                    : cache_at(w, w->slot[row], w->position[row], head);
     struct value *y = malloc((size_t)dim * sizeof *y);
     for (int32_t d = 0; d < dim; d++) y[d] = product(m, head * dim + d, a);
     for (int32_t d = 0; d < dim; d++) {
-        struct value want = turn ? rotated(rope, y, dim, d) : y[d];
-        want = (struct value){want.is * scale, want.slack * scale + 2e-7 * fabs(want.is)};
-        close_to(stored(type, want), get(type, got, at + (size_t)d), w->s->name, isa, what, at + (size_t)d);
+        struct value want = part == VALUE ? y[d] : rotated(rope, y, dim, d);
+        want = stored(type, (struct value){want.is * scale, want.slack * scale + 2e-7 * fabs(want.is)});
+        for (int i = 0; i < all->n; i++) {
+            const void *from = part == QUERY ? got[i].q : part == KEY ? got[i].kv.k : got[i].kv.v;
+            close_to(want, get(type, from, at + (size_t)d), w->s->name, all->m[i].isa, names[part],
+                     at + (size_t)d);
+        }
     }
     free(y);
 }
@@ -324,39 +381,39 @@ static void *copy_of(const void *from, size_t bytes) {
     return memcpy(malloc(bytes), from, bytes);
 }
 
-static void check_qkv(struct machine *m, struct world *w, const char *isa) {
-    const struct shape *s = w->s;
+static void check_qkv(struct machines *all, struct world *w) {
     const struct attention_block *b = &w->l.attention;
-    struct kv_layer kv = w->kv;
-    kv.k = copy_of(w->kv.k, w->pool_bytes), kv.v = copy_of(w->kv.v, w->pool_bytes);
-    float *q = poisoned((size_t)(ROWS * s->heads * s->head_dim));
-    m->ops->qkv(m->be, &w->rows, b, w->x, q, &kv);
+    struct written got[ISAS];
+    for (int i = 0; i < all->n; i++) {
+        got[i] = (struct written){poisoned((size_t)(ROWS * w->s->heads * w->s->head_dim)), w->kv};
+        got[i].kv.k = copy_of(w->kv.k, w->pool_bytes), got[i].kv.v = copy_of(w->kv.v, w->pool_bytes);
+        all->m[i].ops->qkv(all->m[i].be, &w->rows, b, w->x, got[i].q, &got[i].kv);
+    }
     for (int32_t r = 0; r < ROWS; r++) {
         struct value *a = activations_of(w, r, b->norm, b->norm_eps);
-        for (int32_t h = 0; h < s->heads; h++)
-            check_head(w, a, r, &b->q, h, true, 1 / sqrt(s->head_dim), DTYPE_F32, q,
-                       (size_t)((r * s->heads + h) * s->head_dim), isa, "q");
-        for (int32_t h = 0; h < s->kv_heads; h++) {
-            size_t at = cache_at(w, w->slot[r], w->position[r], h);
-            check_head(w, a, r, &b->k, h, true, 1, s->cache, kv.k, at, isa, "k");
-            check_head(w, a, r, &b->v, h, false, 1, s->cache, kv.v, at, isa, "v");
-        }
+        for (int32_t h = 0; h < w->s->heads; h++) check_head(all, w, got, a, r, QUERY, h);
+        for (int32_t h = 0; h < w->s->kv_heads; h++) check_head(all, w, got, a, r, KEY, h);
+        for (int32_t h = 0; h < w->s->kv_heads; h++) check_head(all, w, got, a, r, VALUE, h);
         free(a);
     }
-    untouched_elsewhere(w, w->kv.k, kv.k, isa);
-    untouched_elsewhere(w, w->kv.v, kv.v, isa);
-    free(q), free(kv.k), free(kv.v);
+    for (int i = 0; i < all->n; i++) {
+        untouched_elsewhere(w, w->kv.k, got[i].kv.k, all->m[i].isa);
+        untouched_elsewhere(w, w->kv.v, got[i].kv.v, all->m[i].isa);
+        free(got[i].q), free(got[i].kv.k), free(got[i].kv.v);
+    }
 }
 
-static void check_attended(const struct world *w, const float *q, int32_t r, int32_t h, const float *got,
-                           const char *isa) {
-    const int32_t dim = w->s->head_dim, length = w->position[r] + 1,
-                  kv_head = h / (w->s->heads / w->s->kv_heads);
+static void check_attended(const struct outputs *out, const struct world *w, const float *q, int32_t r,
+                           int32_t h) {
+    const int32_t dim = w->s->head_dim, length = w->position[r] + 1;
+    const int32_t kv_head = h / (w->s->heads / w->s->kv_heads);
+    const size_t at = (size_t)((r * w->s->heads + h) * dim);
     double *p = malloc((size_t)length * sizeof *p), most = -INFINITY, sum = 0, magnitude = 0;
     for (int32_t t = 0; t < length; t++) {
         double size = p[t] = 0;
         for (int32_t d = 0; d < dim; d++) {
-            double term = q[d] * get(w->s->cache, w->kv.k, cache_at(w, w->slot[r], t, kv_head) + (size_t)d);
+            size_t key = cache_at(w, w->slot[r], t, kv_head) + (size_t)d;
+            double term = q[at + (size_t)d] * get(w->s->cache, w->kv.k, key);
             p[t] += term, size += fabs(term);
         }
         most = fmax(most, p[t]), magnitude = fmax(magnitude, size);
@@ -368,48 +425,47 @@ static void check_attended(const struct world *w, const float *q, int32_t r, int
             double v = get(w->s->cache, w->kv.v, cache_at(w, w->slot[r], t, kv_head) + (size_t)d);
             is += p[t] / sum * v, around += p[t] / sum * fabs(v);
         }
-        close_to((struct value){is, around * EPSILON * (1 + magnitude)}, got[d], w->s->name, isa, "attended",
-                 (size_t)((r * w->s->heads + h) * dim + d));
+        all_close(out, at + (size_t)d, (struct value){is, around * EPSILON * (1 + magnitude)});
     }
     free(p);
 }
 
-static void check_attention(struct machine *m, struct world *w, const char *isa) {
+static void check_attention(struct machines *all, struct world *w) {
     const size_t wide = (size_t)(w->s->heads * w->s->head_dim);
     uint64_t seed = 11;
-    float *q = random_floats(&seed, ROWS * wide, 0, 0.7f), *out = poisoned(ROWS * wide);
-    m->ops->attention(m->be, &w->rows, &w->l.attention, q, &w->kv, out);
+    float *q = random_floats(&seed, ROWS * wide, 0, 0.7f);
+    struct outputs out = outputs_open(all, w, "attended", ROWS * wide);
+    for (int i = 0; i < all->n; i++)
+        all->m[i].ops->attention(all->m[i].be, &w->rows, &w->l.attention, q, &w->kv, out.x[i]);
     for (int32_t r = 0; r < ROWS; r++)
-        for (int32_t h = 0; h < w->s->heads; h++) {
-            size_t at = (size_t)r * wide + (size_t)(h * w->s->head_dim);
-            check_attended(w, q + at, r, h, out + at, isa);
-        }
-    free(q), free(out);
+        for (int32_t h = 0; h < w->s->heads; h++) check_attended(&out, w, q, r, h);
+    outputs_close(&out);
+    free(q);
 }
 
 static void test_embed(void **state) {
     (void)state;
-    each_shape_and_isa(check_embed);
+    each_shape(check_embed);
 }
 static void test_qkv(void **state) {
     (void)state;
-    each_shape_and_isa(check_qkv);
+    each_shape(check_qkv);
 }
 static void test_attention(void **state) {
     (void)state;
-    each_shape_and_isa(check_attention);
+    each_shape(check_attention);
 }
 static void test_project(void **state) {
     (void)state;
-    each_shape_and_isa(check_project);
+    each_shape(check_project);
 }
 static void test_gate_up(void **state) {
     (void)state;
-    each_shape_and_isa(check_gate_up);
+    each_shape(check_gate_up);
 }
 static void test_logits(void **state) {
     (void)state;
-    each_shape_and_isa(check_logits);
+    each_shape(check_logits);
 }
 
 /* ---- one row, many companies ---- */
@@ -528,18 +584,15 @@ static void test_row_invariance(void **state) {
 
 /* ---- particular promises ---- */
 
-typedef void machine_fn(struct machine *m, const char *isa);
+typedef void machine_fn(struct machine *m);
 
 static void each_isa(machine_fn *check) {
-    for (int isa = 0; isa < ISAS; isa++) {
-        struct machine m;
-        if (!machine_open(isa, 2, &shapes[0], &m)) continue;
-        check(&m, isas[isa]);
-        machine_close(&m);
-    }
+    struct machines all = machines_open(&shapes[0]);
+    for (int i = 0; i < all.n; i++) check(&all.m[i]);
+    machines_close(&all);
 }
 
-static void check_argmax(struct machine *m, const char *isa) {
+static void check_argmax(struct machine *m) {
     enum { VOCAB = 1000, CASES = 9 };
     uint64_t seed = 5;
     float *logits = random_floats(&seed, CASES * VOCAB, 0, 1);
@@ -556,7 +609,7 @@ static void check_argmax(struct machine *m, const char *isa) {
     int32_t got[CASES] = {-1, -1, -1, -1, -1, -1, -1, -1, -1};
     m->ops->argmax(m->be, logits, CASES, VOCAB, got);
     for (int i = 0; i < CASES; i++)
-        if (got[i] != want[i]) fail_msg("%s: argmax of case %d is %d, not %d", isa, i, got[i], want[i]);
+        if (got[i] != want[i]) fail_msg("%s: argmax of case %d is %d, not %d", m->isa, i, got[i], want[i]);
     for (int32_t vocab = 1; vocab < 70; vocab++) { /* every tail */
         int32_t best = 0, token = -1;
         for (int32_t i = 1; i < vocab; i++)
@@ -573,7 +626,7 @@ static void test_argmax(void **state) {
 }
 
 /* Values through a diagonal matrix into an f16 cache: rounded to nearest even, saturated, NaN kept. */
-static void check_f16_store(struct machine *m, const char *isa) {
+static void check_f16_store(struct machine *m) {
     static const double samples[] = {
         0,           -0.0,      1,          -1.5,        65504,         65519.9,   65520,
         1e9,         -1e30,     -INFINITY,  INFINITY,    NAN,           6.1e-5,    0x1p-14,
@@ -592,7 +645,7 @@ static void check_f16_store(struct machine *m, const char *isa) {
     for (int i = 0; i < N; i++) {
         double got = f16_value(v[i]), want = isnan(w[i]) ? NAN : to_f16(w[i]);
         if (!(isnan(want) ? isnan(got) : got == want))
-            fail_msg("%s: %g is stored as %g", isa, samples[i], got);
+            fail_msg("%s: %g is stored as %g", m->isa, samples[i], got);
     }
 }
 
@@ -602,7 +655,7 @@ static void test_f16_store(void **state) {
 }
 
 /* Every f16 read as a weight must be its exact value; every bf16 too. */
-static void check_widening(struct machine *m, const char *isa) {
+static void check_widening(struct machine *m) {
     static uint16_t all[65536];
     static float x[65536];
     static int32_t token[4096], zero[4096];
@@ -615,7 +668,7 @@ static void check_widening(struct machine *m, const char *isa) {
         for (int i = 0; i < 65536; i++) {
             double want = get(table.dtype, all, (size_t)i);
             if (!(isnan(want) ? isnan(x[i]) : x[i] == want))
-                fail_msg("%s: %04x reads as %g, not %g", isa, i, x[i], want);
+                fail_msg("%s: %04x reads as %g, not %g", m->isa, i, x[i], want);
         }
     }
 }
@@ -626,7 +679,7 @@ static void test_widening(void **state) {
 }
 
 /* silu over the whole range of exp. */
-static void check_silu(struct machine *m, const char *isa) {
+static void check_silu(struct machine *m) {
     enum { N = 4000 };
     static float gate[N], up[N], hidden[N];
     float x[1] = {1}, norm[1] = {1};
@@ -638,7 +691,7 @@ static void check_silu(struct machine *m, const char *isa) {
     for (int i = 0; i < N; i++) {
         double want = gate[i] / (1 + exp(-(double)gate[i]));
         if (!(fabs(hidden[i] - want) <= 3e-7 * fabs(want) + 1e-36))
-            fail_msg("%s: silu(%g) is %g, not %g", isa, gate[i], hidden[i], want);
+            fail_msg("%s: silu(%g) is %g, not %g", m->isa, gate[i], hidden[i], want);
     }
 }
 
@@ -664,7 +717,7 @@ static void test_open(void **state) {
     ops->close(NULL);
 }
 
-static void check_memory(struct machine *m, const char *isa) {
+static void check_memory(struct machine *m) {
     void *p;
     const void *host = shapes, *weight;
     char back[5];
@@ -686,7 +739,7 @@ static void check_memory(struct machine *m, const char *isa) {
     assert_int_equal(m->ops->sync(m->be), OUTRIDER_OK);
     double rate = -1;
     assert_int_equal(m->ops->read_bandwidth(m->be, 3000000, &rate), OUTRIDER_OK);
-    if (!(rate > 0.1 && rate < 1e5)) fail_msg("%s: read_bandwidth is %g GB/s", isa, rate);
+    if (!(rate > 0.1 && rate < 1e5)) fail_msg("%s: read_bandwidth is %g GB/s", m->isa, rate);
 }
 
 static void test_memory(void **state) {
