@@ -24,8 +24,7 @@ SAY = $(if $(filter 1,$(V)),@:,@echo)
 WARN     := -Wall -Wextra -Werror
 OPT      := $(if $(filter 1,$(DEBUG)),-O1 -DOUTRIDER_DEBUG,-O3)
 SAN      := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
-CPPFLAGS += -I. -D_GNU_SOURCE -DOUTRIDER_VERSION='"$(VERSION)"' -DOUTRIDER_PREFIX='"$(PREFIX)"' \
-            $(if $(filter 1,$(CUDA)),-DOUTRIDER_CUDA)
+CPPFLAGS += -I. -D_GNU_SOURCE -DOUTRIDER_VERSION='"$(VERSION)"' $(if $(filter 1,$(CUDA)),-DOUTRIDER_CUDA)
 # Bits must not depend on the compiler's liking: no contraction, no fast-math.
 CFLAGS   += -std=c11 -g -fPIC -fopenmp -ffp-contract=off $(OPT) $(WARN) $(SAN)
 CXXFLAGS += -std=c++17 -g -fPIC $(OPT) $(WARN) $(SAN)

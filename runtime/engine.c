@@ -26,7 +26,7 @@ outrider_settings outrider_settings_defaults(const outrider_engine *e) {
                            .n_predict = -1,
                            .draft_n = -1,
                            .drafters = OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_NGRAM,
-                           .accept = OUTRIDER_ACCEPT_REJECTION};
+                           .accept = OUTRIDER_ACCEPT_BLOCK};
     if (!e) return s;
     const struct generation_config *g = &e->model[OUTRIDER_VERIFIER]->generation;
     if (!isnan(g->temperature)) s.temperature = g->temperature;

@@ -273,6 +273,10 @@ outrider_status outrider_session_append_message(outrider_session *s, const char 
         return fail(OUTRIDER_EINVAL, "the model has no chat template; name one with --chat-template");
     }
 
+    /* The words of an answer whose header is written already. */
+    if (role == CHAT_ASSISTANT && s->answer_open && s->n == s->answer)
+        return outrider_session_append_text(s, text, bytes);
+
     struct token_list list = {0};
     size_t turns = s->n_turns, encoded = s->turns_encoded;
     bool answered = s->answer_open;

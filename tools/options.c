@@ -81,8 +81,10 @@ static const struct option_spec table[N_OPTIONS] = {
         CMD_TEXT, "speculation", "K", -1, OUTRIDER_MAX_DRAFT, .initial = "-1", .shown = "auto",
         .help = "tokens proposed in a round; 0 for plain decoding, -1 or auto to let the engine choose"},
     [OPT_SPEC_ACCEPT] = {"spec-accept", NULL, NULL, KIND_CHOICE, CMD_WRITES, "speculation",
-        "rejection|block|coupled", .initial = "rejection",
+        "rejection|block|coupled", .initial = "block", .shown = "block; coupled when a seed is given",
         .help = "acceptance rule when sampling; coupled gives one text per seed whatever the draft"},
+    [OPT_REPRODUCIBLE] = {"reproducible", NULL, NULL, KIND_FLAG, CMD_WRITES, "speculation",
+        .help = "the same as --spec-accept coupled, whatever else says otherwise"},
 
     [OPT_BENCH_N_PROMPT] = {"n-prompt", "p", NULL, KIND_TEXT, CMD_BENCH, "measurement", "LIST",
         .initial = "512", .help = "prompt lengths to time, such as 128,512; 0 for none"},

@@ -150,7 +150,10 @@ int setup_settings(const struct options *o, const outrider_engine *engine, outri
     out->ignore_eos = v[OPT_IGNORE_EOS].integer;
     out->stop = (const char *const *)v[OPT_STOP].list;
     out->n_stop = v[OPT_STOP].n;
+    /* Who names a seed expects one text for it, and only the coupled rule gives that with any K. */
+    bool seeded = v[OPT_SEED].given && v[OPT_SEED].integer >= 0 && !v[OPT_SPEC_ACCEPT].given;
     out->accept = (outrider_accept_rule)v[OPT_SPEC_ACCEPT].integer;
+    if (seeded || v[OPT_REPRODUCIBLE].integer) out->accept = OUTRIDER_ACCEPT_COUPLED;
     CHECK(set_seed(v[OPT_SEED].text ? v[OPT_SEED].integer : -1, out));
     return set_biases(&v[OPT_LOGIT_BIAS], out);
 }
