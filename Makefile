@@ -64,6 +64,7 @@ endif
 # ---- targets ----
 .PHONY: all run chat test exact asan bench gpu-check format install uninstall help clean
 .DELETE_ON_ERROR:
+.SECONDARY:
 all: $(BUILD)/outrider $(BUILD)/liboutrider.so
 
 help:

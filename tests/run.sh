@@ -2,12 +2,15 @@
 # Runs every test given (cmocka programs and Python scripts), each with its output shown only when it fails,
 # and closes with one line: N passed, N failed. A test is one cmocka case or one "ok"/"FAIL" line of a script.
 export BUILD OUTRIDER="$BUILD/outrider"
+# The system's own Python is the one that has the packages.
+PYTHON=/usr/bin/python3
+[ -x $PYTHON ] || PYTHON=python3
 passed=0 failed=0
 for test; do
     log=$(mktemp)
     start=$(date +%s.%N)
     case $test in
-        *.py) python3 "$test" >"$log" 2>&1 ;;
+        *.py) $PYTHON "$test" >"$log" 2>&1 ;;
         *) "$test" >"$log" 2>&1 ;;
     esac
     rc=$?

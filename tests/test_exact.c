@@ -15,7 +15,12 @@
 
 #define VERIFIER "weights/tale/verifier"
 #define DRAFT "weights/tale/draft"
-enum { PROMPTS = 40, TOKENS = 256, MAX_BATCH = 8, CONTEXT = 512 };
+#ifdef __SANITIZE_ADDRESS__
+enum { PROMPTS = 8, TOKENS = 48 }; /* ten times slower there; the paths are the same */
+#else
+enum { PROMPTS = 40, TOKENS = 256 };
+#endif
+enum { MAX_BATCH = 8, CONTEXT = 512 };
 
 static char *prompts[PROMPTS];
 static int32_t plain[PROMPTS][CONTEXT];
@@ -108,7 +113,7 @@ static void equal_draft_is_accepted(void **state) {
         while (outrider_session_stop(session) == OUTRIDER_RUNNING) OK(outrider_round(&session, 1));
         outrider_stats stats;
         outrider_session_stats(session, &stats);
-        assert_true(stats.draft_n > 120);
+        assert_true(stats.draft_n > TOKENS * 2 / 5);
         assert_int_equal(stats.draft_n, stats.draft_n_accepted);
         outrider_session_close(session);
     }
