@@ -160,6 +160,10 @@ outrider_status outrider_engine_open(const outrider_engine_options *o, outrider_
     if (!e) return fail_memory("an engine", sizeof *e);
     e->options = *o;
     outrider_status status;
+    if (o->cost_cache && !(e->cost_cache = strdup(o->cost_cache))) {
+        status = fail_memory("a path", strlen(o->cost_cache));
+        goto cleanup;
+    }
     TRY_GOTO(cleanup, choose_context(e, o));
     TRY_GOTO(cleanup, tokenizer_open(o->model, &e->tokenizer));
     TRY_GOTO(cleanup, choose_chat(e, o));
@@ -189,6 +193,7 @@ void outrider_engine_close(outrider_engine *e) {
     kv_destroy(e->kv);
     tokenizer_close(e->tokenizer);
     if (e->be) e->ops->close(e->be);
+    free(e->cost_cache);
     free(e);
 }
 
@@ -326,17 +331,20 @@ outrider_status outrider_time_pass(outrider_engine *e, outrider_which which, int
     return time_pass(e, which, rows, depth, 2, repeats, us);
 }
 
-/* Few and short, for it is time taken from the first answer: about ten tokens' worth. What single
- * measurements get wrong, the rounds that follow correct. */
+/* Few and short, for it is time taken from the first answer ever. What they get wrong, the rounds that follow
+ * correct. */
 outrider_status engine_measure_costs(outrider_engine *e) {
-    static const int32_t rows[] = {1, 4, OUTRIDER_MAX_DRAFT + 1};
+    static const int32_t rows[] = {1, 2, 4, 8, OUTRIDER_MAX_DRAFT + 1};
     enum { COUNTS = sizeof rows / sizeof *rows };
     double us[COUNTS], draft_us = 0;
     int32_t n = 0;
     if (e->costs.known) return OUTRIDER_OK;
-    for (; n < COUNTS && rows[n] <= e->ctx_size; n++)
-        TRY(time_pass(e, OUTRIDER_VERIFIER, rows[n], 0, 1, 1, &us[n]));
-    if (e->model[OUTRIDER_DRAFT]) TRY(time_pass(e, OUTRIDER_DRAFT, 1, 0, 1, 3, &draft_us));
+    while (n < COUNTS && rows[n] <= e->ctx_size) n++;
+    if (!costs_load(e, n, us, &draft_us)) {
+        for (int32_t i = 0; i < n; i++) TRY(time_pass(e, OUTRIDER_VERIFIER, rows[i], 0, 1, 3, &us[i]));
+        if (e->model[OUTRIDER_DRAFT]) TRY(time_pass(e, OUTRIDER_DRAFT, 1, 0, 1, 5, &draft_us));
+        costs_save(e, n, us, draft_us);
+    }
     costs_set(&e->costs, n, rows, us, draft_us);
     return OUTRIDER_OK;
 }

@@ -38,6 +38,7 @@ struct outrider_engine {
     float *logits; /* host copy of a pass's logits, [max_logits][vocab] */
     float *dense;  /* [vocab], zero between uses */
     struct costs costs;
+    char *cost_cache;           /* folder of costs_file.c; NULL for none */
     outrider_session *sessions; /* all open ones, linked */
 };
 
@@ -118,6 +119,10 @@ int32_t batch_pick(const outrider_engine *e, int32_t row);
 /* -- engine.c -- */
 /* Measures what the controller must know; once, when a session first asks for it. */
 outrider_status engine_measure_costs(outrider_engine *e);
+
+/* -- costs_file.c: the measured costs of earlier runs; false when there are none -- */
+bool costs_load(outrider_engine *e, int32_t n, double *us, double *draft_us);
+void costs_save(const outrider_engine *e, int32_t n, const double *us, double draft_us);
 
 /* -- session.c -- */
 /* Takes one token of the answer over: counts it, turns it into text, sees whether the text ends with it. */

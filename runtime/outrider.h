@@ -68,6 +68,7 @@ typedef struct {
     int32_t page_size;      /* tokens a cache page: a power of two, 16 to 256 */
     const char *cache_type; /* "f16" or "f32" keys and values */
     const char *chat_template; /* a template by name ("zephyr"); NULL: by the model's own */
+    const char *cost_cache;    /* folder to keep the controller's measurements in between runs; NULL: none */
     /* Called while loading with a share from 0 to 1; may be NULL. */
     void (*progress)(void *user, const char *stage, double share);
     void *progress_user;

@@ -207,29 +207,14 @@ static int converse(struct chat *c) {
 
 /* ---- opening ---- */
 
-/* $XDG_STATE_HOME/outrider/history, with its folders; false when there is no home for it. */
-static bool history_path(char *out, size_t size) {
-    const char *state = getenv("XDG_STATE_HOME"), *home = getenv("HOME");
-    bool given = state && state[0] == '/';
-    if (!given && !home) return false;
-    int n = snprintf(out, size, "%s%s/outrider/history", given ? state : home, given ? "" : "/.local/state");
-    if (n < 0 || (size_t)n >= size) return false;
-    for (char *slash = out; (slash = strchr(slash + 1, '/'));) {
-        *slash = '\0';
-        bool there = !mkdir(out, 0700) || errno == EEXIST;
-        *slash = '/';
-        if (!there) return false;
-    }
-    return true;
-}
-
 static int open_lines(struct chat *c) {
     bool simple = c->options->values[OPT_SIMPLE_IO].integer;
     bool keep = !c->options->values[OPT_NO_HISTORY].integer;
     const char *term = getenv("TERM");
     char history[4096];
     bool editing = c->interactive && !simple && isatty(STDERR_FILENO) && term && strcmp(term, "dumb");
-    bool kept = editing && keep && history_path(history, sizeof history);
+    bool kept = editing && keep &&
+                setup_user_file("XDG_STATE_HOME", ".local/state", "history", history, sizeof history);
     c->lines = line_open(editing, c->interactive, kept ? history : NULL);
     return c->lines ? 0 : complain_memory();
 }

@@ -2,11 +2,13 @@
  * installed tree both work wherever they were moved. */
 #include "tools/setup.h"
 
+#include <errno.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/random.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include "tools/terminal.h"
@@ -68,11 +70,29 @@ int setup_engine(const struct options *o, outrider_engine **out) {
     give(o, OPT_CTX_SIZE, &options.ctx_size);
     give(o, OPT_THREADS, &options.threads);
     give(o, OPT_PAGE_SIZE, &options.page_size);
+    char costs[4096];
+    if (setup_user_file("XDG_CACHE_HOME", ".cache", "costs", costs, sizeof costs)) options.cost_cache = costs;
     options.progress = progress_show;
     options.progress_user = &bar;
     outrider_status status = outrider_engine_open(&options, out);
     progress_end(&bar);
     return tell(status);
+}
+
+bool setup_user_file(const char *env, const char *fallback, const char *name, char *out, size_t size) {
+    const char *folder = getenv(env), *home = getenv("HOME");
+    bool given = folder && folder[0] == '/';
+    if (!given && !home) return false;
+    int n = given ? snprintf(out, size, "%s/outrider/%s", folder, name)
+                  : snprintf(out, size, "%s/%s/outrider/%s", home, fallback, name);
+    if (n < 0 || (size_t)n >= size) return false;
+    for (char *slash = out; (slash = strchr(slash + 1, '/'));) {
+        *slash = '\0';
+        bool there = !mkdir(out, 0700) || errno == EEXIST;
+        *slash = '/';
+        if (!there) return false;
+    }
+    return true;
 }
 
 /* ---- settings ---- */

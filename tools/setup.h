@@ -22,4 +22,8 @@ int setup_engine(const struct options *o, outrider_engine **out);
 int setup_settings(const struct options *o, const outrider_engine *engine, outrider_settings *out);
 void setup_settings_free(outrider_settings *settings);
 
+/* The path of `name` in the user's folder of a kind: $ENV/outrider, or ~/FALLBACK/outrider without the variable.
+ * Makes the folders, 0700; false when there is no home for them. */
+bool setup_user_file(const char *env, const char *fallback, const char *name, char *out, size_t size);
+
 #endif

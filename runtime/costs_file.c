@@ -1,0 +1,70 @@
+/* What the controller measured, kept between runs: one small text file a machine and pair, so that only the
+ * first answer ever pays for the measurements.
+ *
+ * The first line is the key in full (machine, device, shapes); a file with another key, or with anything that
+ * is not a list of sane numbers, is as good as none. A file that cannot be written is no failure either: the
+ * next run measures again. Written beside and renamed, so that a reader never sees half of one. */
+#include <errno.h>
+#include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "runtime/engine.h"
+
+enum { KEY_BYTES = 512, PATH_BYTES = 4096 };
+
+static void make_key(const outrider_engine *e, char *key) {
+    char host[64] = "", device[128];
+    outrider_model_info v = {0}, d = {0};
+    gethostname(host, sizeof host - 1);
+    e->ops->describe(e->be, device, sizeof device);
+    model_info(e->model[OUTRIDER_VERIFIER], &v);
+    if (e->model[OUTRIDER_DRAFT]) model_info(e->model[OUTRIDER_DRAFT], &d);
+    snprintf(key, KEY_BYTES,
+             "outrider costs 1; %s; %s; %s %" PRIu64 " in %d layers; %s %" PRIu64 " in %d layers", host,
+             device, v.dtype, v.streamed_bytes, v.num_hidden_layers, d.dtype, d.streamed_bytes,
+             d.num_hidden_layers);
+}
+
+static bool make_path(const outrider_engine *e, const char *key, char *path) {
+    uint64_t hash = 14695981039346656037u; /* FNV-1a */
+    for (const char *c = key; *c; c++) hash = (hash ^ (unsigned char)*c) * 1099511628211u;
+    int n = e->cost_cache ? snprintf(path, PATH_BYTES, "%s/costs-%016" PRIx64, e->cost_cache, hash) : 0;
+    return n > 0 && n < PATH_BYTES - 16;
+}
+
+static bool sane(double us) {
+    return isfinite(us) && us >= 0 && us < 1e9;
+}
+
+bool costs_load(outrider_engine *e, int32_t n, double *us, double *draft_us) {
+    char key[KEY_BYTES], path[PATH_BYTES], line[KEY_BYTES + 2];
+    make_key(e, key);
+    FILE *f = make_path(e, key, path) ? fopen(path, "r") : NULL;
+    if (!f) return false;
+    bool good =
+        fgets(line, sizeof line, f) && strncmp(line, key, strlen(key)) == 0 && line[strlen(key)] == '\n';
+    for (int32_t i = 0; i < n && good; i++) good = fscanf(f, "%lf", &us[i]) == 1 && sane(us[i]) && us[i] > 0;
+    good = good && fscanf(f, "%lf", draft_us) == 1 && sane(*draft_us);
+    fclose(f);
+    return good;
+}
+
+void costs_save(const outrider_engine *e, int32_t n, const double *us, double draft_us) {
+    char key[KEY_BYTES], path[PATH_BYTES], beside[PATH_BYTES];
+    make_key(e, key);
+    if (!make_path(e, key, path)) return;
+    snprintf(beside, sizeof beside, "%.*s.%d", PATH_BYTES - 16, path, (int)getpid());
+    if (mkdir(e->cost_cache, 0700) != 0 && errno != EEXIST) return;
+    FILE *f = fopen(beside, "w");
+    if (!f) return;
+    fprintf(f, "%s\n", key);
+    for (int32_t i = 0; i < n; i++) fprintf(f, "%.3f\n", us[i]);
+    fprintf(f, "%.3f\n", draft_us);
+    bool written = fflush(f) == 0 && !ferror(f);
+    if (fclose(f) != 0 || !written || rename(beside, path) != 0) unlink(beside);
+}
