@@ -22,7 +22,7 @@ SAY = $(if $(filter 1,$(V)),@:,@echo)
 
 # ---- flags ----
 WARN     := -Wall -Wextra -Werror
-OPT      := $(if $(filter 1,$(DEBUG)),-O1 -DOUTRIDER_DEBUG,-O3)
+OPT      := $(if $(filter 1,$(DEBUG)),-Og,$(if $(SANITIZE),-O2,-O3))
 SAN      := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 CPPFLAGS += -I. -D_GNU_SOURCE -DOUTRIDER_VERSION='"$(VERSION)"' $(if $(filter 1,$(CUDA)),-DOUTRIDER_CUDA)
 # Bits must not depend on the compiler's liking: no contraction, no fast-math.
@@ -89,8 +89,10 @@ test: $(BUILD)/.test_packages $(BUILD)/outrider $(BUILD)/liboutrider.so $(TESTS)
 # Every K with every thread count and batch: about an hour.
 exact: $(BUILD)/.test_packages $(BUILD)/tests/test_exact
 	EXACT=full $(BUILD)/tests/test_exact
+gpu-check: $(BUILD)/outrider $(BUILD)/tests/gpu_ops
+	OUTRIDER=$(BUILD)/outrider GPU_OPS=$(BUILD)/tests/gpu_ops FOLDER=$(BUILD)/gpu-check tools/gpu_check.sh
 asan:
-	$(MAKE) test BUILD=build/asan CUDA=0 DEBUG=1 SANITIZE=address,undefined
+	$(MAKE) test BUILD=build/asan CUDA=0 SANITIZE=address,undefined
 
 $(BUILD)/outrider: $(CLI_OBJ) $(BUILD)/liboutrider.a
 	$(SAY) '  link $@'
@@ -117,6 +119,10 @@ $(BUILD)/kernels/cuda/%.cu.o: kernels/cuda/%.cu | $(BUILD)/.packages
 	@mkdir -p $(@D)
 	$(SAY) '  nvcc  $<'
 	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MP -c -o $@ $<
+$(BUILD)/tests/gpu_%: tests/gpu_%.cu $(BUILD)/liboutrider.a
+	@mkdir -p $(@D)
+	$(SAY) '  nvcc  $<'
+	$(Q)$(NVCC) $(NVCCFLAGS) -Xcompiler -fopenmp -o $@ $^ $(LDLIBS)
 define ISA_RULE
 $(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c | $(BUILD)/.packages
 	@mkdir -p $$(@D)
