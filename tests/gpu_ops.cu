@@ -1,9 +1,11 @@
-/* Every operation of the CUDA backend against a plain double-precision reference, from one table of shapes; and
- * the promises: a row's bits alone and among others, over repeats, and replayed. With `bench` as argument it times
- * whole passes of the 8B and 1B shapes instead.
+/* Every operation of the CUDA backend against a plain double-precision reference, from one table of shapes;
+ * and the promises: a row's bits alone and among others, over repeats, and replayed. Arguments: `quick` and
+ * `sanitize` check less; `bench` times whole passes of the 8B and 1B shapes instead, `brief` only those;
+ * `trace` runs one 8B layer twice for a profiler.
  *
  * Activations between operations are the backend's own, so what is compared is what comes out: the cache, the
- * residual stream after each half of a layer, the logits and the tokens. Memory that must not count is NaN. */
+ * residual stream after each half of a layer, the logits and the tokens. Memory that must not count is NaN.
+ */
 #include "kernels/cuda/common.cuh"
 
 #include <algorithm>
@@ -36,7 +38,9 @@ static float uniform() { /* -1 to 1 */
     return (float)(int32_t)(state >> 32) / 2147483648.f;
 }
 static float round_to(float v, enum dtype t) {
-    return t == DTYPE_F32 ? v : t == DTYPE_BF16 ? __bfloat162float(__float2bfloat16(v)) : __half2float(__float2half(v));
+    return t == DTYPE_F32    ? v
+           : t == DTYPE_BF16 ? __bfloat162float(__float2bfloat16(v))
+                             : __half2float(__float2half(v));
 }
 static void put(void *p, size_t i, float v, enum dtype t) {
     if (t == DTYPE_F32)
@@ -90,7 +94,9 @@ template <typename T> static std::vector<T> from_device(const T *p, size_t n) {
     must(ops->download(be, host.data(), p, n * sizeof(T)));
     return host;
 }
-static const std::vector<float> poison(size_t n) { return std::vector<float>(n, NAN); }
+static const std::vector<float> poison(size_t n) {
+    return std::vector<float>(n, NAN);
+}
 
 /* ---- one layer with its head, and sequences to run it on ---- */
 
@@ -176,8 +182,8 @@ static struct model make_model(const struct shape &s, int slots) {
             m.rope.push_back((float)sin(angle));
         }
     m.rope_device = on_device(m.rope);
-    m.attention = {m.norm_device[0], 1e-5f, m.q.device, m.k.device, m.v.device, m.rope_device, s.heads, s.kv_heads,
-                   s.head_dim};
+    m.attention = {m.norm_device[0], 1e-5f,   m.q.device, m.k.device, m.v.device,
+                   m.rope_device,    s.heads, s.kv_heads, s.head_dim};
     m.mlp = {m.norm_device[1], 1e-5f, m.gate.device, m.up.device};
 
     m.slots = slots;
@@ -215,8 +221,9 @@ static void fill_history(struct model &m, int slot, int n) {
 static void free_model(struct model &m) {
     const struct tensor *weights[] = {&m.table, &m.q, &m.k, &m.v, &m.o, &m.gate, &m.up, &m.down, &m.head};
     for (auto *w : weights) ops->weight_release(be, w->device.data);
-    void *plain[] = {m.norm_device[0], m.norm_device[1], m.norm_device[2], m.rope_device, m.kv.k,   m.kv.v, m.table_device,
-                     m.rows_device,    m.token_device,   m.x,              m.query,       m.attended, m.hidden, m.logits};
+    void *plain[] = {m.norm_device[0], m.norm_device[1], m.norm_device[2], m.rope_device,  m.kv.k,
+                     m.kv.v,           m.table_device,   m.rows_device,    m.token_device, m.x,
+                     m.query,          m.attended,       m.hidden,         m.logits};
     for (void *p : plain) ops->release(be, p);
 }
 
@@ -235,7 +242,8 @@ static struct rows device_rows(struct model &m, const std::vector<row> &list, bo
     int n = (int)list.size(), last = 0;
     for (auto &r : list) last = std::max(last, r.position);
     ops->upload(be, m.rows_device, packed.data(), packed.size() * 4);
-    return {n, m.rows_device, m.rows_device + n, m.rows_device + 2 * n, m.table_device, m.pages_each, last, prefill};
+    return {n,    m.rows_device, m.rows_device + n, m.rows_device + 2 * n, m.table_device, m.pages_each,
+            last, prefill};
 }
 
 /* With `pause`, x is read between the halves of the layer, which keeps the backend from joining them. */
@@ -275,7 +283,8 @@ static std::vector<float> normed(const struct model &m, const std::vector<float>
     float scale = (float)(1 / sqrt(sum / d + 1e-5));
     /* The backend's rounding: before the row's factor, which it applies to the sums. */
     for (size_t i = 0; i < d; i++)
-        out[i] = scale * round_to(x[row * d + i] * m.norm[which][i], m.s.weights == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32);
+        out[i] = scale * round_to(x[row * d + i] * m.norm[which][i],
+                                  m.s.weights == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32);
     return out;
 }
 static std::vector<float> times(const struct tensor &w, const std::vector<float> &a) {
@@ -292,7 +301,8 @@ static std::vector<float> times(const struct tensor &w, const std::vector<float>
 static void turn(const struct model &m, float *head, int position) {
     int half = m.s.head_dim / 2;
     for (int d = 0; d < half; d++) {
-        float c = m.rope[((size_t)position * half + d) * 2], s = m.rope[((size_t)position * half + d) * 2 + 1];
+        float c = m.rope[((size_t)position * half + d) * 2],
+              s = m.rope[((size_t)position * half + d) * 2 + 1];
         float a = head[d], b = head[d + half];
         head[d] = a * c - b * s;
         head[d + half] = b * c + a * s;
@@ -366,11 +376,13 @@ static std::vector<float> minus(const std::vector<float> &a, const std::vector<f
 static std::vector<float> rows_of(const std::vector<float> &all, size_t width, size_t first, size_t n) {
     return std::vector<float>(all.begin() + first * width, all.begin() + (first + n) * width);
 }
-static std::vector<float> cache_rows(const struct model &m, const std::vector<float> &cache, const std::vector<row> &list) {
+static std::vector<float> cache_rows(const struct model &m, const std::vector<float> &cache,
+                                     const std::vector<row> &list) {
     std::vector<float> out;
     for (auto &r : list)
         for (int h = 0; h < m.s.kv_heads; h++)
-            for (int d = 0; d < m.s.head_dim; d++) out.push_back(cache[cache_at(m, r.slot, r.position, h, d)]);
+            for (int d = 0; d < m.s.head_dim; d++)
+                out.push_back(cache[cache_at(m, r.slot, r.position, h, d)]);
     return out;
 }
 static std::vector<float> read_cache(const struct model &m, const void *device, size_t n) {
@@ -387,7 +399,8 @@ static bool is_argmax(const std::vector<float> &logits, size_t row, int vocab, i
     return true;
 }
 
-static void check_against_reference(struct model &m, const std::vector<row> &list, bool prefill, const char *what) {
+static void check_against_reference(struct model &m, const std::vector<row> &list, bool prefill,
+                                    const char *what) {
     restore_cache(m);
     auto keys = m.keys, values = m.values;
     auto want = reference(m, list, keys, values);
@@ -398,13 +411,15 @@ static void check_against_reference(struct model &m, const std::vector<row> &lis
     double k = distance(cache_rows(m, read_cache(m, m.kv.k, keys.size()), list), cache_rows(m, keys, list)),
            v = distance(cache_rows(m, read_cache(m, m.kv.v, keys.size()), list), cache_rows(m, values, list)),
            a = distance(minus(got.after_attention, start), minus(want.after_attention, start)),
-           f = distance(minus(got.after_mlp, got.after_attention), minus(want.after_mlp, want.after_attention)),
+           f = distance(minus(got.after_mlp, got.after_attention),
+                        minus(want.after_mlp, want.after_attention)),
            l = distance(got.logits, want.logits);
     bool tokens = true;
-    for (size_t r = 0; r < list.size(); r++) tokens = tokens && is_argmax(got.logits, r, m.s.vocab, got.tokens[r]);
+    for (size_t r = 0; r < list.size(); r++)
+        tokens = tokens && is_argmax(got.logits, r, m.s.vocab, got.tokens[r]);
     char line[256];
-    snprintf(line, sizeof line, "%s, %s, %zu rows: k %.1e v %.1e attention %.1e mlp %.1e logits %.1e%s", m.s.name, what,
-             list.size(), k, v, a, f, l, tokens ? "" : ", argmax wrong");
+    snprintf(line, sizeof line, "%s, %s, %zu rows: k %.1e v %.1e attention %.1e mlp %.1e logits %.1e%s",
+             m.s.name, what, list.size(), k, v, a, f, l, tokens ? "" : ", argmax wrong");
     check(std::max({k, v, a, f, l}) < m.s.tolerance && tokens, line);
 }
 
@@ -424,7 +439,8 @@ static std::vector<row> take(const struct model &m, const std::vector<std::pair<
     static const int history[] = {0, 63, 130, 700, 2044};
     std::vector<row> list;
     for (auto &r : runs)
-        for (int i = 0; i < r.second; i++) list.push_back({r.first, history[r.first] + i, (int)(list.size() * 37 + 5) % m.s.vocab});
+        for (int i = 0; i < r.second; i++)
+            list.push_back({r.first, history[r.first] + i, (int)(list.size() * 37 + 5) % m.s.vocab});
     return list;
 }
 
@@ -432,9 +448,13 @@ static void check_shape(const struct shape &s, bool quick) {
     struct model m = make_model(s, 5);
     static const int history[] = {0, 63, 130, 700, 2044};
     for (int i = 0; i < 5; i++) fill_history(m, i, history[i]);
-    std::vector<std::vector<std::pair<int, int>>> batches = {
-        {{0, 1}}, {{3, 2}}, {{1, 3}}, {{2, 1}, {0, 1}, {3, 1}, {1, 1}, {4, 1}}, {{4, 9}, {1, 7}}, {{3, 17}, {0, 16}},
-        {{1, 20}, {2, 20}, {3, 24}}};
+    std::vector<std::vector<std::pair<int, int>>> batches = {{{0, 1}},
+                                                             {{3, 2}},
+                                                             {{1, 3}},
+                                                             {{2, 1}, {0, 1}, {3, 1}, {1, 1}, {4, 1}},
+                                                             {{4, 9}, {1, 7}},
+                                                             {{3, 17}, {0, 16}},
+                                                             {{1, 20}, {2, 20}, {3, 24}}};
     if (!quick) batches.push_back({{1, 40}, {3, 61}});
     for (auto &b : batches) {
         auto list = take(m, b);
@@ -456,7 +476,8 @@ static void check_shape(const struct shape &s, bool quick) {
     restore_cache(m);
     prompt.resize(57);
     auto some = run(m, prompt, true);
-    check(same(some.after_mlp, rows_of(all.after_mlp, s.hidden, 0, 57)), std::string(s.name) + ", prefill: 57 rows as among 130");
+    check(same(some.after_mlp, rows_of(all.after_mlp, s.hidden, 0, 57)),
+          std::string(s.name) + ", prefill: 57 rows as among 130");
     /* repeats */
     auto list = take(m, {{3, 5}, {1, 4}});
     restore_cache(m);
@@ -467,6 +488,23 @@ static void check_shape(const struct shape &s, bool quick) {
         equal = equal && same(again.logits, first.logits) && same(again.after_mlp, first.after_mlp);
     }
     check(equal, std::string(s.name) + ": repeats bit for bit");
+    free_model(m);
+}
+
+/* One pass of each kind, for tools that make everything slow. */
+static void check_few(const struct shape &s) {
+    struct model m = make_model(s, 5);
+    static const int history[] = {0, 63, 130, 700, 2044};
+    for (int i = 0; i < 5; i++) fill_history(m, i, history[i]);
+    check_against_reference(m, take(m, {{0, 1}}), false, "batch");
+    check_against_reference(m, take(m, {{4, 9}, {1, 4}}), false, "batch");
+    check_against_reference(m, take(m, {{2, 40}}), false, "batch");
+    check_against_reference(m, take(m, {{1, 70}}), true, "prefill");
+    auto list = take(m, {{3, 3}});
+    restore_cache(m);
+    auto joined = run(m, list, false, false);
+    check(same(joined.logits, run(m, list, false).logits),
+          std::string(s.name) + ": bits equal with operations joined");
     free_model(m);
 }
 
@@ -512,8 +550,8 @@ static void check_picks_and_ties() {
         equal = equal && same(rows_of(got, m.s.vocab, i, 1), rows_of(all.logits, m.s.vocab, pick[i], 1));
     check(equal, "logits of picked rows");
     std::vector<float> l(4 * 1000, -3);
-    l[0 * 1000 + 17] = l[0 * 1000 + 40] = 5;       /* tie */
-    l[1000 + 3] = NAN, l[1000 + 999] = 1;          /* NaN loses */
+    l[0 * 1000 + 17] = l[0 * 1000 + 40] = 5; /* tie */
+    l[1000 + 3] = NAN, l[1000 + 999] = 1;    /* NaN loses */
     for (int i = 0; i < 1000; i++) l[2000 + i] = NAN;
     for (int i = 0; i < 1000; i++) l[3000 + i] = -INFINITY;
     float *device = on_device(l);
@@ -524,10 +562,18 @@ static void check_picks_and_ties() {
     free_model(m);
 }
 
-static void check_memory() {
+/* Failures that a sanitizer would report as the program's. */
+static void check_refusals() {
     void *p;
     outrider_status status = ops->alloc(be, (size_t)1 << 50, &p);
     check(status == OUTRIDER_ENOMEM && strstr(outrider_error(), "free"), "alloc: too much says what is free");
+    const struct ops *other;
+    struct backend *none;
+    check(cuda_open("99", &other, &none) == OUTRIDER_ENOMEM, std::string("cuda:99: refused"));
+    check(cuda_open("x", &other, &none) == OUTRIDER_EINVAL, std::string("cuda:x: refused"));
+}
+
+static void check_memory() {
     std::vector<int32_t> data(3000000);
     for (size_t i = 0; i < data.size(); i++) data[i] = (int32_t)(i * 2654435761u);
     int32_t *device = on_device(data);
@@ -538,14 +584,12 @@ static void check_memory() {
             data[i * 7 + j] = i - j;
             ops->upload(be, device + i * 7 + j, &data[i * 7 + j], 4);
         }
-        if (i % 500 == 499) equal = equal && from_device(device, 3000 * 7) == std::vector<int32_t>(data.begin(), data.begin() + 21000);
+        if (i % 500 == 499)
+            equal = equal &&
+                    from_device(device, 3000 * 7) == std::vector<int32_t>(data.begin(), data.begin() + 21000);
     }
     check(equal, "small uploads arrive in order");
     ops->release(be, device);
-    const struct ops *other;
-    struct backend *none;
-    check(cuda_open("99", &other, &none) == OUTRIDER_ENOMEM, std::string("cuda:99: ") + outrider_error());
-    check(cuda_open("x", &other, &none) == OUTRIDER_EINVAL, std::string("cuda:x: ") + outrider_error());
 }
 
 /* ---- timing of whole passes ---- */
@@ -556,7 +600,8 @@ struct big {
 };
 
 __global__ void fill_bf16(bf16 *p, size_t n, uint32_t seed, float scale) {
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
         uint32_t h = (uint32_t)i * 2654435761u ^ (uint32_t)(i >> 32) ^ seed;
         h = (h ^ h >> 15) * 2246822519u;
         p[i] = __float2bfloat16(((float)(h >> 8) / (1 << 23) - 1) * scale);
@@ -606,7 +651,8 @@ static struct bench open_bench(const struct big &s) {
 }
 
 static void close_bench(struct bench &b) {
-    void *all[] = {b.weights, b.ones, b.rope, b.x, b.logits, b.q, b.attended, b.hidden, b.k, b.v, b.rows, b.table, b.tokens};
+    void *all[] = {b.weights, b.ones, b.rope, b.x,    b.logits, b.q,     b.attended,
+                   b.hidden,  b.k,    b.v,    b.rows, b.table,  b.tokens};
     for (void *p : all) ops->release(be, p);
 }
 
@@ -624,7 +670,8 @@ static void issue(const struct bench &b, const struct rows &rows, int parts) {
     struct matrix embedding = {b.weights, DTYPE_BF16, s.vocab, d};
     ops->embed(be, &rows, &embedding, b.x);
     for (int i = 0; i < s.layers; i++) {
-        struct attention_block a = {b.ones, 1e-5f, matrix(width, d), matrix(kv, d), matrix(kv, d), b.rope, s.heads, s.kv_heads, s.head_dim};
+        struct attention_block a = {b.ones, 1e-5f,   matrix(width, d), matrix(kv, d), matrix(kv, d),
+                                    b.rope, s.heads, s.kv_heads,       s.head_dim};
         struct matrix o = matrix(d, width);
         struct mlp_block f = {b.ones, 1e-5f, matrix(s.ffn, d), matrix(s.ffn, d)};
         struct matrix down = matrix(d, s.ffn);
@@ -644,7 +691,14 @@ static void issue(const struct bench &b, const struct rows &rows, int parts) {
 
 /* Milliseconds of one pass, median of `repeats`; recorded unless it is a prompt's. */
 static double time_pass(const struct bench &b, int n, int parts, bool prefill, int repeats) {
-    struct rows rows = {n, b.rows, b.rows + (prefill ? 0 : 512), b.rows + 1024, b.table, BENCH_POSITIONS / BENCH_PAGE, prefill ? n - 1 : 1023, prefill};
+    struct rows rows = {n,
+                        b.rows,
+                        b.rows + (prefill ? 0 : 512),
+                        b.rows + 1024,
+                        b.table,
+                        BENCH_POSITIONS / BENCH_PAGE,
+                        prefill ? n - 1 : 1023,
+                        prefill};
     uint64_t key = next_key++;
     cudaEvent_t begin, end;
     cudaEventCreate(&begin);
@@ -680,8 +734,8 @@ static void bench(const struct big &s, double gb_per_s, bool brief) {
         if (brief && n != 1 && n != 4 && n != 8 && n != 16) continue;
         double ms = time_pass(b, n, ALL, false, 15);
         if (n == 1) one = ms;
-        printf("  %2d rows  %7.3f ms  %5.1f%% of limit  %.3f x one row   without attention %7.3f ms\n", n, ms, 100 * limit / ms,
-               ms / one, time_pass(b, n, ALL & ~ATTENTION, false, 9));
+        printf("  %2d rows  %7.3f ms  %5.1f%% of limit  %.3f x one row   without attention %7.3f ms\n", n, ms,
+               100 * limit / ms, ms / one, time_pass(b, n, ALL & ~ATTENTION, false, 9));
     }
     if (brief) {
         close_bench(b);
@@ -690,10 +744,16 @@ static void bench(const struct big &s, double gb_per_s, bool brief) {
     struct {
         const char *name;
         int part;
-    } parts[] = {{"qkv", QKV}, {"attention", ATTENTION}, {"out", OUT}, {"gate_up", GATE}, {"down", DOWN}, {"qkv+attention+out", QKV | ATTENTION | OUT}};
+    } parts[] = {{"qkv", QKV},      {"attention", ATTENTION}, {"out", OUT},
+                 {"gate_up", GATE}, {"down", DOWN},           {"qkv+attention+out", QKV | ATTENTION | OUT}};
     for (auto &p : parts)
-        printf("  %-18s us a layer: 1 row %6.2f  4 rows %6.2f  16 rows %6.2f\n", p.name, 1e3 * time_pass(b, 1, p.part, false, 9) / s.layers,
-               1e3 * time_pass(b, 4, p.part, false, 9) / s.layers, 1e3 * time_pass(b, 16, p.part, false, 9) / s.layers);
+        printf("  %-18s us a layer: 1 row %6.2f  4 rows %6.2f  16 rows %6.2f\n", p.name,
+               1e3 * time_pass(b, 1, p.part, false, 9) / s.layers,
+               1e3 * time_pass(b, 4, p.part, false, 9) / s.layers,
+               1e3 * time_pass(b, 16, p.part, false, 9) / s.layers);
+    for (auto &p : parts)
+        printf("  prefill of 512, %s: %.1f us a layer\n", p.name,
+               1e3 * time_pass(b, 512, p.part, true, 5) / s.layers);
     double ms = time_pass(b, 512, ALL, true, 5), attention = time_pass(b, 512, ATTENTION, true, 5);
     printf("  prefill 512: %.2f ms, %.0f tok/s (attention alone %.2f ms)\n", ms, 512 / ms * 1e3, attention);
     close_bench(b);
@@ -734,7 +794,8 @@ int main(int argc, char **argv) {
     const std::string mode = argc > 1 ? argv[1] : "";
     if (mode == "trace") {
         struct bench b = open_bench({"8B", 4096, 2, 32, 8, 128, 14336, 8192});
-        struct rows rows = {argc > 2 ? atoi(argv[2]) : 1, b.rows, b.rows + 512, b.rows + 1024, b.table, BENCH_POSITIONS / BENCH_PAGE, 1023, false};
+        struct rows rows = {argc > 2 ? atoi(argv[2]) : 1, b.rows, b.rows + 512, b.rows + 1024, b.table,
+                            BENCH_POSITIONS / BENCH_PAGE, 1023,   false};
         for (int i = 0; i < 2; i++) issue(b, rows, ALL);
         must(ops->sync(be));
         return 0;
@@ -747,10 +808,15 @@ int main(int argc, char **argv) {
         bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192}, gb_per_s, mode == "brief");
         if (mode == "bench") bench_loading();
     } else {
-        check_memory();
-        for (auto &s : shapes) check_shape(s, mode == "quick");
-        check_replay();
-        check_picks_and_ties();
+        if (mode == "sanitize") {
+            for (auto &s : {shapes[1], shapes[4], shapes[5], shapes[8]}) check_few(s);
+        } else {
+            check_refusals();
+            check_memory();
+            for (auto &s : shapes) check_shape(s, mode == "quick");
+            check_replay();
+            check_picks_and_ties();
+        }
     }
     must(ops->sync(be));
     ops->close(be);

@@ -1,19 +1,20 @@
 /* Attention over the paged cache.
  *
- * fast   f16 cache, heads of 64 or 128, Hopper: tensor cores, with up to 16 query vectors (rows of one sequence
- *        times the query heads of one key head) as the 16-row operand, so that the rows of a verify pass and the
- *        heads of a group read the keys and values once. A row's positions are split into at most ATTENTION_SPANS
- *        spans of a length that depends on its own position only; a cluster of blocks takes a span each and merges
- *        them in order through its shared memory. Inside a span pieces of 128 positions follow each other with an
- *        online softmax (Milakov and Gimelshein 2018). Keys and values that this pass does not write are fetched
- *        while the product that writes the others still runs.
- * plain  any head up to MAX_HEAD_DIM, any cache: one warp a query vector, one position after the other.
+ * fast   f16 cache, heads of 64 or 128, Hopper: tensor cores, with up to 16 query vectors (rows of one
+ * sequence times the query heads of one key head) as the 16-row operand, so that the rows of a verify pass
+ * and the heads of a group read the keys and values once. A row's positions are split into at most
+ * ATTENTION_SPANS spans of a length that depends on its own position only; a cluster of blocks takes a span
+ * each and merges them in order through its shared memory. Inside a span pieces of 128 positions follow each
+ * other with an online softmax (Milakov and Gimelshein 2018). Keys and values that this pass does not write
+ * are fetched while the product that writes the others still runs. plain  any head up to MAX_HEAD_DIM, any
+ * cache: one warp a query vector, one position after the other.
  *
  * Nothing a row is given depends on which rows share its block: vectors are rows of the tensor-core operand,
  * and a position that a row must not see counts for nothing exactly (its weight is zero and its value finite,
  * or cleared when it lies beyond every row of the block). */
 #include "kernels/cuda/common.cuh"
 
+#include <algorithm>
 #include <climits>
 #include <cooperative_groups.h>
 
@@ -27,6 +28,7 @@ struct attend {
     const __half *q, *k, *v;
     void *attended;
     int32_t window; /* rows a cluster takes */
+    int32_t crew;   /* most of them at a time */
     bool wide;      /* attended is f32 */
     bool whole;     /* one span, whatever the length: passes that fill the card without splitting */
 };
@@ -95,7 +97,8 @@ template <int D> struct tiles {
 
 /* Merges the spans of each vector in order; the cluster's blocks share the work. */
 template <int D>
-__device__ void merge(const struct attend &p, struct tiles<D> &s, int row, int head, int heads, int vectors, int spans) {
+__device__ void merge(const struct attend &p, struct tiles<D> &s, int row, int head, int heads, int vectors,
+                      int spans) {
     auto cluster = cooperative_groups::this_cluster();
     for (int i = blockIdx.z * THREADS + threadIdx.x; i < vectors * D / 2; i += spans * THREADS) {
         const int v = i / (D / 2), d = i % (D / 2) * 2;
@@ -123,7 +126,9 @@ __device__ void merge(const struct attend &p, struct tiles<D> &s, int row, int h
 }
 
 /* One crew's vectors of one key head. */
-template <int D> __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles<D> &s, int row, int kv, int head, int heads, bool first) {
+template <int D>
+__device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles<D> &s, int row, int kv,
+                                            int head, int heads, bool first) {
     constexpr int CHUNKS = D / 32, COLUMNS = D / WARPS; /* columns of the output a warp makes */
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int vectors = s.crew.rows * heads, last = s.crew.last, stable = s.crew.stable;
@@ -133,7 +138,8 @@ template <int D> __device__ __forceinline__ void attend_crew(const struct attend
 
     const int32_t *pages = p.table + (size_t)p.slot[row] * p.table_stride;
     auto locate = [&](int piece) {
-        if (threadIdx.x < PIECE) s.page[threadIdx.x] = pages[min(piece + (int)threadIdx.x, last) / p.page_size];
+        if (threadIdx.x < PIECE)
+            s.page[threadIdx.x] = pages[min(piece + (int)threadIdx.x, last) / p.page_size];
         __syncthreads();
     };
     auto vector_at = [&](const __half *pool, int piece, int j) {
@@ -148,7 +154,8 @@ template <int D> __device__ __forceinline__ void attend_crew(const struct attend
             const int j = warp * 16 + n * 8 + g;
             if (piece + j < from || piece + j >= to) continue;
 #pragma unroll
-            for (int c = 0; c < CHUNKS; c++) keys[n][c] = __ldcg((const uint4 *)(vector_at(p.k, piece, j) + c * 32 + t * 8));
+            for (int c = 0; c < CHUNKS; c++)
+                keys[n][c] = __ldcg((const uint4 *)(vector_at(p.k, piece, j) + c * 32 + t * 8));
         }
         for (int i = threadIdx.x; i < PIECE * D / 8; i += THREADS) {
             const int j = i / (D / 8), d = i % (D / 8) * 8;
@@ -180,7 +187,8 @@ template <int D> __device__ __forceinline__ void attend_crew(const struct attend
         float score[2][4] = {};
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
-            const uint4 lo = *(const uint4 *)&s.q[g][c * 32 + t * 8], hi = *(const uint4 *)&s.q[g + 8][c * 32 + t * 8];
+            const uint4 lo = *(const uint4 *)&s.q[g][c * 32 + t * 8],
+                        hi = *(const uint4 *)&s.q[g + 8][c * 32 + t * 8];
 #pragma unroll
             for (int n = 0; n < 2; n++) {
                 mma_f16(score[n], lo.x, hi.x, lo.y, hi.y, keys[n][c].x, keys[n][c].y);
@@ -267,25 +275,29 @@ template <int D> __device__ __forceinline__ void attend_crew(const struct attend
         if (warp == 0 && t == 0) s.total[g + h * 8] = make_float2(maximum[h], sum[h]);
 #pragma unroll
         for (int n = 0; n < COLUMNS / 8; n++)
-            *(float2 *)&s.out[g + h * 8][warp * COLUMNS + n * 8 + t * 2] = make_float2(out[n][h * 2], out[n][h * 2 + 1]);
+            *(float2 *)&s.out[g + h * 8][warp * COLUMNS + n * 8 + t * 2] =
+                make_float2(out[n][h * 2], out[n][h * 2 + 1]);
     }
     cooperative_groups::this_cluster().sync();
     if (!idle) merge<D>(p, s, row, head, heads, vectors, spans);
     cooperative_groups::this_cluster().sync(); /* what others read of this block's memory is still there */
 }
 
-/* Grid: windows of rows, groups of up to VECTORS query heads of a key head, spans. A cluster takes the crews of its
- * window one after the other: one, when the rows are of one sequence. */
-template <int D> __global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant__ struct attend p) {
+/* Grid: windows of rows, groups of up to VECTORS query heads of a key head, spans. A cluster takes the crews
+ * of its window one after the other: one, when the rows are of one sequence. */
+template <int D>
+__global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant__ struct attend p) {
     __shared__ __align__(128) struct tiles<D> s;
-    const int per_kv = p.heads / p.kv_heads, group = min(per_kv, VECTORS), parts = (per_kv + group - 1) / group;
+    const int per_kv = p.heads / p.kv_heads, group = min(per_kv, VECTORS),
+              parts = (per_kv + group - 1) / group;
     const int kv = blockIdx.y / parts, head = kv * per_kv + blockIdx.y % parts * group;
     const int heads = min(group, kv * per_kv + per_kv - head);
-    const int first = blockIdx.x * p.window, end = min(first + p.window, p.rows);
+    /* The last rows of a prompt see the most: they go first. */
+    const int first = (gridDim.x - 1 - blockIdx.x) * p.window, end = min(first + p.window, p.rows);
     pdl_release();
     for (int row = first, rows; row < end; row += rows) {
         if (threadIdx.x < 32) {
-            const struct crew crew = find_crew(p, row, end - row);
+            const struct crew crew = find_crew(p, row, min(p.crew, end - row));
             if (threadIdx.x == 0) s.crew = crew;
         }
         __syncthreads();
@@ -296,8 +308,8 @@ template <int D> __global__ __launch_bounds__(THREADS, 2) void attend_fast(const
 
 /* One warp a query vector; q f32. */
 template <typename C>
-__global__ void attend_plain(const __grid_constant__ struct attend p, const float *queries, const C *k, const C *v,
-                             int dim) {
+__global__ void attend_plain(const __grid_constant__ struct attend p, const float *queries, const C *k,
+                             const C *v, int dim) {
     pdl_release();
     pdl_wait();
     constexpr int MOST = MAX_HEAD_DIM / 32;
@@ -307,10 +319,13 @@ __global__ void attend_plain(const __grid_constant__ struct attend p, const floa
     const float scale = 1 / sqrtf((float)dim);
     float query[MOST], out[MOST] = {}, maximum = -INFINITY, sum = 0;
 #pragma unroll
-    for (int i = 0; i < MOST; i++) query[i] = lane + i * 32 < dim ? __ldcg(queries + vector + lane + i * 32) * scale : 0;
+    for (int i = 0; i < MOST; i++)
+        query[i] = lane + i * 32 < dim ? __ldcg(queries + vector + lane + i * 32) * scale : 0;
     for (int position = 0; position <= p.position[row]; position++) {
         const size_t at = (((size_t)pages[position / p.page_size] * p.kv_heads + kv) * p.page_size +
-                           position % p.page_size) * dim + lane;
+                           position % p.page_size) *
+                              dim +
+                          lane;
         float score = 0;
 #pragma unroll
         for (int i = 0; i < MOST; i++)
@@ -332,15 +347,20 @@ template <int D> void run_fast(struct backend *be, struct attend *p, int32_t max
     const int per_kv = p->heads / p->kv_heads, group = per_kv < VECTORS ? per_kv : VECTORS;
     unsigned spans = 1;
     while (!p->whole && spans < ATTENTION_SPANS && max_position / PIECE >= (int)spans) spans *= 2;
-    p->window = VECTORS / group;
-    launch_columns(be, "attention", attend_fast<D>,
-                   dim3(ceil_div(p->rows, p->window), p->kv_heads * ceil_div(per_kv, group), spans), THREADS, *p);
+    /* As many windows as clusters that run at once: on an H200 24 clusters of 8 do and 32 do not, and a
+     * second crew costs a window half of what a second round of clusters costs them all. */
+    const int groups = p->kv_heads * ceil_div(per_kv, group), crews = ceil_div(p->rows, VECTORS / group);
+    const int most = p->whole ? crews : std::clamp(192 / (int)spans / groups, 1, crews);
+    p->crew = VECTORS / group;
+    p->window = ceil_div(crews, most) * p->crew;
+    launch_columns(be, "attention", attend_fast<D>, dim3(ceil_div(p->rows, p->window), groups, spans),
+                   THREADS, *p);
 }
 
 } // namespace
 
-void cuda_attention(struct backend *be, const struct rows *rows, const struct attention_block *b, const void *q,
-                    const struct kv_layer *kv, void *attended) {
+void cuda_attention(struct backend *be, const struct rows *rows, const struct attention_block *b,
+                    const void *q, const struct kv_layer *kv, void *attended) {
     assert(b->head_dim <= MAX_HEAD_DIM);
     struct attend p = {};
     p.position = rows->position;
@@ -358,12 +378,13 @@ void cuda_attention(struct backend *be, const struct rows *rows, const struct at
     p.wide = b->q.dtype != DTYPE_BF16;
     p.whole = rows->prefill;
     if (attention_is_fast(be, b, kv))
-        return b->head_dim == 64 ? run_fast<64>(be, &p, rows->max_position) : run_fast<128>(be, &p, rows->max_position);
+        return b->head_dim == 64 ? run_fast<64>(be, &p, rows->max_position)
+                                 : run_fast<128>(be, &p, rows->max_position);
     dim3 grid(rows->n, b->heads);
     if (kv->dtype == DTYPE_F16)
-        launch(be, "plain attention", attend_plain<__half>, grid, 32, 0, p, (const float *)q, (const __half *)kv->k,
-               (const __half *)kv->v, b->head_dim);
+        launch(be, "plain attention", attend_plain<__half>, grid, 32, 0, p, (const float *)q,
+               (const __half *)kv->k, (const __half *)kv->v, b->head_dim);
     else
-        launch(be, "plain attention", attend_plain<float>, grid, 32, 0, p, (const float *)q, (const float *)kv->k,
-               (const float *)kv->v, b->head_dim);
+        launch(be, "plain attention", attend_plain<float>, grid, 32, 0, p, (const float *)q,
+               (const float *)kv->k, (const float *)kv->v, b->head_dim);
 }

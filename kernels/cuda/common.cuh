@@ -3,9 +3,10 @@
  * Kernels are launched with programmatic dependent launch: one may start while the kernel ahead of it still
  * runs, must call pdl_wait() before it touches anything that another kernel writes or reads, and calls
  * pdl_release() as early as it can, so that the kernel behind it gets to its own wait (and, for a matrix
- * product, has its first weights in shared memory by then). Weights and the arrays of `struct rows` may be read
- * before the wait: whatever fills those arrays is followed by a launch without overlap (backend.serial). What
- * another kernel has written is read past the first-level cache (__ldcg), which may hold what it was before.
+ * product, has its first weights in shared memory by then). Weights and the arrays of `struct rows` may be
+ * read before the wait: whatever fills those arrays is followed by a launch without overlap (backend.serial).
+ * What another kernel has written is read past the first-level cache (__ldcg), which may hold what it was
+ * before.
  *
  * Activations: `q` is f16, scaled for exp2, where the tensor-core attention reads it and f32 elsewhere;
  * `attended` and `hidden` are bf16 under bf16 weights and f32 under others. */
@@ -28,8 +29,8 @@ extern "C" {
 using bf16 = __nv_bfloat16;
 
 enum {
-    PRODUCT_ROWS = 64,  /* rows one matrix product kernel takes; more are done in slices */
-    PREFILL_ROWS = 512, /* rows of every cuBLAS product: one shape, so one order of summation */
+    PRODUCT_ROWS = 64,   /* rows one matrix product kernel takes; more are done in slices */
+    PREFILL_ROWS = 512,  /* rows of every cuBLAS product: one shape, so one order of summation */
     ATTENTION_SPANS = 8, /* most parts one row's attention is split into; a cluster of blocks */
     MAX_HEAD_DIM = 512,
 };
@@ -48,18 +49,18 @@ struct backend {
     struct link *link;
     struct loader *loader;
     struct records *records;
-    bool serial; /* the next kernel starts only when all before it is done and visible */
+    bool serial;       /* the next kernel starts only when all before it is done and visible */
     cudaError_t error; /* the first since it was last reported */
     const char *error_at;
 
     /* scratch, by reserve */
     int32_t max_rows, max_width;
-    void *normed;     /* [max_rows][max_width], bf16 or f32: x norm */
-    float *scale;     /* [max_rows]: 1 / rms */
-    float *squares;   /* [PRODUCT_ROWS][max_width / 16]: sums over the tiles of a product's x */
+    void *normed;      /* [max_rows][max_width], bf16 or f32: x norm */
+    float *scale;      /* [max_rows]: 1 / rms */
+    float *squares;    /* [PRODUCT_ROWS][max_width / 16]: sums over the tiles of a product's x */
     struct held *held; /* a projection that waits for the norm behind it */
-    void *padded;     /* [PREFILL_ROWS][max_width] bf16 */
-    float *sums;      /* [max_rows][3 * max_width]: products that are finished by another kernel */
+    void *padded;      /* [PREFILL_ROWS][max_width] bf16 */
+    float *sums;       /* [max_rows][3 * max_width]: products that are finished by another kernel */
 };
 
 /* Keeps the first error for sync to report. */
@@ -105,13 +106,15 @@ void launch(struct backend *be, const char *name, void (*kernel)(Parameters...),
 }
 /* Blocks of one column of the grid form a cluster. */
 template <typename... Parameters, typename... Arguments>
-void launch_columns(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
-                    Arguments... arguments) {
+void launch_columns(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid,
+                    dim3 block, Arguments... arguments) {
     settle(be);
     launch_raw(be, name, kernel, grid, block, 0, grid.z, arguments...);
 }
 
-static inline int32_t ceil_div(int32_t a, int32_t b) { return (a + b - 1) / b; }
+static inline int32_t ceil_div(int32_t a, int32_t b) {
+    return (a + b - 1) / b;
+}
 
 /* ---- on the device ---- */
 
@@ -131,32 +134,44 @@ static __device__ __forceinline__ uint32_t shared_address(const void *p) {
 }
 
 /* c += a b for a 16x16 tile a (rows g and g + 8 of thread 4g + t) and a 16x8 tile b (column g). */
-static __device__ __forceinline__ void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                                uint32_t b0, uint32_t b1) {
+static __device__ __forceinline__ void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                                uint32_t a3, uint32_t b0, uint32_t b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
                  "{%0,%1,%2,%3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
-static __device__ __forceinline__ void mma_f16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2, uint32_t a3,
-                                               uint32_t b0, uint32_t b1) {
+static __device__ __forceinline__ void mma_f16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
+                                               uint32_t a3, uint32_t b0, uint32_t b1) {
     asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
                  "{%0,%1,%2,%3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 
-static __device__ __forceinline__ float widen(float v) { return v; }
-static __device__ __forceinline__ float widen(bf16 v) { return __bfloat162float(v); }
-static __device__ __forceinline__ float widen(__half v) { return __half2float(v); }
-static __device__ __forceinline__ void store(float *p, float v) { *p = v; }
-static __device__ __forceinline__ void store(bf16 *p, float v) { *p = __float2bfloat16(v); }
-static __device__ __forceinline__ void store(__half *p, float v) { *p = __float2half(v); }
+static __device__ __forceinline__ float widen(float v) {
+    return v;
+}
+static __device__ __forceinline__ float widen(bf16 v) {
+    return __bfloat162float(v);
+}
+static __device__ __forceinline__ float widen(__half v) {
+    return __half2float(v);
+}
+static __device__ __forceinline__ void store(float *p, float v) {
+    *p = v;
+}
+static __device__ __forceinline__ void store(bf16 *p, float v) {
+    *p = __float2bfloat16(v);
+}
+static __device__ __forceinline__ void store(__half *p, float v) {
+    *p = __float2half(v);
+}
 
-/* RMSNorm comes in two parts: x times its weight, rounded, and the factor 1 / rms, which is the same for a whole row
- * and so is applied to the sums of the product instead; nothing has to wait for it. The sum of squares has one order
- * whoever takes it, the product that made x or a kernel of its own: over the pairs of a tile (see finish.cuh) by a
- * tree of `lanes` neighbouring threads, then over the tiles by a warp. */
+/* RMSNorm comes in two parts: x times its weight, rounded, and the factor 1 / rms, which is the same for a
+ * whole row and so is applied to the sums of the product instead; nothing has to wait for it. The sum of
+ * squares has one order whoever takes it, the product that made x or a kernel of its own: over the pairs of a
+ * tile (see finish.cuh) by a tree of `lanes` neighbouring threads, then over the tiles by a warp. */
 static __device__ __forceinline__ float tile_squares(float a, float b, int lanes) {
     float sum = fmaf(b, b, __fmul_rn(a, a));
     for (int offset = lanes / 2; offset; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
@@ -177,15 +192,16 @@ static inline int32_t tile_outputs(const struct backend *be, int32_t n) {
 /* ---- operations, one a file ---- */
 
 void cuda_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float *x);
-void cuda_qkv(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x, void *q,
-              const struct kv_layer *kv);
-void cuda_attention(struct backend *be, const struct rows *rows, const struct attention_block *b, const void *q,
-                    const struct kv_layer *kv, void *attended);
-void cuda_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a, float *x);
+void cuda_qkv(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x,
+              void *q, const struct kv_layer *kv);
+void cuda_attention(struct backend *be, const struct rows *rows, const struct attention_block *b,
+                    const void *q, const struct kv_layer *kv, void *attended);
+void cuda_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,
+                  float *x);
 void cuda_gate_up(struct backend *be, const struct rows *rows, const struct mlp_block *b, const float *x,
                   void *hidden);
-void cuda_logits(struct backend *be, const float *norm, float norm_eps, const struct matrix *head, const float *x,
-                 const int32_t *host_pick, int32_t n_pick, float *logits);
+void cuda_logits(struct backend *be, const float *norm, float norm_eps, const struct matrix *head,
+                 const float *x, const int32_t *host_pick, int32_t n_pick, float *logits);
 void cuda_argmax(struct backend *be, const float *logits, int32_t n, int32_t vocab, int32_t *token);
 
 /* Rows of x that a norm reads; a null `at` names them all in order. */

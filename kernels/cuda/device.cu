@@ -1,9 +1,9 @@
 /* The CUDA device: opening it, its memory, transfers, recorded passes, meters, and the table of operations.
  *
  * One stream carries everything but the loading of weights. The first error is kept and reported by sync or
- * download. Uploads are copied to pinned memory at once and sent by one small kernel in front of whatever runs
- * next; small downloads are written to pinned memory by a kernel while the host watches a ticket, which is
- * several microseconds quicker than a copy and an event. Not done here: more than one device. */
+ * download. Uploads are copied to pinned memory at once and sent by one small kernel in front of whatever
+ * runs next; small downloads are written to pinned memory by a kernel while the host watches a ticket, which
+ * is several microseconds quicker than a copy and an event. Not done here: more than one device. */
 #include "kernels/cuda/common.cuh"
 
 #include <algorithm>
@@ -38,7 +38,8 @@ __global__ void scatter(const __grid_constant__ struct parcels all, const char *
         ((uint32_t *)p.to)[i] = ((const volatile uint32_t *)(pinned + p.from))[i];
 }
 
-__global__ void deliver(const uint32_t *from, uint32_t *to, uint32_t words, uint64_t *ticket, uint64_t number) {
+__global__ void deliver(const uint32_t *from, uint32_t *to, uint32_t words, uint64_t *ticket,
+                        uint64_t number) {
     pdl_wait();
     for (uint32_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = __ldcg(from + i);
     __threadfence_system();
@@ -50,9 +51,9 @@ __global__ void deliver(const uint32_t *from, uint32_t *to, uint32_t words, uint
 
 struct link {
     char *pinned;
-    size_t used;            /* of the half in use */
+    size_t used; /* of the half in use */
     int half;
-    cudaEvent_t left[2];    /* all that came from a half has been read */
+    cudaEvent_t left[2]; /* all that came from a half has been read */
     struct parcels waiting;
     uint64_t *ticket, number;
 };
@@ -141,11 +142,12 @@ static outrider_status cuda_sync(struct backend *be) {
 static outrider_status download_small(struct backend *be, void *host_to, const void *from, size_t bytes) {
     struct link *l = be->link;
     char *bounce = l->pinned + 2 * HALF_BYTES;
-    launch(be, "download", deliver, 1, 256, 0, (const uint32_t *)from, (uint32_t *)bounce, (uint32_t)(bytes / 4),
-           l->ticket, ++l->number);
+    launch(be, "download", deliver, 1, 256, 0, (const uint32_t *)from, (uint32_t *)bounce,
+           (uint32_t)(bytes / 4), l->ticket, ++l->number);
     /* A failed kernel never writes the ticket, so look at the stream now and then. */
     for (uint32_t spins = 1; __atomic_load_n(l->ticket, __ATOMIC_ACQUIRE) != l->number; spins++)
-        if (be->error != cudaSuccess || (spins % (1 << 20) == 0 && cudaStreamQuery(be->stream) != cudaErrorNotReady))
+        if (be->error != cudaSuccess ||
+            (spins % (1 << 20) == 0 && cudaStreamQuery(be->stream) != cudaErrorNotReady))
             break;
     if (__atomic_load_n(l->ticket, __ATOMIC_ACQUIRE) != l->number) return cuda_sync(be);
     memcpy(host_to, bounce, bytes);
@@ -159,7 +161,8 @@ static outrider_status cuda_download(struct backend *be, void *host_to, const vo
     char *bounce = be->link->pinned + 2 * HALF_BYTES;
     for (size_t done = 0, n; done < bytes; done += n) {
         n = std::min(bytes - done, BOUNCE_BYTES);
-        note(be, cudaMemcpyAsync(bounce, (const char *)from + done, n, cudaMemcpyDeviceToHost, be->stream), "download");
+        note(be, cudaMemcpyAsync(bounce, (const char *)from + done, n, cudaMemcpyDeviceToHost, be->stream),
+             "download");
         TRY(cuda_sync(be));
         memcpy((char *)host_to + done, bounce, n);
     }
@@ -182,9 +185,10 @@ static outrider_status cuda_alloc(struct backend *be, size_t bytes, void **out) 
     cudaGetLastError();
     cudaMemGetInfo(&free_bytes, &total);
     if (error != cudaErrorMemoryAllocation)
-        return fail(OUTRIDER_EFAIL, "cuda:%d: allocating %zu bytes: %s", be->device, bytes, cudaGetErrorString(error));
-    return fail(OUTRIDER_ENOMEM, "cuda:%d: out of memory: %zu bytes needed, %zu of %zu free", be->device, bytes,
-                free_bytes, total);
+        return fail(OUTRIDER_EFAIL, "cuda:%d: allocating %zu bytes: %s", be->device, bytes,
+                    cudaGetErrorString(error));
+    return fail(OUTRIDER_ENOMEM, "cuda:%d: out of memory: %zu bytes needed, %zu of %zu free", be->device,
+                bytes, free_bytes, total);
 }
 
 static void cuda_release(struct backend *be, void *p) {
@@ -317,10 +321,13 @@ static outrider_status cuda_weight(struct backend *be, const void *host, size_t 
         return OUTRIDER_OK;
     }
     cudaFree(p);
-    return fail(OUTRIDER_EFAIL, "cuda:%d: loading %zu bytes: %s", be->device, bytes, cudaGetErrorString(error));
+    return fail(OUTRIDER_EFAIL, "cuda:%d: loading %zu bytes: %s", be->device, bytes,
+                cudaGetErrorString(error));
 }
 
-static void cuda_weight_release(struct backend *be, const void *p) { cuda_release(be, (void *)p); }
+static void cuda_weight_release(struct backend *be, const void *p) {
+    cuda_release(be, (void *)p);
+}
 
 /* ---- recorded passes ---- */
 
@@ -381,7 +388,8 @@ static void cuda_record_end(struct backend *be) {
 namespace {
 
 __global__ void fill_random(uint4 *p, size_t n) {
-    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n; i += (size_t)gridDim.x * blockDim.x) {
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
         uint32_t h = (uint32_t)i * 2654435761u ^ (uint32_t)(i >> 32);
         h = (h ^ h >> 15) * 2246822519u;
         p[i] = make_uint4(h, h * 3266489917u, h ^ 0x9e3779b9u, h * 668265263u);
@@ -416,8 +424,8 @@ static outrider_status cuda_read_bandwidth(struct backend *be, size_t bytes, dou
         for (int repeat = 0; repeat < 6; repeat++) {
             float ms = 0;
             cudaEventRecord(begin, be->stream);
-            read_all<<<be->multiprocessors * (repeat % 2 ? 16 : 8), threads, 0, be->stream>>>(data, bytes / 16,
-                                                                                               (uint32_t *)data);
+            read_all<<<be->multiprocessors *(repeat % 2 ? 16 : 8), threads, 0, be->stream>>>(
+                data, bytes / 16, (uint32_t *)data);
             cudaEventRecord(end, be->stream);
             note(be, cudaEventSynchronize(end), "meter");
             cudaEventElapsedTime(&ms, begin, end);
@@ -451,13 +459,32 @@ static void cuda_close(struct backend *be) {
     delete be;
 }
 
-/* With the pointers to operations comes the only mutable state of the program that is not in `be`: CUDA's current
- * device of the calling thread, which is why one thread may use only one backend at a time. */
+/* With the pointers to operations comes the only mutable state of the program that is not in `be`: CUDA's
+ * current device of the calling thread, which is why one thread may use only one backend at a time. */
 static const struct ops cuda_ops = {
-    "cuda",       cuda_alloc,     cuda_release,  cuda_weight,       cuda_weight_release, cuda_reserve,
-    cuda_upload,  cuda_download,  cuda_copy,     cuda_sync,         cuda_embed,          cuda_qkv,
-    cuda_attention, cuda_project, cuda_gate_up,  cuda_logits,       cuda_argmax,         cuda_replay,
-    cuda_record_begin, cuda_record_end, cuda_read_bandwidth, cuda_describe, cuda_close,
+    "cuda",
+    cuda_alloc,
+    cuda_release,
+    cuda_weight,
+    cuda_weight_release,
+    cuda_reserve,
+    cuda_upload,
+    cuda_download,
+    cuda_copy,
+    cuda_sync,
+    cuda_embed,
+    cuda_qkv,
+    cuda_attention,
+    cuda_project,
+    cuda_gate_up,
+    cuda_logits,
+    cuda_argmax,
+    cuda_replay,
+    cuda_record_begin,
+    cuda_record_end,
+    cuda_read_bandwidth,
+    cuda_describe,
+    cuda_close,
 };
 
 static outrider_status find_device(const char *name, int *out) {

@@ -20,7 +20,7 @@ struct finish {
     const float *norm;
     bf16 *normed;
     float *squares;
-    void *wide;             /* SILU: hidden, QKV: q */
+    void *wide; /* SILU: hidden, QKV: q */
     enum dtype wide_type;
     /* QKV */
     const int32_t *position, *slot, *table;
@@ -72,7 +72,8 @@ static __device__ __forceinline__ void finish_qkv(const struct finish &f, int32_
     head -= f.heads;
     void *cache = head < f.kv_heads ? f.k : f.v;
     head -= head < f.kv_heads ? 0 : f.kv_heads;
-    size_t to = (((size_t)at.page * f.kv_heads + head) * f.page_size + at.position % f.page_size) * 2 * f.half + d;
+    size_t to =
+        (((size_t)at.page * f.kv_heads + head) * f.page_size + at.position % f.page_size) * 2 * f.half + d;
     if (f.f16_cache) {
         ((__half *)cache)[to] = __float2half(a);
         ((__half *)cache)[to + f.half] = __float2half(b);
@@ -82,8 +83,8 @@ static __device__ __forceinline__ void finish_qkv(const struct finish &f, int32_
     }
 }
 
-static __device__ __forceinline__ void finish_pair(const struct finish &f, int32_t row, const struct place &at,
-                                                   int32_t pair, float a, float b) {
+static __device__ __forceinline__ void finish_pair(const struct finish &f, int32_t row,
+                                                   const struct place &at, int32_t pair, float a, float b) {
     if (f.kind == FINISH_QKV) return finish_qkv(f, row, at, pair, a, b);
     if (f.kind == FINISH_SILU) return store_wide(f, (size_t)row * f.half + pair, a / (1 + expf(-a)) * b);
     int32_t first = first_of_pair(f, pair), second = first + f.half;
@@ -98,8 +99,9 @@ static __device__ __forceinline__ void finish_pair(const struct finish &f, int32
 
 /* ADD with the norm behind it: as finish_pair and rmsnorm() would do it, bit for bit; by `lanes` neighbouring
  * threads, one a pair of the tile. The old values come from the caller, who read them long before. */
-static __device__ __forceinline__ void finish_normed(const struct finish &f, int32_t row, int32_t pair, int32_t tile,
-                                                     int32_t tiles, bool mine, float a, float b, float2 old, int lanes) {
+static __device__ __forceinline__ void finish_normed(const struct finish &f, int32_t row, int32_t pair,
+                                                     int32_t tile, int32_t tiles, bool mine, float a, float b,
+                                                     float2 old, int lanes) {
     const bool live = mine && pair < f.pairs, both = live && pair + f.half < f.n;
     const size_t at = (size_t)row * f.n + pair;
     a = live ? a + old.x : 0;

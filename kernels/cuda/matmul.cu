@@ -1,18 +1,17 @@
 /* Matrix products and what is fused around them: three ways to the same sums.
  *
- * skinny    bf16 weights, 1 to 64 rows: reads each weight once, near the card's read bandwidth. The weights are
- *           the 16-row operand of the tensor cores and the rows of activations its 8 columns, so that a column's
- *           sum never sees its neighbours. Each of a block's eight warps takes its 128 of every 1024 along k and
- *           keeps a ring of its own filled by asynchronous copies; the warps' sums are added in warp order: one
+ * skinny    bf16 weights, 1 to 64 rows: reads each weight once, near the card's read bandwidth. The weights
+ * are the 16-row operand of the tensor cores and the rows of activations its 8 columns, so that a column's
+ *           sum never sees its neighbours. Each of a block's eight warps takes its 128 of every 1024 along k
+ * and keeps a ring of its own filled by asynchronous copies; the warps' sums are added in warp order: one
  *           order for any number of rows, tile or grid. A block has a multiprocessor to itself, because two
- *           streams of weights at once cost the memory more than they hide; dependent launch lets the block of the
- *           next product follow as soon as this one leaves.
- * prefill   bf16 weights, rows of a prompt: cuBLAS on PREFILL_ROWS rows, padded, so that it always sees one
- *           shape and a row's bits cannot depend on how many came with it.
- * plain     any type and shape: one warp an output. Correct, not fast.
+ *           streams of weights at once cost the memory more than they hide; dependent launch lets the block
+ * of the next product follow as soon as this one leaves. prefill   bf16 weights, rows of a prompt: cuBLAS on
+ * PREFILL_ROWS rows, padded, so that it always sees one shape and a row's bits cannot depend on how many came
+ * with it. plain     any type and shape: one warp an output. Correct, not fast.
  *
- * A thread's 16-byte read of a fragment serves two mma steps: k is permuted alike in both operands, which a dot
- * product allows. Of 128 bytes of a row thread t takes pieces 2t and 2t + 1, and piece c of row r lies at
+ * A thread's 16-byte read of a fragment serves two mma steps: k is permuted alike in both operands, which a
+ * dot product allows. Of 128 bytes of a row thread t takes pieces 2t and 2t + 1, and piece c of row r lies at
  * c ^ r % 8, so that neither copies nor reads meet in a bank. */
 #include "kernels/cuda/finish.cuh"
 
@@ -54,7 +53,8 @@ struct layout {
         const int columns = p.m < FINISH_COLUMNS ? p.m : FINISH_COLUMNS;
         part = sizeof(struct tables);
         squares = part + WARPS * columns * (tile + 4) * 4;
-        ring = (squares + (p.squares && p.m <= SQUARES_ROWS ? p.m * p.square_tiles * 4 : 0) + 127) / 128 * 128;
+        ring =
+            (squares + (p.squares && p.m <= SQUARES_ROWS ? p.m * p.square_tiles * 4 : 0) + 127) / 128 * 128;
         stage = (tile + p.m) * width * 2;
     }
 };
@@ -69,26 +69,42 @@ __device__ __forceinline__ void copy_async(uint32_t to, const void *from, int by
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
 }
 __device__ __forceinline__ void copy_stream(uint32_t to, const void *from, int bytes, uint64_t policy) {
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to), "l"(from),
-                 "r"(bytes), "l"(policy)
+    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to),
+                 "l"(from), "r"(bytes), "l"(policy)
                  : "memory");
 }
-__device__ __forceinline__ void commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void commit() {
+    asm volatile("cp.async.commit_group;" ::: "memory");
+}
 /* All but the latest n groups have arrived. */
 __device__ __forceinline__ void wait_all_but(int n) {
     switch (n) {
-    case 1: asm volatile("cp.async.wait_group 1;" ::: "memory"); break;
-    case 2: asm volatile("cp.async.wait_group 2;" ::: "memory"); break;
-    case 3: asm volatile("cp.async.wait_group 3;" ::: "memory"); break;
-    case 4: asm volatile("cp.async.wait_group 4;" ::: "memory"); break;
-    case 5: asm volatile("cp.async.wait_group 5;" ::: "memory"); break;
-    case 6: asm volatile("cp.async.wait_group 6;" ::: "memory"); break;
-    default: asm volatile("cp.async.wait_group 7;" ::: "memory");
+    case 1:
+        asm volatile("cp.async.wait_group 1;" ::: "memory");
+        break;
+    case 2:
+        asm volatile("cp.async.wait_group 2;" ::: "memory");
+        break;
+    case 3:
+        asm volatile("cp.async.wait_group 3;" ::: "memory");
+        break;
+    case 4:
+        asm volatile("cp.async.wait_group 4;" ::: "memory");
+        break;
+    case 5:
+        asm volatile("cp.async.wait_group 5;" ::: "memory");
+        break;
+    case 6:
+        asm volatile("cp.async.wait_group 6;" ::: "memory");
+        break;
+    default:
+        asm volatile("cp.async.wait_group 7;" ::: "memory");
     }
 }
 
 /* Address of one row of a tile: pairs keep their two halves in the two halves of the tile. */
-template <int TILE> __device__ __forceinline__ const bf16 *tile_row(const struct product &p, int tile, int r) {
+template <int TILE>
+__device__ __forceinline__ const bf16 *tile_row(const struct product &p, int tile, int r) {
     const int pair = min(tile * (TILE / 2) + r % (TILE / 2), p.finish.pairs - 1);
     int row = min(first_of_pair(p.finish, pair) + (r < TILE / 2 ? 0 : p.finish.half), p.finish.n - 1);
     const int which = row < p.stack.end[0] ? 0 : row < p.stack.end[1] ? 1 : 2;
@@ -96,7 +112,8 @@ template <int TILE> __device__ __forceinline__ const bf16 *tile_row(const struct
     return (const bf16 *)p.stack.w[which] + (size_t)row * p.k;
 }
 
-/* Fills a warp's ring, WIDTH elements of each row at a time: a lane takes a 16-byte piece of every ROWS-th row. */
+/* Fills a warp's ring, WIDTH elements of each row at a time: a lane takes a 16-byte piece of every ROWS-th
+ * row. */
 template <int TILE, int WIDTH> struct feeder {
     static constexpr int PIECES = WIDTH / 8, ROWS = 32 / PIECES;
     const struct product &p;
@@ -116,7 +133,9 @@ template <int TILE, int WIDTH> struct feeder {
 #pragma unroll
         for (int j = 0; j < TILE / ROWS; j++) row[j] = tile_row<TILE>(p, tile, first + j * ROWS);
     }
-    __device__ bool done() const { return tile >= p.tiles; }
+    __device__ bool done() const {
+        return tile >= p.tiles;
+    }
     __device__ void advance() {
         if (++turn < turns) return;
         turn = 0;
@@ -146,8 +165,10 @@ template <int TILE, int WIDTH> struct feeder {
 __device__ __forceinline__ void find_scales(const struct product &p, const float *ahead, struct tables *s) {
     for (int r = threadIdx.x / 32; r < p.m; r += WARPS) {
         const int first = r * p.square_tiles;
-        auto square = [&](int i) { return p.m <= SQUARES_ROWS ? ahead[first + i] : __ldcg(p.squares + first + i); };
-        const float scale = p.squares ? inverse_rms(square, p.square_tiles, p.k, p.eps)
+        auto square = [&](int i) {
+            return p.m <= SQUARES_ROWS ? ahead[first + i] : __ldcg(p.squares + first + i);
+        };
+        const float scale = p.squares        ? inverse_rms(square, p.square_tiles, p.k, p.eps)
                             : p.finish.scale ? __ldcg(p.finish.scale + r)
                                              : 1;
         if (threadIdx.x % 32 == 0) s->scale[r] = scale;
@@ -192,7 +213,8 @@ __device__ __forceinline__ void finish_tile(const struct product &p, int tile, c
             first *= s->scale[j * 8 + from];
             second *= s->scale[j * 8 + from];
             if (p.finish.norm)
-                finish_normed(p.finish, row, pair, tile, p.tiles, column < columns, first, second, old[j], LANES);
+                finish_normed(p.finish, row, pair, tile, p.tiles, column < columns, first, second, old[j],
+                              LANES);
             else if (column < columns && pair < p.finish.pairs)
                 finish_pair(p.finish, row, s->place[row], pair, first, second);
         }
@@ -200,7 +222,8 @@ __device__ __forceinline__ void finish_tile(const struct product &p, int tile, c
     }
 }
 
-/* RT: 16-row tiles of weights a block takes at a time; NT: 8-row tiles of activations; WIDTH: of a ring's stage. */
+/* RT: 16-row tiles of weights a block takes at a time; NT: 8-row tiles of activations; WIDTH: of a ring's
+ * stage. */
 template <int RT, int NT, int WIDTH>
 __global__ __launch_bounds__(WARPS * 32) void skinny(const __grid_constant__ struct product p) {
     constexpr int TILE = RT * 16;
@@ -243,7 +266,8 @@ __global__ __launch_bounds__(WARPS * 32) void skinny(const __grid_constant__ str
 #pragma unroll
                 for (int j = 0; j < NT; j++) {
                     const int row = min(j * 8 + g, p.m - 1);
-                    const uint4 b = *(const uint4 *)(a + row * WIDTH * 2 + ((piece & 8) | ((piece ^ row) & 7)) * 16);
+                    const uint4 b =
+                        *(const uint4 *)(a + row * WIDTH * 2 + ((piece & 8) | ((piece ^ row) & 7)) * 16);
 #pragma unroll
                     for (int r = 0; r < RT; r++) {
                         mma_bf16(c[r][j], lo[r].x, hi[r].x, lo[r].y, hi[r].y, b.x, b.y);
@@ -290,7 +314,8 @@ __global__ void plain(const W *w, const A *a, float *sums, int n, int k, int pit
     const int i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32, lane = threadIdx.x % 32;
     if (i >= n) return;
     float sum = 0;
-    for (int j = lane; j < k; j += 32) sum += widen(w[(size_t)i * k + j]) * widen(__ldcg(a + (size_t)blockIdx.y * k + j));
+    for (int j = lane; j < k; j += 32)
+        sum += widen(w[(size_t)i * k + j]) * widen(__ldcg(a + (size_t)blockIdx.y * k + j));
     for (int offset = 16; offset; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
     if (lane == 0) sums[(size_t)blockIdx.y * pitch + first + i] = sum;
 }
@@ -322,7 +347,9 @@ bool is_skinny(const struct backend *be, const struct job *j) {
     return be->architecture >= 90 && j->dtype == DTYPE_BF16 && j->k % 8 == 0;
 }
 
-void *after_rows(void *p, enum dtype type, size_t n) { return p ? (char *)p + n * dtype_bytes(type) : p; }
+void *after_rows(void *p, enum dtype type, size_t n) {
+    return p ? (char *)p + n * dtype_bytes(type) : p;
+}
 
 /* The finish of rows from `row` on. */
 struct finish finish_from(struct finish f, int32_t row) {
@@ -346,8 +373,8 @@ template <int RT, int NT, int WIDTH> void launch_skinny(struct backend *be, stru
     const int useful = ceil_div(p->tiles, grid) * ceil_div(p->k, CHUNK) * (STEP / WIDTH);
     assert(p->stages >= 2);
     p->stages = std::clamp(useful, 2, std::min(p->stages, MAX_STAGES));
-    launch_raw(be, "product", skinny<RT, NT, WIDTH>, grid, WARPS * 32, at.ring + (size_t)p->stages * at.stage * WARPS, 1,
-               *p);
+    launch_raw(be, "product", skinny<RT, NT, WIDTH>, grid, WARPS * 32,
+               at.ring + (size_t)p->stages * at.stage * WARPS, 1, *p);
 }
 
 template <int RT> void launch_rows(struct backend *be, struct product *p) {
@@ -396,13 +423,14 @@ void run_prefill(struct backend *be, const struct job *j, const void *a) {
         }
         const float one = 1, zero = 0;
         for (int i = 0, first = 0; i < 3 && first < j->finish.n; first = j->stack.end[i++])
-            if (cublasGemmEx(be->blas, CUBLAS_OP_T, CUBLAS_OP_N, j->stack.end[i] - first, PREFILL_ROWS, j->k, &one,
-                             j->stack.w[i], CUDA_R_16BF, j->k, rows, CUDA_R_16BF, j->k, &zero, be->sums + first,
-                             CUDA_R_32F, j->finish.n, CUBLAS_COMPUTE_32F,
+            if (cublasGemmEx(be->blas, CUBLAS_OP_T, CUBLAS_OP_N, j->stack.end[i] - first, PREFILL_ROWS, j->k,
+                             &one, j->stack.w[i], CUDA_R_16BF, j->k, rows, CUDA_R_16BF, j->k, &zero,
+                             be->sums + first, CUDA_R_32F, j->finish.n, CUBLAS_COMPUTE_32F,
                              CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
                 note(be, cudaErrorUnknown, "cuBLAS");
         struct finish f = finish_from(j->finish, from);
-        launch(be, "finish", finish_sums, dim3(ceil_div(f.pairs, 256), n), 256, 0, f, (const float *)be->sums);
+        launch(be, "finish", finish_sums, dim3(ceil_div(f.pairs, 256), n), 256, 0, f,
+               (const float *)be->sums);
     }
 }
 
@@ -411,15 +439,18 @@ template <typename W, typename A> void run_plain(struct backend *be, const struc
         int32_t m = j->m - from < PREFILL_ROWS ? j->m - from : PREFILL_ROWS;
         for (int i = 0, first = 0; i < 3 && first < j->finish.n; first = j->stack.end[i++]) {
             int32_t n = j->stack.end[i] - first;
-            launch(be, "plain product", plain<W, A>, dim3(ceil_div(n, 8), m), 256, 0, (const W *)j->stack.w[i],
-                   (const A *)a + (size_t)from * j->k, be->sums, n, j->k, j->finish.n, first);
+            launch(be, "plain product", plain<W, A>, dim3(ceil_div(n, 8), m), 256, 0,
+                   (const W *)j->stack.w[i], (const A *)a + (size_t)from * j->k, be->sums, n, j->k,
+                   j->finish.n, first);
         }
         struct finish f = finish_from(j->finish, from);
-        launch(be, "finish", finish_sums, dim3(ceil_div(f.pairs, 256), m), 256, 0, f, (const float *)be->sums);
+        launch(be, "finish", finish_sums, dim3(ceil_div(f.pairs, 256), m), 256, 0, f,
+               (const float *)be->sums);
     }
 }
 
-/* Whether the projection held back made the x that this job norms; if so it is issued together with that norm. */
+/* Whether the projection held back made the x that this job norms; if so it is issued together with that
+ * norm. */
 bool take_held(struct backend *be, struct job *j);
 
 void run(struct backend *be, struct job *j) {
@@ -457,9 +488,10 @@ struct finish finish_each(enum finish_kind kind, int32_t n, float *x) {
 
 /* ---- holding a projection back ----
  *
- * A projection adds to x, and what comes next norms x. Were the norm a kernel of its own, every product but two a
- * pass would wait for it; so a projection is issued only when the operation behind it is known, and then does the
- * norm's work on the x it has just made. Anything else that happens first issues it as it is. */
+ * A projection adds to x, and what comes next norms x. Were the norm a kernel of its own, every product but
+ * two a pass would wait for it; so a projection is issued only when the operation behind it is known, and
+ * then does the norm's work on the x it has just made. Anything else that happens first issues it as it is.
+ */
 struct held {
     bool any;
     struct product product;
@@ -479,7 +511,8 @@ bool can_hold(const struct backend *be, const struct job *j) {
 
 bool take_held(struct backend *be, struct job *j) {
     struct product *p = &be->held->product;
-    if (!be->held->any || p->finish.x != j->x || p->m != j->m || p->finish.n != j->k || !j->pick.all || !can_hold(be, j))
+    if (!be->held->any || p->finish.x != j->x || p->m != j->m || p->finish.n != j->k || !j->pick.all ||
+        !can_hold(be, j))
         return false;
     p->finish.norm = j->norm;
     p->finish.normed = (bf16 *)be->normed;
@@ -493,8 +526,8 @@ bool take_held(struct backend *be, struct job *j) {
 
 /* ---- the operations ---- */
 
-void cuda_qkv(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x, void *q,
-              const struct kv_layer *kv) {
+void cuda_qkv(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x,
+              void *q, const struct kv_layer *kv) {
     struct job j = {};
     j.stack = stack_of(&b->q, &b->k, &b->v);
     j.dtype = b->q.dtype;
@@ -549,7 +582,8 @@ void cuda_gate_up(struct backend *be, const struct rows *rows, const struct mlp_
     run(be, &j);
 }
 
-void cuda_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a, float *x) {
+void cuda_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,
+                  float *x) {
     struct job j = {};
     j.stack = stack_of(w, NULL, NULL);
     j.dtype = w->dtype;
@@ -564,8 +598,8 @@ void cuda_project(struct backend *be, const struct rows *rows, const struct matr
     be->held->any = true;
 }
 
-void cuda_logits(struct backend *be, const float *norm, float norm_eps, const struct matrix *head, const float *x,
-                 const int32_t *host_pick, int32_t n_pick, float *logits) {
+void cuda_logits(struct backend *be, const float *norm, float norm_eps, const struct matrix *head,
+                 const float *x, const int32_t *host_pick, int32_t n_pick, float *logits) {
     for (int32_t from = 0; from < n_pick; from += PRODUCT_ROWS) {
         struct job j = {};
         j.stack = stack_of(head, NULL, NULL);
@@ -591,10 +625,13 @@ cudaError_t prepare_products(struct backend *be) {
                              (const void *)skinny<2, 1, 128>, (const void *)skinny<2, 2, 128>,
                              (const void *)skinny<2, 4, 64>,  (const void *)skinny<2, 8, 64>};
     for (const void *kernel : kernels) {
-        cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
+        cudaError_t error =
+            cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
         if (error != cudaSuccess) return error;
     }
     return cudaSuccess;
 }
 
-void discard_held(struct backend *be) { delete be->held; }
+void discard_held(struct backend *be) {
+    delete be->held;
+}

@@ -6,9 +6,10 @@ namespace {
 constexpr int NORM_THREADS = 512;
 
 template <typename T>
-__global__ __launch_bounds__(NORM_THREADS) void norm_rows(const float *x, const __grid_constant__ struct picks pick,
-                                                          const float *norm, float eps, int n, int lanes, T *normed,
-                                                          float *scale) {
+__global__ __launch_bounds__(NORM_THREADS) void norm_rows(const float *x,
+                                                          const __grid_constant__ struct picks pick,
+                                                          const float *norm, float eps, int n, int lanes,
+                                                          T *normed, float *scale) {
     extern __shared__ float squares[];
     pdl_release();
     pdl_wait();
@@ -17,7 +18,8 @@ __global__ __launch_bounds__(NORM_THREADS) void norm_rows(const float *x, const 
     normed += (size_t)blockIdx.x * n;
 #pragma unroll 4
     for (int i = threadIdx.x; i - (int)threadIdx.x % 32 < half; i += NORM_THREADS) { /* whole warps */
-        const float a = i < half ? __ldcg(row + i) : 0, b = i < half && i + half < n ? __ldcg(row + i + half) : 0;
+        const float a = i < half ? __ldcg(row + i) : 0,
+                    b = i < half && i + half < n ? __ldcg(row + i + half) : 0;
         const float sum = tile_squares(a, b, lanes);
         if (i % lanes == 0 && i < half) squares[i / lanes] = sum;
         if (i < half) store(normed + i, a * norm[i]);
@@ -52,10 +54,12 @@ void rmsnorm(struct backend *be, const float *x, struct picks pick, const float 
 
 void cuda_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float *x) {
     if (table->dtype == DTYPE_BF16)
-        launch(be, "embed", embed_rows<bf16>, rows->n, 256, 0, rows->token, (const bf16 *)table->data, table->k, x);
+        launch(be, "embed", embed_rows<bf16>, rows->n, 256, 0, rows->token, (const bf16 *)table->data,
+               table->k, x);
     else if (table->dtype == DTYPE_F16)
-        launch(be, "embed", embed_rows<__half>, rows->n, 256, 0, rows->token, (const __half *)table->data, table->k,
-               x);
+        launch(be, "embed", embed_rows<__half>, rows->n, 256, 0, rows->token, (const __half *)table->data,
+               table->k, x);
     else
-        launch(be, "embed", embed_rows<float>, rows->n, 256, 0, rows->token, (const float *)table->data, table->k, x);
+        launch(be, "embed", embed_rows<float>, rows->n, 256, 0, rows->token, (const float *)table->data,
+               table->k, x);
 }
