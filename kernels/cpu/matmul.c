@@ -11,7 +11,7 @@
 /* Outputs whose accumulators, times ROW_TILE, fit the registers. */
 enum { WIDE = SUMS };
 
-/* Bytes. With one or two rows a prefetch only gets in the hardware's way; with more the loop is too slow for
+/* Bytes. With one row a prefetch only gets in the hardware's way; with more the loop is too slow for
  * the hardware to see a stream worth running far ahead of: 8 rows, k 1024, from 9 to 16 GB/s a core. */
 enum { AHEAD = 8192 };
 
@@ -40,7 +40,7 @@ INLINE void dots(enum dtype t, int32_t outs, int32_t rows, const char *w, const 
     float sum[MOST];
     UNROLL for (int32_t i = 0; i < n + SUMS - 1 - (n + SUMS - 1) % SUMS; i++) acc[i] = vf_zero();
     for (int32_t i = 0; i < whole; i += step) {
-        if (outs == 1 && rows > 2 && i * w_size % 64 == 0) __builtin_prefetch(w + i * w_size + AHEAD, 0, 2);
+        if (outs == 1 && rows > 1 && i * w_size % 64 == 0) __builtin_prefetch(w + i * w_size + AHEAD, 0, 2);
         dots_step(t, outs, rows, step, w + i * w_size, w_row, a + i * a_size, a_row, acc);
     }
     if (whole < k)
