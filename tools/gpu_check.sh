@@ -31,9 +31,9 @@ if wants ops; then
 fi
 
 if wants sanitize && command -v compute-sanitizer >/dev/null; then
-    for tool in memcheck racecheck; do
-        # cuBLAS's own kernels synchronise in ways that racecheck does not follow
-        compute-sanitizer --tool $tool --error-exitcode 9 --kernel-regex-exclude kns=nvjet "$GPU_OPS" sanitize >"$FOLDER/$tool.log" 2>&1
+    for check in "memcheck sanitize" "racecheck race"; do
+        read -r tool mode <<<"$check"
+        compute-sanitizer --tool "$tool" --error-exitcode 9 "$GPU_OPS" "$mode" >"$FOLDER/$tool.log" 2>&1
         verdict "$tool" $? "$(grep -E 'SUMMARY' "$FOLDER/$tool.log" | tail -1)"
     done
 fi

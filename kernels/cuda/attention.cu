@@ -14,7 +14,6 @@
  * or cleared when it lies beyond every row of the block). */
 #include "kernels/cuda/common.cuh"
 
-#include <algorithm>
 #include <climits>
 #include <cooperative_groups.h>
 
@@ -28,7 +27,6 @@ struct attend {
     const __half *q, *k, *v;
     void *attended;
     int32_t window; /* rows a cluster takes */
-    int32_t crew;   /* most of them at a time */
     bool wide;      /* attended is f32 */
     bool whole;     /* one span, whatever the length: passes that fill the card without splitting */
 };
@@ -297,7 +295,7 @@ __global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant_
     pdl_release();
     for (int row = first, rows; row < end; row += rows) {
         if (threadIdx.x < 32) {
-            const struct crew crew = find_crew(p, row, min(p.crew, end - row));
+            const struct crew crew = find_crew(p, row, end - row);
             if (threadIdx.x == 0) s.crew = crew;
         }
         __syncthreads();
@@ -347,14 +345,10 @@ template <int D> void run_fast(struct backend *be, struct attend *p, int32_t max
     const int per_kv = p->heads / p->kv_heads, group = per_kv < VECTORS ? per_kv : VECTORS;
     unsigned spans = 1;
     while (!p->whole && spans < ATTENTION_SPANS && max_position / PIECE >= (int)spans) spans *= 2;
-    /* As many windows as clusters that run at once: on an H200 24 clusters of 8 do and 32 do not, and a
-     * second crew costs a window half of what a second round of clusters costs them all. */
-    const int groups = p->kv_heads * ceil_div(per_kv, group), crews = ceil_div(p->rows, VECTORS / group);
-    const int most = p->whole ? crews : std::clamp(192 / (int)spans / groups, 1, crews);
-    p->crew = VECTORS / group;
-    p->window = ceil_div(crews, most) * p->crew;
-    launch_columns(be, "attention", attend_fast<D>, dim3(ceil_div(p->rows, p->window), groups, spans),
-                   THREADS, *p);
+    p->window = VECTORS / group;
+    launch_columns(be, "attention", attend_fast<D>,
+                   dim3(ceil_div(p->rows, p->window), p->kv_heads * ceil_div(per_kv, group), spans), THREADS,
+                   *p);
 }
 
 } // namespace

@@ -292,18 +292,26 @@ __global__ __launch_bounds__(WARPS * 32) void skinny(const __grid_constant__ str
     }
 }
 
+constexpr int FINISH_THREADS = 256, FINISH_EACH = 4; /* pairs a thread, read together */
+
 /* Finishes sums [rows][n] that another kernel left. */
 __global__ void finish_sums(struct finish f, const float *sums) {
     pdl_release();
     pdl_wait();
-    const int row = blockIdx.y;
+    const int row = blockIdx.y, first = blockIdx.x * FINISH_THREADS * FINISH_EACH + threadIdx.x;
     const struct place at = find_place(f, row);
     const float scale = f.scale ? __ldcg(f.scale + row) : 1;
-    for (int pair = blockIdx.x * blockDim.x + threadIdx.x; pair < f.pairs; pair += gridDim.x * blockDim.x) {
-        const float *s = sums + (size_t)row * f.n + first_of_pair(f, pair);
-        finish_pair(f, row, at, pair, __ldcg(s) * scale,
-                    first_of_pair(f, pair) + f.half < f.n ? __ldcg(s + f.half) * scale : 0);
+    float a[FINISH_EACH], b[FINISH_EACH];
+#pragma unroll
+    for (int i = 0; i < FINISH_EACH; i++) {
+        const int pair = first + i * FINISH_THREADS, output = first_of_pair(f, min(pair, f.pairs - 1));
+        a[i] = scale * __ldcg(sums + (size_t)row * f.n + output);
+        b[i] = scale * (output + f.half < f.n ? __ldcg(sums + (size_t)row * f.n + output + f.half) : 0);
     }
+#pragma unroll
+    for (int i = 0; i < FINISH_EACH; i++)
+        if (first + i * FINISH_THREADS < f.pairs)
+            finish_pair(f, row, at, first + i * FINISH_THREADS, a[i], b[i]);
 }
 
 /* sums[row][first + i] = sum over k of w[i][k] a[row][k]: a warp an output. */
@@ -412,6 +420,11 @@ void run_skinny(struct backend *be, const struct job *j, const void *a) {
     }
 }
 
+void finish_rows(struct backend *be, const struct finish &f, int32_t n) {
+    launch(be, "finish", finish_sums, dim3(ceil_div(f.pairs, FINISH_THREADS * FINISH_EACH), n),
+           FINISH_THREADS, 0, f, (const float *)be->sums);
+}
+
 void run_prefill(struct backend *be, const struct job *j, const void *a) {
     for (int32_t from = 0; from < j->m; from += PREFILL_ROWS) {
         int32_t n = j->m - from < PREFILL_ROWS ? j->m - from : PREFILL_ROWS;
@@ -428,9 +441,7 @@ void run_prefill(struct backend *be, const struct job *j, const void *a) {
                              be->sums + first, CUDA_R_32F, j->finish.n, CUBLAS_COMPUTE_32F,
                              CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
                 note(be, cudaErrorUnknown, "cuBLAS");
-        struct finish f = finish_from(j->finish, from);
-        launch(be, "finish", finish_sums, dim3(ceil_div(f.pairs, 256), n), 256, 0, f,
-               (const float *)be->sums);
+        finish_rows(be, finish_from(j->finish, from), n);
     }
 }
 
@@ -443,9 +454,7 @@ template <typename W, typename A> void run_plain(struct backend *be, const struc
                    (const W *)j->stack.w[i], (const A *)a + (size_t)from * j->k, be->sums, n, j->k,
                    j->finish.n, first);
         }
-        struct finish f = finish_from(j->finish, from);
-        launch(be, "finish", finish_sums, dim3(ceil_div(f.pairs, 256), m), 256, 0, f,
-               (const float *)be->sums);
+        finish_rows(be, finish_from(j->finish, from), m);
     }
 }
 
