@@ -177,6 +177,31 @@ static outrider_status bind(struct model *m, const struct model_options *o) {
     return alloc_activations(m);
 }
 
+/* Within a layer every tensor must be one that is computed with: a bias, another norm or a layer more than
+ * config.json counts would make it another model, one that writes worse in silence. */
+static outrider_status refuse_unknown_parts(const struct model *m) {
+    static const char *const parts[] = {
+        "input_layernorm.weight",       "self_attn.q_proj.weight", "self_attn.k_proj.weight",
+        "self_attn.v_proj.weight",      "self_attn.o_proj.weight", "post_attention_layernorm.weight",
+        "mlp.gate_proj.weight",         "mlp.up_proj.weight",      "mlp.down_proj.weight",
+        "self_attn.rotary_emb.inv_freq" /* older files keep what rope_theta says */};
+    for (size_t i = 0; i < weights_count(m->weights); i++) {
+        const struct tensor *t = weights_at(m->weights, i);
+        if (strncmp(t->name, "model.layers.", 13) != 0) continue;
+        char *part;
+        long index = strtol(t->name + 13, &part, 10);
+        bool known = false;
+        for (size_t j = 0; j < sizeof parts / sizeof *parts; j++)
+            known |= *part == '.' && strcmp(part + 1, parts[j]) == 0;
+        if (index < 0 || index >= m->config.num_hidden_layers)
+            return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\", but config.json has %d layers", t->file,
+                        t->name, m->config.num_hidden_layers);
+        if (!known)
+            return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\" is not supported yet", t->file, t->name);
+    }
+    return OUTRIDER_OK;
+}
+
 outrider_status model_open(const struct model_options *o, struct model **out) {
     *out = NULL;
     struct model *m = calloc(1, sizeof *m);
@@ -191,6 +216,7 @@ outrider_status model_open(const struct model_options *o, struct model **out) {
     outrider_status status;
     TRY_GOTO(cleanup, config_read(o->folder, &m->config, &m->generation));
     TRY_GOTO(cleanup, weights_open(o->folder, &m->weights));
+    TRY_GOTO(cleanup, refuse_unknown_parts(m));
     m->layers = calloc((size_t)m->config.num_hidden_layers, sizeof *m->layers);
     if (!m->layers) {
         status = fail_memory("layers", (size_t)m->config.num_hidden_layers * sizeof *m->layers);

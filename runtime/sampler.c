@@ -213,6 +213,10 @@ static double weigh(const float *logits, float top, float temperature, const int
     return total;
 }
 
+outrider_status sampler_fail_impossible(void) {
+    return fail(OUTRIDER_EFAIL, "no token is possible: all logits are minus infinity or not numbers");
+}
+
 outrider_status sampler_distribution(struct sampler *sampler, const float *logits, const int32_t *history,
                                      size_t n_history, struct distribution *out) {
     const outrider_settings *s = &sampler->s;
@@ -227,8 +231,7 @@ outrider_status sampler_distribution(struct sampler *sampler, const float *logit
         ids[n] = i;
         n += l[i] > -INFINITY;
     }
-    if (n == 0)
-        return fail(OUTRIDER_EFAIL, "no token is possible: all logits are minus infinity or not numbers");
+    if (n == 0) return sampler_fail_impossible();
     int32_t best = argmax(l, vocab);
     if (s->temperature == 0) {
         out->n = 1;

@@ -36,6 +36,7 @@ int32_t sampler_support(const struct sampler *sampler);
  * that the settings and logits alone decide. OUTRIDER_EFAIL when every token is forbidden. */
 outrider_status sampler_distribution(struct sampler *sampler, const float *logits, const int32_t *history,
                                      size_t n_history, struct distribution *out);
+outrider_status sampler_fail_impossible(void); /* that failure, for whoever takes the argmax himself */
 
 /* What a random number is for. */
 enum rng_purpose { RNG_PROPOSE, RNG_ACCEPT, RNG_FINAL, RNG_GUMBEL };

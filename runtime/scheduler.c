@@ -6,6 +6,7 @@
  * what stays. Each session's result depends on its own tokens and settings only: rows are independent of
  * their neighbours (ops.h), random numbers of everything but seed and place (sampler.h). If anything fails,
  * no session's tokens have changed, and the cache is cut back to them. */
+#include <math.h>
 #include <string.h>
 
 #include "runtime/engine.h"
@@ -140,8 +141,16 @@ static outrider_status verify(outrider_engine *e, outrider_session *const *sessi
         for (int32_t j = 0; j < s->k; j++) s->proposed[j] = batch_token(e, s->row[j + 1]);
         if (s->by_ngram) certain(s);
         sampling |= !sampler_is_argmax(&s->sampler);
+        for (int32_t j = 0; j <= s->k; j++) sampling |= batch_pick(e, s->row[j]) == 0; /* see no_token */
     }
     return sampling ? batch_logits(e, OUTRIDER_VERIFIER, e->batch.n) : OUTRIDER_OK;
+}
+
+/* An argmax of 0 also stands for a row of nothing but NaN and -inf, which must not become text. Token 0 is
+ * hardly ever written, so that fetching its logits costs nothing. */
+static bool no_token(const outrider_engine *e, const outrider_session *s, int32_t i) {
+    size_t vocab = (size_t)e->model[OUTRIDER_VERIFIER]->config.vocab_size;
+    return batch_pick(e, s->row[i]) == 0 && !(e->logits[(size_t)s->row[i] * vocab] > -INFINITY);
 }
 
 /* The verifier's distributions at the places that were proposed for, and the acceptance rule on them. */
@@ -152,6 +161,8 @@ static outrider_status judge(outrider_session *s, struct accepted *out) {
     if (sampler_is_argmax(&s->sampler)) {
         for (int32_t i = 0; i <= s->k; i++) picks[i] = batch_pick(e, s->row[i]);
         *out = accept_equal(s->k, s->proposed, picks);
+        for (int32_t i = 0; i <= out->n; i++)
+            if (no_token(e, s, i)) return sampler_fail_impossible();
         return OUTRIDER_OK;
     }
     size_t vocab = (size_t)e->model[OUTRIDER_VERIFIER]->config.vocab_size;

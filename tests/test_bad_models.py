@@ -64,6 +64,10 @@ def odd(name, make):
     return spoil
 
 
+def dangle(path):
+    os.symlink("gone", path)
+
+
 def spoil_header(change):
     """Rewrites the header of model.safetensors; the data stays as it is."""
     def spoil(folder):
@@ -86,6 +90,12 @@ def rename_tensor(old, new):
 def reshape(name, shape):
     def change(header):
         header[name]["shape"] = shape
+    return spoil_header(change)
+
+
+def add_empty(name):
+    def change(header):
+        header[name] = {"dtype": "BF16", "shape": [0], "data_offsets": [0, 0]}
     return spoil_header(change)
 
 
@@ -117,10 +127,16 @@ CASES = [  # name, what to do to the folder, what the line must name
     ("NaN epsilon", spoil_json("config.json", rms_norm_eps=float("nan")), "config.json"),
     ("scaled RoPE", spoil_json("config.json", rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling"),
     ("more layers than tensors", spoil_json("config.json", num_hidden_layers=5), "model.layers.4."),
+    ("fewer layers than tensors", spoil_json("config.json", num_hidden_layers=3), "model.layers.3."),
+    ("a bias that nothing adds", add_empty(Q.replace("weight", "bias")), "q_proj.bias"),
     ("vocabulary unlike the tensors", spoil_json("config.json", vocab_size=8200), EMBED),
     ("head_dim unlike the tensors", spoil_json("config.json", head_dim=32), Q),
     ("no head of its own", spoil_json("config.json", tie_word_embeddings=False), "lm_head.weight"),
     ("top_p over 1", spoil_json("generation_config.json", top_p=1.5), "top_p"),
+    ("top_p of 0", spoil_json("generation_config.json", top_p=0), "top_p"),
+    ("a link to nothing", odd("generation_config.json", dangle), "generation_config.json"),
+    ("another", odd("tokenizer_config.json", dangle), "tokenizer_config.json"),
+    ("a link to no weights", odd(WEIGHTS, dangle), WEIGHTS + ":"),
     ("no weights", remove(WEIGHTS), WEIGHTS),
     ("weights are empty", replace(WEIGHTS, ""), WEIGHTS),
     ("weights are cut in the header", cut(WEIGHTS, 300), WEIGHTS),
@@ -138,6 +154,8 @@ CASES = [  # name, what to do to the folder, what the line must name
     ("no tokenizer.model", remove("tokenizer.model"), "tokenizer.model"),
     ("tokenizer.model is empty", replace("tokenizer.model", ""), "tokenizer.model"),
     ("tokenizer.model is cut", cut("tokenizer.model", 70_000), "tokenizer.model"),
+    ("tokenizer_config.json of a million objects",
+     replace("tokenizer_config.json", '{"a":[{}' + ",{}" * 1_100_000 + "]}"), "values"),
     ("tokenizer_config.json is an array", replace("tokenizer_config.json", "[]"), "tokenizer_config.json"),
 ]
 

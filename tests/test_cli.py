@@ -55,6 +55,7 @@ def test_about():
     words = outrider("run", "--help=penalty").stdout
     check("--help=WORD shows what mentions WORD", "--repeat-penalty" in words and "--top-k" not in words, words)
     defaults = outrider("bench", "--help").stdout
+    check("an option as wide as its column keeps its distance", "md|csv|json|jsonl\n" in defaults, defaults)
     check("help shows defaults", "(default: auto,2,4,8)" in " ".join(defaults.split()), defaults)
 
 
@@ -147,6 +148,7 @@ def test_refusals():
     refused("a value is missing", 2, "run", "-p", says=["-p"])
     refused("an argument too many", 2, "run", "hello", says=["hello"])
     refused("a bias that is none", 2, "run", "-p", "x", "--logit-bias", "5", says=["5", "ID=BIAS"])
+    refused("more threads than can be", 2, "run", "-p", "x", "-t", "257", says=["-t", "0 to 256"])
     refused("no prompt", 2, "run", says=["prompt"])
     refused("a draft that is not named", 2, "run", "-p", "x", "-m", f"{TALE}/verifier", "--spec-type", "draft",
             says=["-md"])
@@ -159,6 +161,22 @@ def test_refusals():
     refused("a prompt longer than the context", 2, "run", "-p", long, says=["tokens", "2048"])
     refused("also when told to hold less", 2, "run", "-p", "word " * 300, "-c", "256", says=["256"])
     check("a shorter one is taken whole", result("-n", "1", "-p", "word " * 100)["n_prompt"] > 100)
+
+
+def test_not_numbers():
+    """Weights that are not numbers end the text with an error at any temperature, they do not become text."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name in os.listdir(f"{TALE}/draft"):
+            os.symlink(os.path.abspath(f"{TALE}/draft/{name}"), f"{folder}/{name}")
+        data = bytearray(open(f"{folder}/model.safetensors", "rb").read())
+        header = int.from_bytes(data[:8], "little")
+        norm = json.loads(data[8 : 8 + header])["model.norm.weight"]["data_offsets"]
+        data[8 + header + norm[0] : 8 + header + norm[1]] = b"\xC0\x7F" * ((norm[1] - norm[0]) // 2)
+        os.remove(f"{folder}/model.safetensors")
+        open(f"{folder}/model.safetensors", "wb").write(data)
+        for temp in "0", "1":
+            refused(f"NaN at temperature {temp}", 1, "run", "-m", folder, "-p", "x", "-n", "4", "--temp", temp,
+                    says=["no token is possible"])
 
 
 def test_prompts():
@@ -287,6 +305,6 @@ def test_eval_and_inspect():
 
 
 for test in (test_about, test_streams, test_timings, test_same_text, test_options, test_environment, test_refusals,
-             test_prompts, test_output_errors, test_interrupt, test_bench, test_eval_and_inspect):
+             test_not_numbers, test_prompts, test_output_errors, test_interrupt, test_bench, test_eval_and_inspect):
     test()
 raise SystemExit(failed > 0)

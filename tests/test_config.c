@@ -133,6 +133,7 @@ static const struct bad_config bad_generations[] = {
     {"temperature", "NaN", "NaN"},
     {"top_p", "1.5", NULL},
     {"top_p", "-0.5", NULL},
+    {"top_p", "0", NULL},
     {"min_p", "2", NULL},
     {"min_p", "[]", NULL},
     {"top_k", "-1", NULL},

@@ -9,10 +9,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
+#include <sys/stat.h>
 
 #include "runtime/status.h"
 #include "tokenizer/internal.h"
+#include "weights/document.h"
 
 enum { CONFIG_MAX_FILE = 16 << 20, TEMPLATE_MAX_FILE = 1 << 20 };
 static const char FILE_NAME[] = "tokenizer_config.json";
@@ -24,22 +25,21 @@ static outrider_status read_optional(const char *dir, const char *name, size_t m
     if (snprintf(path, sizeof path, "%s/%s", dir, name) >= (int)sizeof path)
         return fail(OUTRIDER_EINVAL, "%s: the path is too long", dir);
     *bytes = NULL;
-    if (access(path, F_OK) != 0 && errno == ENOENT) return OUTRIDER_OK;
+    struct stat st; /* of a link itself: one to a file that is gone is damage, which read_file reports */
+    if (lstat(path, &st) != 0 && errno == ENOENT) return OUTRIDER_OK;
     return read_file(path, max, bytes, n);
 }
 
 static outrider_status parse_config(struct tokenizer *t, const char *dir) {
     unsigned char *bytes;
     size_t n;
-    json_error_t error;
     TRY(read_optional(dir, FILE_NAME, CONFIG_MAX_FILE, &bytes, &n));
     if (!bytes) return OUTRIDER_OK;
-    t->config = json_loadb((const char *)bytes, n, JSON_REJECT_DUPLICATES, &error);
+    char path[PATH_MAX];
+    snprintf(path, sizeof path, "%s/%s", dir, FILE_NAME); /* fitted before */
+    outrider_status status = document_parse(path, bytes, n, &t->config);
     free(bytes);
-    if (!t->config)
-        return fail(OUTRIDER_EMODEL, "%s/%s: line %d: %s", dir, FILE_NAME, error.line, error.text);
-    if (!json_is_object(t->config)) return fail(OUTRIDER_EMODEL, "%s/%s: not an object", dir, FILE_NAME);
-    return OUTRIDER_OK;
+    return status;
 }
 
 /* ---- added_tokens_decoder: {"32000": {"content": "<|im_end|>", "special": true}, ...} ---- */

@@ -107,7 +107,8 @@ static int show_settings(const struct chat *c) {
         const struct option_value *v = &c->options->values[id];
         if (!chat_may_set(id)) continue;
         const char *value = v->given ? v->text : s->shown ? s->shown : v->text;
-        fprintf(stderr, "%-20s%s\n", s->name, value ? value : "none");
+        const char *unset = s->kind == KIND_FLAG ? "off" : "none";
+        fprintf(stderr, "%-20s%s\n", s->name, value ? value : unset);
     }
     fprintf(stderr, "%-20s%s\n", "system", system ? system : "none");
     return 0;

@@ -77,6 +77,10 @@ static void sync_folder(const char *path) {
 
 static int replace_file(const char *path, const char *data, size_t bytes) {
     char fresh[4096];
+    struct stat s;
+    /* renaming onto /dev/null would put a file in its place, for a user who may */
+    if (!stat(path, &s) && !S_ISREG(s.st_mode))
+        return complain(OUTRIDER_EFAIL, "%s: not a regular file", path);
     if (snprintf(fresh, sizeof fresh, "%s.XXXXXX", path) >= (int)sizeof fresh)
         return complain(OUTRIDER_EINVAL, "/save: the name is too long");
     int file = mkstemp(fresh); /* mode 0600 */

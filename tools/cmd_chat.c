@@ -52,6 +52,7 @@ int chat_clear(struct chat *c) {
     turns_free(c->turns, c->n_turns);
     c->turns = NULL;
     c->n_turns = 0;
+    text_clear(&c->before);
     c->stats = (outrider_stats){0};
     return tell(outrider_session_truncate(c->session, 0));
 }
@@ -147,7 +148,11 @@ static int say(struct chat *c, const char *text, size_t bytes) {
         return chat_answer(c);
     }
     text_clear(&c->turns[--c->n_turns].user);
-    if (c->interactive && c->n_turns)
+    if (c->interactive && c->before.bytes)
+        fputs("nothing was added; what /read put in front of the message waits for the next one: /clear "
+              "drops it\n",
+              stderr);
+    else if (c->interactive && c->n_turns)
         fputs("nothing was added: a shorter message may fit, /clear starts a new conversation, /save FILE "
               "keeps "
               "this one\n",

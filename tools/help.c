@@ -74,7 +74,7 @@ static void help_option(FILE *out, const struct option_spec *s) {
     snprintf(name, sizeof name, "  %s%-4s --%s %s", s->short_name ? "-" : " ",
              s->short_name ? s->short_name : "", s->name, s->argument ? s->argument : "");
     int width = fprintf(out, "%-*s", NAME_COLUMN, name);
-    if (width > NAME_COLUMN) fprintf(out, "\n%*s", NAME_COLUMN, "");
+    if (width >= NAME_COLUMN) fprintf(out, "\n%*s", NAME_COLUMN, "");
     wrap(out, text, NAME_COLUMN);
 }
 

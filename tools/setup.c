@@ -82,7 +82,7 @@ int setup_engine(const struct options *o, outrider_engine **out) {
 bool setup_user_file(const char *env, const char *fallback, const char *name, char *out, size_t size) {
     const char *folder = getenv(env), *home = getenv("HOME");
     bool given = folder && folder[0] == '/';
-    if (!given && !home) return false;
+    if (!given && (!home || home[0] != '/')) return false; /* an empty one would mean the root folder */
     int n = given ? snprintf(out, size, "%s/outrider/%s", folder, name)
                   : snprintf(out, size, "%s/%s/outrider/%s", home, fallback, name);
     if (n < 0 || (size_t)n >= size) return false;

@@ -150,7 +150,7 @@ static outrider_status read_model(const struct document *doc, struct model_confi
 
 static outrider_status read_generation(const struct document *doc, struct generation_config *g) {
     TRY(document_float(doc, "temperature", 0, 100, &g->temperature));
-    TRY(document_float(doc, "top_p", 0, 1, &g->top_p));
+    TRY(document_float(doc, "top_p", FLT_MIN, 1, &g->top_p));
     TRY(document_float(doc, "min_p", 0, 1, &g->min_p));
     TRY(document_float(doc, "repetition_penalty", FLT_MIN, 100, &g->repetition_penalty));
     TRY(document_int(doc, "top_k", 0, MAX_SIZE, &g->top_k));

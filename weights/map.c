@@ -42,11 +42,18 @@ outrider_status map_open(const char *dir, const char *name, bool *found, struct 
         out->path = NULL;
         return fail_memory("a file name", strlen(dir) + strlen(name) + 2);
     }
+    outrider_status status = OUTRIDER_OK;
     /* O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing to a regular file. */
     int fd = open(out->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
     bool absent = fd < 0 && errno == ENOENT;
+    /* A link whose file is gone is a damaged folder, not one without an optional file. */
+    struct stat st;
+    if (absent && lstat(out->path, &st) == 0) {
+        status = fail(OUTRIDER_EMODEL, "%s: a link to a file that is not there", out->path);
+        map_close(out);
+        return status;
+    }
     if (found) *found = !absent;
-    outrider_status status = OUTRIDER_OK;
     if (fd >= 0)
         status = map_descriptor(fd, out);
     else if (!absent && errno != ENOTDIR)
