@@ -8,16 +8,15 @@
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
-/* Outputs whose accumulators, times ROW_TILE, fit the registers. */
+/* Outputs abreast: their accumulators, times ROW_TILE, fit the registers. */
 enum { WIDE = SUMS };
 
-/* Bytes. With one row a prefetch only gets in the hardware's way; with more the loop is too slow for
- * the hardware to see a stream worth running far ahead of: 8 rows, k 1024, from 9 to 16 GB/s a core. */
+/* Bytes. With one row a prefetch only gets in the hardware's way; with more the loop is too slow for the
+ * hardware to see a stream worth running far ahead of: 8 rows, k 1024, from 9 to 16 GB/s a core. */
 enum { AHEAD = 8192 };
 
-/* One step along k of outs times rows accumulators, acc[r * outs + o]; n < dot_step elements at the end of k.
- * All counts are constants at each call, so acc is all registers. */
-INLINE void dots_step(enum dtype t, int32_t outs, int32_t rows, int32_t n, const char *w, size_t w_row,
+/* One step along k, of n < dot_step elements at its end. */
+INLINE void walk_step(enum dtype t, int32_t outs, int32_t rows, int32_t n, const char *w, size_t w_row,
                       const char *a, size_t a_row, vf *acc) {
     const bool cut = n < dot_step(t);
     vf row[FRESH_ROWS];
@@ -30,48 +29,64 @@ INLINE void dots_step(enum dtype t, int32_t outs, int32_t rows, int32_t n, const
     }
 }
 
-/* y[r][o] for o < outs, r < rows. */
-INLINE void dots(enum dtype t, int32_t outs, int32_t rows, const char *w, const char *a, size_t a_row,
-                 int32_t k, float *y) {
-    enum { MOST = ROW_TILE * WIDE > FRESH_ROWS ? ROW_TILE * WIDE : FRESH_ROWS };
+/* acc[r * outs + o] for o < outs, r < rows. Both are constants at each call, so acc is all registers. */
+INLINE void walk(enum dtype t, int32_t outs, int32_t rows, const char *w, const char *a, size_t a_row,
+                 int32_t k, vf *acc) {
     const size_t w_size = dtype_bytes(t), a_size = acts_bytes(t), w_row = (size_t)k * w_size;
-    const int32_t step = dot_step(t), whole = k - k % step, n = outs * rows;
-    vf acc[MOST];
-    float sum[MOST];
-    UNROLL for (int32_t i = 0; i < n + SUMS - 1 - (n + SUMS - 1) % SUMS; i++) acc[i] = vf_zero();
+    const int32_t step = dot_step(t), whole = k - k % step;
+    UNROLL for (int32_t i = 0; i < outs * rows; i++) acc[i] = vf_zero();
     for (int32_t i = 0; i < whole; i += step) {
         if (outs == 1 && rows > 1 && i * w_size % 64 == 0) __builtin_prefetch(w + i * w_size + AHEAD, 0, 2);
-        dots_step(t, outs, rows, step, w + i * w_size, w_row, a + i * a_size, a_row, acc);
+        walk_step(t, outs, rows, step, w + i * w_size, w_row, a + i * a_size, a_row, acc);
     }
     if (whole < k)
-        dots_step(t, outs, rows, k - whole, w + whole * w_size, w_row, a + whole * a_size, a_row, acc);
-    if (outs == SUMS) {
-        UNROLL for (int32_t r = 0; r < rows; r++) vf_sums(acc + r * SUMS, y + r * BLOCK_MAX);
-        return;
-    }
+        walk_step(t, outs, rows, k - whole, w + whole * w_size, w_row, a + whole * a_size, a_row, acc);
+}
+
+/* WIDE outputs, their weights walked side by side. */
+INLINE void abreast(enum dtype t, int32_t rows, const char *w, const char *a, size_t a_row, int32_t k,
+                    float *y) {
+    vf acc[ROW_TILE * WIDE];
+    walk(t, WIDE, rows, w, a, a_row, k, acc);
+    UNROLL for (int32_t r = 0; r < rows; r++) vf_sums(acc + r * WIDE, y + r * BLOCK_MAX);
+}
+
+/* A few outputs, their weights walked one after the other. */
+INLINE void in_turn(enum dtype t, int32_t outs, int32_t rows, const char *w, const char *a, size_t a_row,
+                    int32_t k, float *y) {
+    const int32_t n = outs * rows;
+    vf acc[FRESH_ROWS];
+    float sum[FRESH_ROWS];
+    UNROLL for (int32_t o = 0; o < outs; o++)
+        walk(t, 1, rows, w + o * (size_t)k * dtype_bytes(t), a, a_row, k, acc + o * rows);
+    UNROLL for (int32_t i = n; i % SUMS; i++) acc[i] = vf_zero();
     UNROLL for (int32_t i = 0; i < n; i += SUMS) {
         if (n - i > 2)
             vf_sums(acc + i, sum + i);
         else
             UNROLL for (int32_t j = i; j < n; j++) sum[j] = vf_sum(acc[j]);
     }
-    UNROLL for (int32_t r = 0; r < rows; r++) y[r * BLOCK_MAX] = sum[r];
+    UNROLL for (int32_t o = 0; o < outs; o++) UNROLL for (int32_t r = 0; r < rows; r++) y[r * BLOCK_MAX + o] =
+        sum[o * rows + r];
 }
 
 /* Weights come one row after the other, which is how the hardware prefetches: several rows abreast read three
  * times slower from memory. */
 INLINE void tile_fresh(enum dtype t, int32_t rows, const char *w, int32_t count, const char *a, size_t a_row,
                        int32_t k, float *y) {
-    for (int32_t o = 0; o < count; o++, w += (size_t)k * dtype_bytes(t))
-        dots(t, 1, rows, w, a, a_row, k, y + o);
+    const size_t w_row = (size_t)k * dtype_bytes(t);
+    const int32_t group = rows < SUMS ? SUMS / rows : 1; /* as many as are summed at once */
+    int32_t o = 0;
+    for (; o + group <= count; o += group) in_turn(t, group, rows, w + o * w_row, a, a_row, k, y + o);
+    for (; o < count; o++) in_turn(t, 1, rows, w + o * w_row, a, a_row, k, y + o);
 }
 
 INLINE void tile_again(enum dtype t, int32_t rows, const char *w, int32_t count, const char *a, size_t a_row,
                        int32_t k, float *y) {
     const size_t w_row = (size_t)k * dtype_bytes(t);
     int32_t o = 0;
-    for (; o + WIDE <= count; o += WIDE) dots(t, WIDE, rows, w + o * w_row, a, a_row, k, y + o);
-    for (; o < count; o++) dots(t, 1, rows, w + o * w_row, a, a_row, k, y + o);
+    for (; o + WIDE <= count; o += WIDE) abreast(t, rows, w + o * w_row, a, a_row, k, y + o);
+    for (; o < count; o++) in_turn(t, 1, rows, w + o * w_row, a, a_row, k, y + o);
 }
 
 INLINE void tile_of(enum dtype t, int32_t rows, bool fresh, const char *w, int32_t count, const char *a,

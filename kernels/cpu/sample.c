@@ -64,17 +64,18 @@ static void fill_chunk(uint32_t *to, uint32_t seed) {
 }
 
 static uint32_t read_chunk(const char *from) {
-    vu sum[4] = {0};
-    for (size_t i = 0; i < CHUNK; i += sizeof sum) {
-        vu part[4];
-        memcpy(part, from + i, sizeof part);
-        UNROLL for (int j = 0; j < 4; j++) sum[j] ^= part[j];
-        __builtin_prefetch(from + i + 4096);
+    enum { STEP = 4 * sizeof(vf) };
+    vu a = {0}, b = {0}, c = {0}, d = {0};
+    for (size_t i = 0; i < CHUNK; i += STEP, from += STEP) {
+        a ^= (vu)vf_load(from);
+        b ^= (vu)vf_load(from + sizeof(vf));
+        c ^= (vu)vf_load(from + 2 * sizeof(vf));
+        d ^= (vu)vf_load(from + 3 * sizeof(vf));
     }
-    vu all = sum[0] ^ sum[1] ^ sum[2] ^ sum[3];
-    uint32_t out = 0;
-    for (int i = 0; i < LANES; i++) out ^= all[i];
-    return out;
+    a ^= b ^ c ^ d;
+    uint32_t all = 0;
+    for (int i = 0; i < LANES; i++) all ^= a[i];
+    return all;
 }
 
 static void reading_work(void *job, struct worker *w) {
