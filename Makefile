@@ -89,8 +89,8 @@ test: $(BUILD)/.test_packages $(BUILD)/outrider $(BUILD)/liboutrider.so $(TESTS)
 # Every K with every thread count and batch: about an hour.
 exact: $(BUILD)/.test_packages $(BUILD)/tests/test_exact
 	EXACT=full $(BUILD)/tests/test_exact
-gpu-check: $(BUILD)/outrider $(BUILD)/tests/gpu_ops
-	OUTRIDER=$(BUILD)/outrider GPU_OPS=$(BUILD)/tests/gpu_ops FOLDER=$(BUILD)/gpu-check tools/gpu_check.sh
+gpu-check: $(BUILD)/outrider $(BUILD)/tests/gpu_ops $(BUILD)/tests/gpu_bench
+	OUTRIDER=$(BUILD)/outrider GPU_OPS=$(BUILD)/tests/gpu_ops GPU_BENCH=$(BUILD)/tests/gpu_bench FOLDER=$(BUILD)/gpu-check tools/gpu_check.sh
 asan:
 	$(MAKE) test BUILD=build/asan CUDA=0 SANITIZE=address,undefined
 

@@ -1,0 +1,221 @@
+/* Times whole passes of the 8B and 1B shapes on random weights, as a share of the read bandwidth measured in
+ * the same run, their parts, prompts and loading. Arguments: `brief` times only whole passes; `trace` N runs
+ * two 8B layers with N rows twice, for a profiler. */
+#include "tests/helpers_gpu.cuh"
+
+#include <algorithm>
+#include <string>
+
+struct big {
+    const char *name;
+    int hidden, layers, heads, kv_heads, head_dim, ffn, vocab;
+};
+
+__global__ void fill_bf16(bf16 *p, size_t n, uint32_t seed, float scale) {
+    for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
+         i += (size_t)gridDim.x * blockDim.x) {
+        uint32_t h = (uint32_t)i * 2654435761u ^ (uint32_t)(i >> 32) ^ seed;
+        h = (h ^ h >> 15) * 2246822519u;
+        p[i] = __float2bfloat16(((float)(h >> 8) / (1 << 23) - 1) * scale);
+    }
+}
+
+struct bench {
+    struct big s;
+    char *weights;
+    float *ones, *rope, *x, *logits;
+    void *q, *attended, *hidden, *k, *v;
+    int32_t *rows, *table, *tokens;
+    size_t bytes;
+};
+enum { DEPTH = 512, BENCH_PAGE = 64, BENCH_POSITIONS = 2048 };
+static uint64_t next_key = 1000;
+
+static struct bench open_bench(const struct big &s) {
+    struct bench b = {};
+    b.s = s;
+    size_t d = s.hidden, width = (size_t)s.heads * s.head_dim, kv = (size_t)s.kv_heads * s.head_dim;
+    size_t layer = (width + 2 * kv) * d + d * width + 2 * (size_t)s.ffn * d + d * s.ffn;
+    size_t elements = layer * s.layers + (size_t)s.vocab * d;
+    b.bytes = elements * 2;
+    must(ops->alloc(be, b.bytes, (void **)&b.weights));
+    fill_bf16<<<2112, 256, 0, be->stream>>>((bf16 *)b.weights, elements, 1, .02f);
+    b.ones = on_device(std::vector<float>(d, 1));
+    b.rope = on_device(std::vector<float>((size_t)BENCH_POSITIONS * s.head_dim, .7f));
+    size_t cache = (size_t)BENCH_POSITIONS * kv * s.layers * 2;
+    must(ops->alloc(be, cache, &b.k));
+    must(ops->alloc(be, cache, &b.v));
+    cudaMemsetAsync(b.k, 0x11, cache, be->stream);
+    cudaMemsetAsync(b.v, 0x11, cache, be->stream);
+    must(ops->alloc(be, 512 * d * 4, (void **)&b.x));
+    must(ops->alloc(be, 512 * width * 4, &b.q));
+    must(ops->alloc(be, 512 * width * 4, &b.attended));
+    must(ops->alloc(be, 512 * (size_t)s.ffn * 4, &b.hidden));
+    must(ops->alloc(be, 64 * (size_t)s.vocab * 4, (void **)&b.logits));
+    std::vector<int32_t> rows(3 * 512), table;
+    for (int i = 0; i < 512; i++) rows[i] = i, rows[512 + i] = DEPTH + i, rows[1024 + i] = 0;
+    for (int i = 0; i < BENCH_POSITIONS / BENCH_PAGE; i++) table.push_back(i);
+    b.rows = on_device(rows);
+    b.table = on_device(table);
+    must(ops->alloc(be, 4 * 64, (void **)&b.tokens));
+    must(ops->reserve(be, 512, std::max({s.hidden, (int)width, s.ffn})));
+    return b;
+}
+
+static void close_bench(struct bench &b) {
+    void *all[] = {b.weights, b.ones, b.rope, b.x,    b.logits, b.q,     b.attended,
+                   b.hidden,  b.k,    b.v,    b.rows, b.table,  b.tokens};
+    for (void *p : all) ops->release(be, p);
+}
+
+enum { QKV = 1, ATTENTION = 2, OUT = 4, GATE = 8, DOWN = 16, HEAD = 32, ALL = 63 };
+
+static void issue(const struct bench &b, const struct rows &rows, int parts) {
+    const struct big &s = b.s;
+    const int d = s.hidden, width = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
+    const bf16 *w = (const bf16 *)b.weights;
+    auto matrix = [&](int n, int k) {
+        struct matrix m = {w, DTYPE_BF16, n, k};
+        w += (size_t)n * k;
+        return m;
+    };
+    struct matrix embedding = {b.weights, DTYPE_BF16, s.vocab, d};
+    ops->embed(be, &rows, &embedding, b.x);
+    for (int i = 0; i < s.layers; i++) {
+        struct attention_block a = {b.ones, 1e-5f,   matrix(width, d), matrix(kv, d), matrix(kv, d),
+                                    b.rope, s.heads, s.kv_heads,       s.head_dim};
+        struct matrix o = matrix(d, width);
+        struct mlp_block f = {b.ones, 1e-5f, matrix(s.ffn, d), matrix(s.ffn, d)};
+        struct matrix down = matrix(d, s.ffn);
+        size_t cache = (size_t)BENCH_POSITIONS * kv * i * 2;
+        struct kv_layer l = {(char *)b.k + cache, (char *)b.v + cache, DTYPE_F16, BENCH_PAGE};
+        if (parts & QKV) ops->qkv(be, &rows, &a, b.x, b.q, &l);
+        if (parts & ATTENTION) ops->attention(be, &rows, &a, b.q, &l, b.attended);
+        if (parts & OUT) ops->project(be, &rows, &o, b.attended, b.x);
+        if (parts & GATE) ops->gate_up(be, &rows, &f, b.x, b.hidden);
+        if (parts & DOWN) ops->project(be, &rows, &down, b.hidden, b.x);
+    }
+    struct matrix head = matrix(s.vocab, d);
+    int n = rows.n < 64 ? rows.n : 64;
+    if (parts & HEAD) ops->logits(be, b.ones, 1e-5f, &head, b.x, NULL, n, b.logits);
+    if (parts & HEAD) ops->argmax(be, b.logits, n, s.vocab, b.tokens);
+}
+
+/* Milliseconds of one pass, median of `repeats`; recorded unless it is a prompt's. */
+static double time_pass(const struct bench &b, int n, int parts, bool prefill, int repeats) {
+    struct rows rows = {n,
+                        b.rows,
+                        b.rows + (prefill ? 0 : 512),
+                        b.rows + 1024,
+                        b.table,
+                        BENCH_POSITIONS / BENCH_PAGE,
+                        prefill ? n - 1 : 1023,
+                        prefill};
+    uint64_t key = next_key++;
+    cudaEvent_t begin, end;
+    cudaEventCreate(&begin);
+    cudaEventCreate(&end);
+    std::vector<float> times;
+    if (!prefill) {
+        ops->record_begin(be, key);
+        issue(b, rows, parts);
+        ops->record_end(be);
+    }
+    for (int i = 0; i < repeats + 3; i++) {
+        float ms;
+        cudaEventRecord(begin, be->stream);
+        if (prefill)
+            issue(b, rows, parts);
+        else
+            ops->replay(be, key);
+        cudaEventRecord(end, be->stream);
+        cudaEventSynchronize(end);
+        cudaEventElapsedTime(&ms, begin, end);
+        if (i >= 3) times.push_back(ms);
+    }
+    must(ops->sync(be));
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+}
+
+static void bench(const struct big &s, double gb_per_s, bool brief) {
+    struct bench b = open_bench(s);
+    double limit = b.bytes / (gb_per_s * 1e6), one = 0;
+    printf("%s: %.3f GB, limit %.3f ms\n", s.name, b.bytes / 1e9, limit);
+    for (int n : {1, 2, 3, 4, 5, 8, 9, 16, 32, 64}) {
+        if (brief && n != 1 && n != 4 && n != 8 && n != 16) continue;
+        double ms = time_pass(b, n, ALL, false, 15);
+        if (n == 1) one = ms;
+        printf("  %2d rows  %7.3f ms  %5.1f%% of limit  %.3f x one row   without attention %7.3f ms\n", n, ms,
+               100 * limit / ms, ms / one, time_pass(b, n, ALL & ~ATTENTION, false, 9));
+    }
+    if (brief) {
+        close_bench(b);
+        return;
+    }
+    struct {
+        const char *name;
+        int part;
+    } parts[] = {{"qkv", QKV},      {"attention", ATTENTION}, {"out", OUT},
+                 {"gate_up", GATE}, {"down", DOWN},           {"qkv+attention+out", QKV | ATTENTION | OUT}};
+    for (auto &p : parts)
+        printf("  %-18s us a layer: 1 row %6.2f  4 rows %6.2f  16 rows %6.2f\n", p.name,
+               1e3 * time_pass(b, 1, p.part, false, 9) / s.layers,
+               1e3 * time_pass(b, 4, p.part, false, 9) / s.layers,
+               1e3 * time_pass(b, 16, p.part, false, 9) / s.layers);
+    for (auto &p : parts)
+        printf("  prefill of 512, %s: %.1f us a layer\n", p.name,
+               1e3 * time_pass(b, 512, p.part, true, 5) / s.layers);
+    double ms = time_pass(b, 512, ALL, true, 5), attention = time_pass(b, 512, ATTENTION, true, 5);
+    printf("  prefill 512: %.2f ms, %.0f tok/s (attention alone %.2f ms)\n", ms, 512 / ms * 1e3, attention);
+    close_bench(b);
+}
+
+static void bench_loading() {
+    std::vector<char> host((size_t)4 << 30);
+    for (size_t i = 0; i < host.size(); i += 512) host[i] = (char)i;
+    const void *p;
+    must(ops->weight(be, host.data(), 1 << 20, &p)); /* pinned buffers exist */
+    ops->weight_release(be, p);
+    cudaEvent_t begin, end;
+    cudaEventCreate(&begin);
+    cudaEventCreate(&end);
+    cudaEventRecord(begin);
+    std::vector<const void *> parts;
+    for (size_t at = 0; at < host.size(); at += (size_t)128 << 20) {
+        must(ops->weight(be, host.data() + at, (size_t)128 << 20, &p));
+        parts.push_back(p);
+    }
+    cudaEventRecord(end);
+    cudaEventSynchronize(end);
+    float ms;
+    cudaEventElapsedTime(&ms, begin, end);
+    printf("loading from memory in pieces of 128 MB: %.1f GB/s\n", host.size() / (ms * 1e6));
+    for (const void *w : parts) ops->weight_release(be, w);
+}
+
+static void trace(int n) {
+    struct bench b = open_bench({"8B", 4096, 2, 32, 8, 128, 14336, 8192});
+    struct rows rows = {n,    b.rows, b.rows + 512, b.rows + 1024, b.table, BENCH_POSITIONS / BENCH_PAGE,
+                        1023, false};
+    for (int i = 0; i < 2; i++) issue(b, rows, ALL);
+    must(ops->sync(be));
+}
+
+int main(int argc, char **argv) {
+    const std::string mode = argc > 1 ? argv[1] : "";
+    double gb_per_s;
+    open_card();
+    if (mode == "trace") {
+        trace(argc > 2 ? atoi(argv[2]) : 1);
+        return 0;
+    }
+    must(ops->read_bandwidth(be, (size_t)14 << 30, &gb_per_s));
+    printf("read bandwidth %.0f GB/s\n", gb_per_s);
+    bench({"8B", 4096, 32, 32, 8, 128, 14336, 8192}, gb_per_s, mode == "brief");
+    bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192}, gb_per_s, mode == "brief");
+    if (mode.empty()) bench_loading();
+    must(ops->sync(be));
+    ops->close(be);
+    return 0;
+}
