@@ -16,6 +16,8 @@ struct distribution {
     float *p;
 };
 
+/* All of it on one token. */
+void distribution_set(struct distribution *d, int32_t token);
 float distribution_p(const struct distribution *d, int32_t token); /* 0 outside the support */
 /* The token at which the cumulated probability passes u, 0 <= u < 1. */
 int32_t distribution_draw(const struct distribution *d, double u);

@@ -1,9 +1,10 @@
 /* What the controller measured, kept between runs: one small text file a machine and pair, so that only the
  * first answer ever pays for the measurements.
  *
- * The first line is the key in full (machine, device, shapes); a file with another key, or with anything that
- * is not a list of sane numbers, is as good as none. A file that cannot be written is no failure either: the
- * next run measures again. Written beside and renamed, so that a reader never sees half of one. */
+ * The first line is the key in full (how many numbers, machine, device, shapes); a file with another key, or
+ * with anything that is not a list of sane numbers, is as good as none. A file that cannot be written is no
+ * failure either: the next run measures again. Written beside and renamed, so that a reader never sees half
+ * of one. */
 #include <errno.h>
 #include <inttypes.h>
 #include <math.h>
@@ -17,7 +18,7 @@
 
 enum { KEY_BYTES = 512, PATH_BYTES = 4096 };
 
-static void make_key(const outrider_engine *e, char *key) {
+static void make_key(const outrider_engine *e, int32_t n, char *key) {
     char host[64] = "", device[128];
     outrider_model_info v = {0}, d = {0};
     gethostname(host, sizeof host - 1);
@@ -25,8 +26,8 @@ static void make_key(const outrider_engine *e, char *key) {
     model_info(e->model[OUTRIDER_VERIFIER], &v);
     if (e->model[OUTRIDER_DRAFT]) model_info(e->model[OUTRIDER_DRAFT], &d);
     snprintf(key, KEY_BYTES,
-             "outrider costs 1; %s; %s; %s %" PRIu64 " in %d layers; %s %" PRIu64 " in %d layers", host,
-             device, v.dtype, v.streamed_bytes, v.num_hidden_layers, d.dtype, d.streamed_bytes,
+             "outrider costs 1; %d; %s; %s; %s %" PRIu64 " in %d layers; %s %" PRIu64 " in %d layers", n,
+             host, device, v.dtype, v.streamed_bytes, v.num_hidden_layers, d.dtype, d.streamed_bytes,
              d.num_hidden_layers);
 }
 
@@ -43,7 +44,7 @@ static bool sane(double us) {
 
 bool costs_load(outrider_engine *e, int32_t n, double *us, double *draft_us) {
     char key[KEY_BYTES], path[PATH_BYTES], line[KEY_BYTES + 2];
-    make_key(e, key);
+    make_key(e, n, key);
     FILE *f = make_path(e, key, path) ? fopen(path, "r") : NULL;
     if (!f) return false;
     bool good =
@@ -56,7 +57,7 @@ bool costs_load(outrider_engine *e, int32_t n, double *us, double *draft_us) {
 
 void costs_save(const outrider_engine *e, int32_t n, const double *us, double draft_us) {
     char key[KEY_BYTES], path[PATH_BYTES], beside[PATH_BYTES];
-    make_key(e, key);
+    make_key(e, n, key);
     if (!make_path(e, key, path)) return;
     snprintf(beside, sizeof beside, "%.*s.%d", PATH_BYTES - 16, path, (int)getpid());
     if (mkdir(e->cost_cache, 0700) != 0 && errno != EEXIST) return;

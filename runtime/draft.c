@@ -41,7 +41,10 @@ static outrider_status sample_step(outrider_engine *e, outrider_session *const *
     for (size_t i = 0; i < active; i++) {
         outrider_session *s = sessions[i];
         if (sampler_is_argmax(&s->sampler)) continue;
-        TRY(session_distribution(s, e->logits + i * vocab, step, &s->q[step]));
+        /* A draft without a possible token must not end what the verifier can go on with: any guess will do.
+         */
+        if (session_distribution(s, e->logits + i * vocab, step, &s->q[step]) != OUTRIDER_OK)
+            distribution_set(&s->q[step], 0);
         pick(s, step);
         int32_t row = s->row[step + 1];
         e->batch.host[e->batch.base + row] = s->proposed[step];

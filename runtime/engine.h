@@ -44,7 +44,7 @@ struct outrider_engine {
 
 /* A turn of the conversation that chat templates need to know about. */
 struct turn {
-    struct chat_message message; /* text owned; NULL for an answer that was generated in place */
+    struct chat_message message; /* text owned; empty for an answer that was generated in place */
     size_t begin;                /* tokens of the session before it */
 };
 
@@ -58,6 +58,8 @@ struct outrider_session {
 
     int32_t *tokens; /* [ctx_size + OUTRIDER_MAX_DRAFT + 1]: past n they are scratch */
     int32_t n;
+    int32_t n_read; /* the first tokens, as far as the verifier read them as a prompt: what others may share.
+                       What it wrote came from another product, whose bits need not be the same */
     int32_t answer; /* tokens before the answer in progress */
     bool fresh;     /* nothing of the answer has been read yet */
     outrider_stop state;
@@ -80,7 +82,6 @@ struct outrider_session {
     int32_t k; /* tokens it wants proposed */
     int32_t proposed[OUTRIDER_MAX_DRAFT];
     struct distribution q[OUTRIDER_MAX_DRAFT], p[OUTRIDER_MAX_DRAFT + 1];
-    int32_t support;                     /* entries that q and p have room for */
     int32_t row[OUTRIDER_MAX_DRAFT + 1]; /* its rows: the last token's and each proposal's */
 };
 
@@ -129,7 +130,7 @@ void costs_save(const outrider_engine *e, int32_t n, const double *us, double dr
 void session_commit(outrider_session *s, int32_t token);
 /* Room for the text of n more tokens, so that committing them cannot fail half-way. */
 outrider_status session_reserve_text(outrider_session *s, int32_t n);
-/* Takes over a prefix that another session has in the cache, where one has. */
+/* Takes over a prefix that another session has read into the cache, where one has. */
 void session_share_prefix(outrider_session *s);
 double now_ms(void);
 
@@ -143,8 +144,8 @@ outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessi
 /* Lets the draft read a chunk of what it has not read; true in *ready when it may propose. */
 void draft_catch_up(outrider_session *s, bool *ready);
 
-/* The verifier's or the draft's own next token after the session's tokens and `ahead` proposed ones, from
- * logits row `row`; the distribution goes to `d` unless the token is the argmax. */
+/* The distribution of the token after the session's tokens and the first `ahead` proposed ones, from the
+ * verifier's or the draft's logits. */
 outrider_status session_distribution(outrider_session *s, const float *logits, int32_t ahead,
                                      struct distribution *d);
 

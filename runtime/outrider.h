@@ -176,9 +176,10 @@ outrider_status outrider_session_append_text(outrider_session *session, const ch
 outrider_status outrider_session_append_message(outrider_session *session, const char *role, const char *text,
                                                 size_t bytes);
 
-/* One round over n sessions of one engine; those that have stopped are left alone. A session that still has
- * prompt to read reads one chunk of it, so that a long prompt takes several rounds and the caller stays in
- * control. On failure no session's tokens change. */
+/* One round over n different sessions of one engine; those that have stopped are left alone. A session that
+ * still has prompt to read reads one chunk of it, so that a long prompt takes several rounds and the caller
+ * stays in control. On failure no session's tokens change (of more than 64, some may have had their round).
+ */
 outrider_status outrider_round(outrider_session *const *sessions, size_t n);
 
 outrider_stop outrider_session_stop(const outrider_session *session);
@@ -188,7 +189,8 @@ const int32_t *outrider_session_tokens(const outrider_session *session, size_t *
  * still turn out to be a stop string. Borrowed until the next call on the session. */
 const char *outrider_session_take_text(outrider_session *session, size_t *bytes);
 
-/* Drops all tokens from n on (and forgets them in the cache). */
+/* Drops all tokens from n on (and forgets them in the cache); a turn of a conversation goes with its first
+ * token. A conversation goes on from where an answer begins or ends, not from within a message. */
 outrider_status outrider_session_truncate(outrider_session *session, size_t n);
 /* A second session with the same tokens and settings; shares the cache pages until they differ. */
 outrider_status outrider_session_fork(const outrider_session *session, outrider_session **out);

@@ -234,9 +234,7 @@ outrider_status sampler_distribution(struct sampler *sampler, const float *logit
     if (n == 0) return sampler_fail_impossible();
     int32_t best = argmax(l, vocab);
     if (s->temperature == 0) {
-        out->n = 1;
-        out->id[0] = best;
-        out->p[0] = 1;
+        distribution_set(out, best);
         return OUTRIDER_OK;
     }
 

@@ -34,6 +34,7 @@ static outrider_status read_prompt(outrider_session *s, bool *ready) {
     batch_pass(e, OUTRIDER_VERIFIER, 0, end - read, 0, true);
     TRY(e->ops->sync(e->be));
     kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, end - read);
+    if (s->n_read == read) s->n_read = end;
     s->stats.prompt_ms += now_ms() - start;
     *ready = end == s->n - 1;
     return OUTRIDER_OK;
@@ -123,11 +124,7 @@ static void lay_rows(outrider_engine *e, outrider_session **sessions, size_t n) 
 
 /* The distributions of proposals that were not drawn: 1 for each. */
 static void certain(outrider_session *s) {
-    for (int32_t i = 0; i < s->k; i++) {
-        s->q[i].n = 1;
-        s->q[i].id[0] = s->proposed[i];
-        s->q[i].p[0] = 1;
-    }
+    for (int32_t i = 0; i < s->k; i++) distribution_set(&s->q[i], s->proposed[i]);
 }
 
 /* One pass of the verifier over all rows; tokens and what is needed to judge them come to the host. */
@@ -193,13 +190,14 @@ static void count(outrider_stats *stats, int32_t k, int32_t accepted) {
 
 /* Writes the accepted run into the session and drops from the cache what did not stay. */
 static void commit(outrider_session *s, struct accepted a) {
-    count(&s->stats, s->k, a.n);
     if (s->k == 0 || !s->by_ngram) controller_observe(&s->controller[0], s->k, a.n);
     if (s->k == 0 || s->by_ngram) controller_observe(&s->controller[1], s->k, a.n);
     int32_t run[OUTRIDER_MAX_DRAFT + 1];
     memcpy(run, s->proposed, (size_t)a.n * sizeof *run);
     run[a.n] = a.token;
-    for (int32_t i = 0; i <= a.n && running(s); i++) session_commit(s, run[i]);
+    int32_t written = 0;
+    while (written <= a.n && running(s)) session_commit(s, run[written++]);
+    count(&s->stats, s->k, written < a.n ? written : a.n); /* what lies behind the end is not counted */
     kv_truncate(s->engine->kv, s->slot, s->n - 1);
 }
 
@@ -238,12 +236,15 @@ outrider_status outrider_round(outrider_session *const *sessions, size_t n) {
     outrider_session *ready[MAX_BATCH_SESSIONS];
     size_t n_ready = 0;
     for (size_t i = 0; i < n; i++) {
-        outrider_session *s = sessions[i];
-        if (s->engine != sessions[0]->engine)
+        if (sessions[i]->engine != sessions[0]->engine)
             return fail(OUTRIDER_EINVAL, "sessions of one round must share an engine");
-        if (!running(s)) continue;
-        if (s->n == 0) return fail(OUTRIDER_EINVAL, "nothing to go on from: the session is empty");
+        if (running(sessions[i]) && sessions[i]->n == 0)
+            return fail(OUTRIDER_EINVAL, "nothing to go on from: the session is empty");
+    }
+    for (size_t i = 0; i < n; i++) {
+        outrider_session *s = sessions[i];
         bool is_ready;
+        if (!running(s)) continue;
         TRY(cut_back(sessions, n, read_prompt(s, &is_ready)));
         if (is_ready) ready[n_ready++] = s;
         if (n_ready == MAX_BATCH_SESSIONS) {

@@ -72,6 +72,11 @@ static outrider_status check_settings(const outrider_engine *e, const outrider_s
     return OUTRIDER_OK;
 }
 
+/* n_predict tokens are written, or more where it was lowered meanwhile. */
+static bool is_long_enough(const outrider_session *s) {
+    return s->sampler.s.n_predict >= 0 && s->stats.n_predict >= s->sampler.s.n_predict;
+}
+
 outrider_status outrider_session_set(outrider_session *s, const outrider_settings *settings) {
     TRY(check_settings(s->engine, settings));
     /* Made whole beside the old ones, so that a failure leaves those in force. */
@@ -89,6 +94,7 @@ outrider_status outrider_session_set(outrider_session *s, const outrider_setting
     memcpy(s->p, fresh.p, sizeof s->p);
     s->sampler.s.stop = (const char *const *)s->stop;
     s->sampler.s.n_stop = s->n_stop;
+    if (s->state == OUTRIDER_RUNNING && is_long_enough(s)) s->state = OUTRIDER_STOP_LENGTH;
     return OUTRIDER_OK;
 cleanup:
     free_settings(&fresh);
@@ -108,8 +114,8 @@ static void begin_answer(outrider_session *s) {
     s->answer = s->n;
     s->fresh = true;
     s->state = s->n >= s->engine->ctx_size ? OUTRIDER_STOP_CONTEXT : OUTRIDER_RUNNING;
-    if (s->sampler.s.n_predict == 0) s->state = OUTRIDER_STOP_LENGTH;
     s->stats = (outrider_stats){0};
+    if (is_long_enough(s)) s->state = OUTRIDER_STOP_LENGTH;
     s->utf8 = (struct utf8_stream){0};
     s->text_bytes = s->text_taken = s->text_end = 0;
 }
@@ -281,7 +287,7 @@ outrider_status outrider_session_append_message(outrider_session *s, const char 
     size_t turns = s->n_turns, encoded = s->turns_encoded;
     bool answered = s->answer_open;
     outrider_status status;
-    if (answered) {
+    if (answered && s->turns[encoded - 1].message.role == CHAT_USER) { /* not done by a system turn before */
         TRY_GOTO(cleanup, push_turn(s, CHAT_ASSISTANT, "", 0));
         s->turns[s->n_turns - 1].begin = (size_t)s->answer;
         s->turns_encoded = s->n_turns;
@@ -306,10 +312,15 @@ outrider_status outrider_session_truncate(outrider_session *s, size_t n) {
     if (n > (size_t)s->n) return fail(OUTRIDER_EINVAL, "cannot keep %zu tokens of %d", n, s->n);
     size_t keep = s->n_turns;
     while (keep > 0 && s->turns[keep - 1].begin >= n) keep--;
+    /* What ends an answer is written with the turn behind it, so that it is open again without that. */
+    if (keep > 0 && s->turns[keep - 1].message.role == CHAT_ASSISTANT && !s->turns[keep - 1].message.bytes)
+        keep--;
     drop_turns(s, keep);
     s->answer_open = keep > 0 && s->turns[keep - 1].message.role == CHAT_USER;
     s->n = (int32_t)n;
-    kv_truncate(s->engine->kv, s->slot, n > 0 ? (int32_t)n - 1 : 0);
+    int32_t cached = n > 0 ? (int32_t)n - 1 : 0;
+    kv_truncate(s->engine->kv, s->slot, cached);
+    if (s->n_read > cached) s->n_read = cached;
     begin_answer(s);
     return OUTRIDER_OK;
 }
@@ -327,6 +338,7 @@ outrider_status outrider_session_fork(const outrider_session *from, outrider_ses
     s->answer_open = from->answer_open;
     memcpy(s->tokens, from->tokens, (size_t)from->n * sizeof *s->tokens);
     s->n = from->n;
+    s->n_read = from->n_read;
     kv_fork(from->engine->kv, from->slot, s->slot);
     begin_answer(s);
     *out = s;
@@ -345,7 +357,7 @@ void session_share_prefix(outrider_session *s) {
     const outrider_session *best = NULL;
     int32_t best_len = e->options.page_size - 1; /* less than a page is sooner read than shared */
     for (const outrider_session *o = e->sessions; o; o = o->next) {
-        int32_t len = kv_len(e->kv, o->slot, OUTRIDER_VERIFIER), same = 0;
+        int32_t len = o->n_read, same = 0;
         if (o == s) continue;
         if (len > s->n - 1) len = s->n - 1;
         while (same < len && s->tokens[same] == o->tokens[same]) same++;
@@ -355,6 +367,7 @@ void session_share_prefix(outrider_session *s) {
     kv_truncate(e->kv, s->slot, 0);
     kv_fork(e->kv, best->slot, s->slot);
     kv_truncate(e->kv, s->slot, best_len);
+    s->n_read = best_len;
     s->stats.n_cached = best_len;
     s->stats.n_prompt = s->n - best_len;
 }
@@ -410,7 +423,7 @@ void session_commit(outrider_session *s, int32_t token) {
     s->stats.n_predict++;
     if (!s->sampler.s.ignore_eos && is_end(s, token))
         s->state = OUTRIDER_STOP_EOS;
-    else if (s->stats.n_predict == s->sampler.s.n_predict)
+    else if (is_long_enough(s))
         s->state = OUTRIDER_STOP_LENGTH;
     else if (s->n == s->engine->ctx_size)
         s->state = OUTRIDER_STOP_CONTEXT;

@@ -35,7 +35,7 @@ static bool parse_item(const char **at, long *first, long *last, long *step) {
     if (*end == '+') *step = strtol(*at = end + 1, &end, 10);
     bool whole = end != *at && (*end == ',' || !*end);
     *at = end;
-    return whole && *step > 0 && *last >= *first;
+    return whole && *step > 0 && *step <= INT32_MAX && *last >= *first;
 }
 
 int bench_parse_list(const char *spelled, const char *text, int32_t min, int32_t max,

@@ -31,8 +31,13 @@ static int do_regen(struct chat *c, const char *argument) {
 static int do_read(struct chat *c, const char *argument) {
     size_t before = c->before.bytes;
     if (!*argument) return complain(OUTRIDER_EINVAL, "/read needs a file");
-    CHECK(text_read_file(&c->before, argument));
-    CHECK(text_append(&c->before, "\n", 1));
+    int code = text_read_file(&c->before, argument);
+    if (!code) code = text_append(&c->before, "\n", 1);
+    if (code) {
+        if (c->before.data) c->before.data[before] = '\0';
+        c->before.bytes = before; /* a file that broke off leaves nothing of itself */
+        return code;
+    }
     fprintf(stderr, "%zu bytes go in front of your next message\n", c->before.bytes - before - 1);
     return 0;
 }

@@ -125,13 +125,19 @@ static int read_json(const char *path, json_t **out) {
     return 0;
 }
 
+/* The text of a setting; NULL for what is none. One with a NUL inside would be cut at it. */
+static const char *setting_text(const json_t *value) {
+    const char *text = json_string_value(value);
+    return text && strlen(text) == json_string_length(value) ? text : NULL;
+}
+
 static int load_setting(struct options *o, const char *path, const char *name, const json_t *value) {
     enum option_id id = option_find(CMD_CHAT, name, true, false);
     if (id == N_OPTIONS || !chat_may_set(id)) return bad(path, "settings");
-    if (json_is_string(value)) return option_assign(o, id, name, json_string_value(value));
+    if (setting_text(value)) return option_assign(o, id, name, setting_text(value));
     if (!json_is_array(value)) return bad(path, "settings");
     for (size_t i = 0; i < json_array_size(value); i++) {
-        const char *text = json_string_value(json_array_get(value, i));
+        const char *text = setting_text(json_array_get(value, i));
         if (!text) return bad(path, "settings");
         CHECK(option_add(o, id, name, text));
     }
@@ -193,6 +199,8 @@ static int load_json(struct chat *c, const char *path, const json_t *root) {
 static int replace(struct chat *c, const char *path, const json_t *root, struct options *before) {
     struct turn *turns = c->turns;
     size_t n_turns = c->n_turns;
+    uint64_t seed = c->seed;
+    outrider_stats stats = c->stats;
     c->turns = NULL;
     c->n_turns = 0;
     int code = load_json(c, path, root);
@@ -206,8 +214,10 @@ static int replace(struct chat *c, const char *path, const json_t *root, struct 
     *c->options = *before;
     c->turns = turns;
     c->n_turns = n_turns;
+    c->seed = seed;
     chat_apply(c, false); /* held before, so they hold again; likewise the turns fit */
     chat_replay(c);
+    c->stats = stats;
     return code;
 }
 

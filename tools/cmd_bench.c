@@ -176,9 +176,9 @@ static int answer_all(struct bench *b, const struct text *prompt, int32_t n_gen,
             plain = answer;
             continue;
         }
-        bool same =
-            plain.n == answer.n && !memcmp(plain.tokens, answer.tokens, plain.n * sizeof *plain.tokens);
-        if (!code) rows[c].identical &= same;
+        if (!code)
+            rows[c].identical &=
+                plain.n == answer.n && !memcmp(plain.tokens, answer.tokens, plain.n * sizeof *plain.tokens);
         free(answer.tokens);
     }
     free(plain.tokens);
