@@ -26,9 +26,9 @@ OPT      := $(if $(filter 1,$(DEBUG)),-Og,$(if $(SANITIZE),-O2,-O3))
 SAN      := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
 CPPFLAGS += -I. -D_GNU_SOURCE -DOUTRIDER_VERSION='"$(VERSION)"' $(if $(filter 1,$(CUDA)),-DOUTRIDER_CUDA)
 # Bits must not depend on the compiler's liking: no contraction, no fast-math.
-CFLAGS   += -std=c11 -g -fPIC -fopenmp -ffp-contract=off $(OPT) $(WARN) $(SAN)
+CFLAGS   += -std=c11 -g -fPIC -ffp-contract=off $(OPT) $(WARN) $(SAN)
 CXXFLAGS += -std=c++17 -g -fPIC $(OPT) $(WARN) $(SAN)
-LDLIBS   := -ljansson -lsentencepiece -lgomp -lpthread -lm -ldl
+LDLIBS   := -ljansson -lsentencepiece -lpthread -lm -ldl
 CLI_LIBS := -ledit $(if $(SANITIZE),,$(if $(filter 1,$(MIMALLOC)),-lmimalloc))
 
 # ---- files, by room ----
@@ -122,7 +122,7 @@ $(BUILD)/kernels/cuda/%.cu.o: kernels/cuda/%.cu | $(BUILD)/.packages
 $(BUILD)/tests/gpu_%: tests/gpu_%.cu $(BUILD)/liboutrider.a
 	@mkdir -p $(@D)
 	$(SAY) '  nvcc  $<'
-	$(Q)$(NVCC) $(NVCCFLAGS) -Xcompiler -fopenmp -c -o $@.o $<
+	$(Q)$(NVCC) $(NVCCFLAGS) -Xcompiler -c -o $@.o $<
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $@.o $(BUILD)/liboutrider.a $(LDLIBS)
 define ISA_RULE
 $(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c | $(BUILD)/.packages

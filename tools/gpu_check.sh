@@ -92,6 +92,9 @@ if wants speed; then
         "$OUTRIDER" bench --device cuda -m "$MODELS/8b" -md "$MODELS/1b" -c 1024 --prompts "$FOLDER/$prompt.jsonl" \
             -p 512 -n 256 -r 3 --spec-type draft --spec-draft-n-max 1-8 -o json >"$FOLDER/8b-$prompt.json" 2>"$FOLDER/8b-$prompt.err"
         verdict "8B with 1B, prompt $prompt" $? "$(figure "$FOLDER/8b-$prompt.json" spec 2>&1 | tail -1)"
+        "$OUTRIDER" bench --device cuda -m "$MODELS/8b" -md "$MODELS/1b" -c 1024 --prompts "$FOLDER/$prompt.jsonl" \
+            -p 0 -n 256 -r 3 --spec-draft-n-max auto -o json >"$FOLDER/8b-$prompt-auto.json" 2>"$FOLDER/8b-$prompt-auto.err"
+        verdict "8B, prompt $prompt, draft and n-grams" $? "$(figure "$FOLDER/8b-$prompt-auto.json" spec 2>&1 | tail -1)"
     done
     "$OUTRIDER" bench --device cuda -m "$MODELS/1b" -c 1024 -p 512 -n 256 -r 3 --prompts "$FOLDER/A.jsonl" \
         --spec-draft-n-max 0 -o json >"$FOLDER/1b.json" 2>"$FOLDER/1b.err"
