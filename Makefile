@@ -122,8 +122,8 @@ $(BUILD)/kernels/cuda/%.cu.o: kernels/cuda/%.cu | $(BUILD)/.packages
 $(BUILD)/tests/gpu_%: tests/gpu_%.cu $(BUILD)/liboutrider.a
 	@mkdir -p $(@D)
 	$(SAY) '  nvcc  $<'
-	$(Q)$(NVCC) $(NVCCFLAGS) -Xcompiler -c -o $@.o $<
-	$(Q)$(CXX) $(LDFLAGS) -o $@ $@.o $(BUILD)/liboutrider.a $(LDLIBS)
+	$(Q)$(NVCC) $(NVCCFLAGS) -Xcompiler -fopenmp -c -o $@.o $<
+	$(Q)$(CXX) $(LDFLAGS) -o $@ $@.o $(BUILD)/liboutrider.a $(LDLIBS) -lgomp
 define ISA_RULE
 $(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c | $(BUILD)/.packages
 	@mkdir -p $$(@D)
