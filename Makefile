@@ -78,7 +78,7 @@ help:
 	@echo 'settings: CUDA=0|1 ARCH="80 90" MIMALLOC=0|1 DEBUG=0|1'
 
 run: $(BUILD)/outrider
-	@$(BUILD)/outrider run -p "$(PROMPT)"
+	@$(BUILD)/outrider run -n 256 -p "$(PROMPT)"
 chat: $(BUILD)/outrider
 	@$(BUILD)/outrider chat
 bench: $(BUILD)/outrider
