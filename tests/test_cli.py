@@ -221,7 +221,9 @@ def test_output_errors():
 
 def interrupted(wait_for_text):
     child = subprocess.Popen([OUTRIDER, "run", "-p", ONCE, "--ignore-eos"], stdout=subprocess.PIPE,
-                             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=PLAIN_ENV)
+                             stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=PLAIN_ENV,
+                             # whoever runs the tests in the background has SIGINT ignored, and children inherit it
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     first = child.stdout.read(16) if wait_for_text else time.sleep(0.05) or b""
     child.send_signal(signal.SIGINT)
     start = time.monotonic()
