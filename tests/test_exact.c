@@ -305,8 +305,8 @@ static void ngrams_change_nothing(void **state) {
                 outrider_session_close(s[i]);
             }
         }
-        if (by_ngram < (kind == 1 ? 0 : TOKENS / 16))
-            fail_msg("kind %d: %d proposals of n-grams accepted", kind, by_ngram);
+        /* Greedy text repeats itself; sampled text need not, and an automatic K may find that none pays. */
+        if (kind == 0 && by_ngram < TOKENS / 16) fail_msg("%d proposals of n-grams accepted", by_ngram);
     }
     outrider_engine_close(e);
 }
