@@ -1,5 +1,6 @@
-/* The option table and its parser. Invariants: a name belongs to at most one option of a command; a value is
- * checked against its range before it replaces the old one. Relations between options are not checked here.
+/* The parser of the option table (option_table.c). Invariants: a name belongs to at most one option of a
+ * command; a value is checked against its range before it replaces the old one. Relations between options are
+ * not checked here.
  */
 #include "tools/options.h"
 
@@ -10,120 +11,6 @@
 #include <strings.h>
 
 #include "tools/tools.h"
-
-#define CMD_LOADS (CMD_RUN | CMD_CHAT | CMD_BENCH | CMD_EVAL)
-#define CMD_WRITES (CMD_RUN | CMD_CHAT | CMD_BENCH)
-#define CMD_TEXT (CMD_RUN | CMD_CHAT)
-
-static const char of_model[] = "the model's own";
-
-/* clang-format off */
-static const struct option_spec table[N_OPTIONS] = {
-    [OPT_MODEL] = {"model", "m", NULL, KIND_TEXT, CMD_ALL, "model", "DIR",
-        .shown = "the shipped pair", .help = "folder of the model that writes the text, the verifier"},
-    [OPT_MODEL_DRAFT] = {"model-draft", "md", "draft-model spec-draft-model", KIND_TEXT,
-        CMD_WRITES | CMD_INSPECT, "model", "DIR", .shown = "none; with the shipped pair its draft",
-        .help = "folder of the small model that proposes; its vocabulary must equal the verifier's"},
-    [OPT_CTX_SIZE] = {"ctx-size", "c", NULL, KIND_INT, CMD_ALL, "model", "N", 0, INT32_MAX,
-        .shown = "what the models know, up to 8192",
-        .help = "tokens that a session can hold; 0 for the default"},
-    [OPT_DEVICE] = {"device", NULL, NULL, KIND_TEXT, CMD_LOADS, "model", "NAME", .shown = "auto",
-        .help = "auto, cpu, cpu:avx2 (an instruction set), cuda, cuda:1 (a card)"},
-    [OPT_THREADS] = {"threads", "t", NULL, KIND_INT, CMD_LOADS, "model", "N", 0, 256, .shown = "one a core",
-        .help = "processor threads; 0 for one a core"},
-    [OPT_CACHE_TYPE] = {"cache-type", "ctk", "cache-type-k", KIND_CHOICE, CMD_ALL, "model", "f16|f32",
-        .initial = "f16", .help = "number format of the cache of keys and values"},
-    [OPT_PAGE_SIZE] = {"page-size", NULL, NULL, KIND_INT, CMD_LOADS, "model", "N", 16, 256,
-        .shown = "chosen by the engine", .help = "tokens in a page of the cache: 16, 32, 64, 128 or 256"},
-
-    [OPT_PROMPT] = {"prompt", "p", NULL, KIND_TEXT, CMD_RUN, "prompt", "TEXT",
-        .help = "text to go on from; - reads standard input"},
-    [OPT_FILE] = {"file", "f", NULL, KIND_TEXT, CMD_RUN | CMD_EVAL, "prompt", "FILE",
-        .help = "a file with the text; - reads standard input. Before the text of --prompt"},
-    [OPT_SYSTEM_PROMPT] = {"system-prompt", "sys", NULL, KIND_TEXT, CMD_CHAT, "prompt", "TEXT",
-        .help = "what the model is told before the conversation"},
-    [OPT_CHAT_TEMPLATE] = {"chat-template", NULL, NULL, KIND_TEXT, CMD_CHAT, "prompt", "NAME",
-        .shown = "as the model says",
-        .help = "how turns are written: chatml, llama2, llama3, mistral, gemma, zephyr, tale"},
-
-    [OPT_PREDICT] = {"predict", "n", "n-predict", KIND_INT, CMD_TEXT, "length", "N", -1, INT32_MAX,
-        .initial = "-1", .help = "most tokens to write; -1 until the text or the context ends"},
-    [OPT_STOP] = {"stop", NULL, NULL, KIND_LIST, CMD_TEXT, "length", "TEXT",
-        .help = "a text that ends the answer and is not part of it; may be given several times"},
-    [OPT_IGNORE_EOS] = {"ignore-eos", NULL, NULL, KIND_FLAG, CMD_TEXT, "length",
-        .help = "go on when the model ends its text"},
-
-    [OPT_SEED] = {"seed", "s", NULL, KIND_INT, CMD_WRITES, "sampling", "N", -1, 9007199254740991.0,
-        .initial = "-1", .help = "start of the random numbers; -1 for a new one each time"},
-    [OPT_TEMP] = {"temp", NULL, "temperature", KIND_NUMBER, CMD_WRITES, "sampling", "T", 0, 100,
-        .shown = of_model, .help = "0 takes the likeliest token each time; bench takes 0 unless told"},
-    [OPT_TOP_K] = {"top-k", NULL, NULL, KIND_INT, CMD_WRITES, "sampling", "K", 0, INT32_MAX,
-        .shown = of_model, .help = "keep the K likeliest tokens; 0 keeps all"},
-    [OPT_TOP_P] = {"top-p", NULL, NULL, KIND_NUMBER, CMD_WRITES, "sampling", "P", 0, 1,
-        .shown = of_model, .help = "keep the likeliest tokens up to this share; 1 keeps all"},
-    [OPT_MIN_P] = {"min-p", NULL, NULL, KIND_NUMBER, CMD_WRITES, "sampling", "P", 0, 1,
-        .shown = of_model, .help = "drop tokens less likely than this share of the likeliest; 0 keeps all"},
-    [OPT_REPEAT_PENALTY] = {"repeat-penalty", NULL, "repetition-penalty", KIND_NUMBER, CMD_WRITES, "sampling",
-        "X", 0.01, 100, .shown = of_model, .help = "weaken tokens seen of late; 1 is off"},
-    [OPT_REPEAT_LAST_N] = {"repeat-last-n", NULL, NULL, KIND_INT, CMD_WRITES, "sampling", "N", -1, INT32_MAX,
-        .shown = of_model, .help = "tokens that the penalties look back on; -1 for all"},
-    [OPT_PRESENCE_PENALTY] = {"presence-penalty", NULL, NULL, KIND_NUMBER, CMD_WRITES, "sampling", "X",
-        -100, 100, .shown = of_model, .help = "taken from the logit of each token seen of late; 0 is off"},
-    [OPT_FREQUENCY_PENALTY] = {"frequency-penalty", NULL, NULL, KIND_NUMBER, CMD_WRITES, "sampling", "X",
-        -100, 100, .shown = of_model, .help = "the same, times how often it was seen; 0 is off"},
-    [OPT_LOGIT_BIAS] = {"logit-bias", "l", NULL, KIND_LIST, CMD_WRITES, "sampling", "ID=BIAS",
-        .help = "added to the logit of a token; -inf forbids it. Also ID+BIAS and ID-BIAS; may be repeated"},
-
-    [OPT_SPEC_TYPE] = {"spec-type", NULL, NULL, KIND_CHOICE, CMD_WRITES, "speculation",
-        "auto|draft|ngram|none", .initial = "auto",
-        .help = "who proposes tokens: the draft model; ngram, what followed the same words earlier; auto, "
-        "either, as it pays"},
-    [OPT_SPEC_DRAFT_N_MAX] = {"spec-draft-n-max", NULL, "draft-max draft draft-n num-draft-tokens", KIND_INT,
-        CMD_TEXT, "speculation", "K", -1, OUTRIDER_MAX_DRAFT, .initial = "-1", .shown = "auto",
-        .help = "tokens proposed in a round; 0 for plain decoding, -1 or auto to let the engine choose"},
-    [OPT_SPEC_ACCEPT] = {"spec-accept", NULL, NULL, KIND_CHOICE, CMD_WRITES, "speculation",
-        "rejection|block|coupled", .initial = "block", .shown = "block; coupled when a seed is given",
-        .help = "acceptance rule when sampling; coupled gives one text per seed whatever the draft"},
-    [OPT_REPRODUCIBLE] = {"reproducible", NULL, NULL, KIND_FLAG, CMD_WRITES, "speculation",
-        .help = "the same as --spec-accept coupled, whatever else says otherwise"},
-
-    [OPT_BENCH_N_PROMPT] = {"n-prompt", "p", NULL, KIND_TEXT, CMD_BENCH, "measurement", "LIST",
-        .initial = "512", .help = "prompt lengths to time, such as 128,512; 0 for none"},
-    [OPT_BENCH_N_GEN] = {"n-gen", "n", NULL, KIND_TEXT, CMD_BENCH, "measurement", "LIST", .initial = "128",
-        .help = "numbers of tokens to write; 0 for none"},
-    [OPT_BENCH_DRAFT_N_MAX] = {"spec-draft-n-max", NULL, "draft-max draft draft-n num-draft-tokens",
-        KIND_TEXT, CMD_BENCH, "measurement", "LIST", .initial = "auto,2,4,8",
-        .help = "tokens proposed in a round, such as auto,1-4,8; 0 for plain decoding alone"},
-    [OPT_BENCH_REPETITIONS] = {"repetitions", "r", NULL, KIND_INT, CMD_BENCH, "measurement", "N", 1, 1000,
-        .initial = "5", .help = "times that each measurement is taken, plain and speculative in turn"},
-    [OPT_BENCH_PROMPTS] = {"prompts", NULL, NULL, KIND_TEXT, CMD_BENCH, "measurement", "FILE",
-        .shown = "eight built-in openings",
-        .help = "prompts to go on from: a line {\"prompt\": \"...\"} each"},
-
-    [OPT_OUTPUT] = {"output", "o", NULL, KIND_CHOICE, CMD_BENCH, "output", "md|csv|json|jsonl",
-        .initial = "md", .help = "form of the result"},
-    [OPT_JSON] = {"json", NULL, NULL, KIND_FLAG, CMD_RUN | CMD_EVAL | CMD_INSPECT, "output",
-        .help = "one JSON object on standard output"},
-    [OPT_NO_STREAM] = {"no-stream", NULL, NULL, KIND_FLAG, CMD_TEXT, "output",
-        .help = "write the text when it is complete"},
-    [OPT_NO_HISTORY] = {"no-history", NULL, NULL, KIND_FLAG, CMD_CHAT, "output",
-        .help = "neither read nor write the file of lines typed before"},
-    [OPT_PROGRESS] = {"progress", NULL, NULL, KIND_FLAG, CMD_BENCH, "output",
-        .help = "a line on standard error for each measurement"},
-    [OPT_COLOR] = {"color", NULL, NULL, KIND_CHOICE, CMD_LOADS, "output", "auto|on|off", .initial = "auto",
-        .help = "auto: on a terminal, unless NO_COLOR is set"},
-    [OPT_SIMPLE_IO] = {"simple-io", NULL, NULL, KIND_FLAG, CMD_LOADS, "output",
-        .help = "no line editing, colour or progress bar"},
-    [OPT_VERBOSE] = {"verbose", "v", NULL, KIND_FLAG, CMD_LOADS, "output",
-        .help = "say more on standard error: device, cache, time of each part"},
-    [OPT_HELP] = {"help", "h", NULL, KIND_FLAG, CMD_ALL, "output",
-        .help = "this help; --help=WORD shows the options that mention WORD"},
-};
-/* clang-format on */
-
-const struct option_spec *option_spec(enum option_id id) {
-    return &table[id];
-}
 
 /* ---- names ---- */
 
@@ -139,7 +26,7 @@ static bool has_alias(const char *aliases, const char *name) {
 
 enum option_id option_find(enum command command, const char *name, bool long_names, bool short_names) {
     for (int id = 0; id < N_OPTIONS; id++) {
-        const struct option_spec *s = &table[id];
+        const struct option_spec *s = option_spec(id);
         if (!(s->commands & command)) continue;
         if (long_names && (!strcmp(s->name, name) || has_alias(s->aliases, name))) return id;
         if (short_names && s->short_name && !strcmp(s->short_name, name)) return id;
@@ -169,11 +56,11 @@ const char *option_nearest(enum command command, const char *name) {
     size_t best = strlen(name) / 3 + 2;
     const char *nearest = NULL;
     for (int id = 0; id < N_OPTIONS; id++) {
-        if (!(table[id].commands & command)) continue;
-        size_t distance = edit_distance(name, table[id].name);
+        if (!(option_spec(id)->commands & command)) continue;
+        size_t distance = edit_distance(name, option_spec(id)->name);
         if (distance >= best) continue;
         best = distance;
-        nearest = table[id].name;
+        nearest = option_spec(id)->name;
     }
     return nearest;
 }
@@ -302,21 +189,22 @@ static int value_set(struct option_value *v, const struct option_spec *s, const 
 }
 
 int option_assign(struct options *o, enum option_id id, const char *spelled, const char *text) {
-    CHECK(value_set(&o->values[id], &table[id], spelled, text));
+    CHECK(value_set(&o->values[id], option_spec(id), spelled, text));
     o->values[id].given = true;
     return 0;
 }
 
 int option_add(struct options *o, enum option_id id, const char *spelled, const char *text) {
     struct option_value *v = &o->values[id];
-    if (table[id].kind == KIND_LIST && v->given) return list_append(v, text);
+    if (option_spec(id)->kind == KIND_LIST && v->given) return list_append(v, text);
     return option_assign(o, id, spelled, text);
 }
 
 void option_reset(struct options *o, enum option_id id) {
     value_clear(&o->values[id]);
     /* the table's own defaults parse; running out of memory here leaves "not given", which is one too */
-    if (table[id].initial) value_set(&o->values[id], &table[id], table[id].name, table[id].initial);
+    if (option_spec(id)->initial)
+        value_set(&o->values[id], option_spec(id), option_spec(id)->name, option_spec(id)->initial);
 }
 
 /* ---- the command line ---- */
@@ -352,9 +240,10 @@ static int parse_argument(struct options *o, int argc, char **argv, int *at) {
         return OPTIONS_HELPED;
     }
     if (equals) return option_add(o, id, spelled, equals + 1);
-    if (table[id].kind == KIND_FLAG) return option_add(o, id, spelled, "on");
+    if (option_spec(id)->kind == KIND_FLAG) return option_add(o, id, spelled, "on");
     if (*at == argc)
-        return complain(OUTRIDER_EINVAL, "%s needs a value: %s %s", spelled, spelled, table[id].argument);
+        return complain(OUTRIDER_EINVAL, "%s needs a value: %s %s", spelled, spelled,
+                        option_spec(id)->argument);
     return option_add(o, id, spelled, argv[(*at)++]);
 }
 
@@ -372,8 +261,8 @@ static int parse_arguments(struct options *o, int argc, char **argv) {
 static int parse_environment(struct options *o) {
     char name[64];
     for (int id = 0; id < N_OPTIONS; id++) {
-        if (!(table[id].commands & o->command) || o->values[id].given || id == OPT_HELP) continue;
-        option_environment_name(&table[id], name, sizeof name);
+        if (!(option_spec(id)->commands & o->command) || o->values[id].given || id == OPT_HELP) continue;
+        option_environment_name(option_spec(id), name, sizeof name);
         const char *text = getenv(name);
         if (text) CHECK(option_assign(o, id, name, text));
     }
@@ -399,8 +288,8 @@ int options_copy(const struct options *from, struct options *to) {
         const struct option_value *v = &from->values[id];
         option_reset(to, id);
         if (!v->given) continue;
-        if (table[id].kind != KIND_LIST) CHECK(option_assign(to, id, table[id].name, v->text));
-        for (size_t i = 0; i < v->n; i++) CHECK(option_add(to, id, table[id].name, v->list[i]));
+        if (option_spec(id)->kind != KIND_LIST) CHECK(option_assign(to, id, option_spec(id)->name, v->text));
+        for (size_t i = 0; i < v->n; i++) CHECK(option_add(to, id, option_spec(id)->name, v->list[i]));
     }
     return 0;
 }

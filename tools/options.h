@@ -1,4 +1,4 @@
-/* The options of every subcommand, from one table: parsing, environment twins, ranges, help, the manual page
+/* The options of every subcommand, from one table (option_table.c): parsing, environment twins, ranges, help, the manual page
  * and the shell completion all read it.
  *
  * A value comes from the command line, else from the environment (--top-k has OUTRIDER_TOP_K), else from the
