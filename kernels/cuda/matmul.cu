@@ -1,296 +1,51 @@
 /* Matrix products and what is fused around them: three ways to the same sums.
  *
- * skinny    bf16 weights, 1 to 64 rows: reads each weight once, near the card's read bandwidth. The weights
- * are the 16-row operand of the tensor cores and the rows of activations its 8 columns, so that a column's
- *           sum never sees its neighbours. Each of a block's eight warps takes its 128 of every 1024 along k
- * and keeps a ring of its own filled by asynchronous copies; the warps' sums are added in warp order: one
- *           order for any number of rows, tile or grid. A block has a multiprocessor to itself, because two
- *           streams of weights at once cost the memory more than they hide; dependent launch lets the block
- * of the next product follow as soon as this one leaves. prefill   bf16 weights, rows of a prompt: cuBLAS on
- * PREFILL_ROWS rows, padded, so that it always sees one shape and a row's bits cannot depend on how many came
- * with it. plain     any type and shape: one warp an output. Correct, not fast.
- *
- * A thread's 16-byte read of a fragment serves two mma steps: k is permuted alike in both operands, which a
- * dot product allows. Of 128 bytes of a row thread t takes pieces 2t and 2t + 1, and piece c of row r lies at
- * c ^ r % 8, so that neither copies nor reads meet in a bank. */
-#include "kernels/cuda/finish.cuh"
+ * skinny    bf16 weights, 1 to 64 rows, near the card's read bandwidth: skinny.cuh.
+ * prefill   bf16 weights, rows of a prompt: cuBLAS on PREFILL_ROWS rows, padded, so that it always sees one
+ *           shape and a row's bits cannot depend on how many came with it.
+ * plain     any type and shape: one warp an output. Correct, not fast. */
+#include "kernels/cuda/skinny.cuh"
 
-#include <algorithm>
 #include <new>
 
 namespace {
 
-/* Up to three matrices of one width, one above the other. */
-struct stack {
-    const void *w[3];
-    int32_t end[3]; /* outputs up to and including this one's */
-};
-
-struct product {
-    struct stack stack;
-    int32_t m, k;
-    const bf16 *a;        /* [m][k] */
-    const float *squares; /* [m][square_tiles]: the factors of a norm, before the last sum; or null */
-    int32_t square_tiles;
-    float eps;
-    int32_t tiles, stages;
-    struct finish finish;
-};
-
-constexpr int WARPS = 8, STEP = 128, CHUNK = WARPS * STEP; /* elements along k, of a warp and of all */
-constexpr int MAX_STAGES = 8, FINISH_COLUMNS = 8; /* columns whose sums meet in shared memory at a time */
-constexpr int SHARED_BYTES = 227 << 10;
-constexpr int SQUARES_ROWS = 32; /* most rows whose squares are brought to shared memory ahead */
-
-/* Shared memory of a block: small tables first, then by these offsets. */
-struct tables {
-    struct place place[PRODUCT_ROWS];
-    float scale[PRODUCT_ROWS];
-};
-struct layout {
-    int part, squares, ring, stage; /* the last in bytes, of one warp */
-    __host__ __device__ layout(const struct product &p, int tile, int width) {
-        const int columns = p.m < FINISH_COLUMNS ? p.m : FINISH_COLUMNS;
-        part = sizeof(struct tables);
-        squares = part + WARPS * columns * (tile + 4) * 4;
-        ring =
-            (squares + (p.squares && p.m <= SQUARES_ROWS ? p.m * p.square_tiles * 4 : 0) + 127) / 128 * 128;
-        stage = (tile + p.m) * width * 2;
+/* A thread's 16-byte read of a fragment serves two mma steps: k is permuted alike in both operands, which a
+ * dot product allows. Of 128 bytes of a row thread t takes pieces 2t and 2t + 1, and piece c of row r lies at
+ * c ^ r % 8. */
+template <int WIDTH_> struct bf16_weights {
+    static constexpr int WIDTH = WIDTH_, STEP = 128, ROW_BYTES = WIDTH * 2, SCALE_BYTES = 0;
+    static __device__ __forceinline__ size_t pitch(int k) { return (size_t)k * 2; }
+    static __device__ __forceinline__ int padded(int k) { return k; }
+    static __device__ __forceinline__ int swap(int piece, int row) {
+        return (piece & 8) | ((piece ^ row) & 7);
     }
-};
-
-__device__ __forceinline__ uint64_t policy_stream() {
-    uint64_t policy;
-    asm("createpolicy.fractional.L2::evict_first.b64 %0, 1.0;" : "=l"(policy));
-    return policy;
-}
-/* 16 bytes, or zeros. */
-__device__ __forceinline__ void copy_async(uint32_t to, const void *from, int bytes) {
-    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(from), "r"(bytes) : "memory");
-}
-__device__ __forceinline__ void copy_stream(uint32_t to, const void *from, int bytes, uint64_t policy) {
-    asm volatile("cp.async.cg.shared.global.L2::cache_hint.L2::128B [%0], [%1], 16, %2, %3;" ::"r"(to),
-                 "l"(from), "r"(bytes), "l"(policy)
-                 : "memory");
-}
-__device__ __forceinline__ void commit() {
-    asm volatile("cp.async.commit_group;" ::: "memory");
-}
-/* All but the latest n groups have arrived. */
-__device__ __forceinline__ void wait_all_but(int n) {
-    switch (n) {
-    case 1:
-        asm volatile("cp.async.wait_group 1;" ::: "memory");
-        break;
-    case 2:
-        asm volatile("cp.async.wait_group 2;" ::: "memory");
-        break;
-    case 3:
-        asm volatile("cp.async.wait_group 3;" ::: "memory");
-        break;
-    case 4:
-        asm volatile("cp.async.wait_group 4;" ::: "memory");
-        break;
-    case 5:
-        asm volatile("cp.async.wait_group 5;" ::: "memory");
-        break;
-    case 6:
-        asm volatile("cp.async.wait_group 6;" ::: "memory");
-        break;
-    default:
-        asm volatile("cp.async.wait_group 7;" ::: "memory");
-    }
-}
-
-/* Address of one row of a tile: pairs keep their two halves in the two halves of the tile. */
-template <int TILE>
-__device__ __forceinline__ const bf16 *tile_row(const struct product &p, int tile, int r) {
-    const int pair = min(tile * (TILE / 2) + r % (TILE / 2), p.finish.pairs - 1);
-    int row = min(first_of_pair(p.finish, pair) + (r < TILE / 2 ? 0 : p.finish.half), p.finish.n - 1);
-    const int which = row < p.stack.end[0] ? 0 : row < p.stack.end[1] ? 1 : 2;
-    if (which) row -= p.stack.end[which - 1];
-    return (const bf16 *)p.stack.w[which] + (size_t)row * p.k;
-}
-
-/* Fills a warp's ring, WIDTH elements of each row at a time: a lane takes a 16-byte piece of every ROWS-th
- * row. */
-template <int TILE, int WIDTH> struct feeder {
-    static constexpr int PIECES = WIDTH / 8, ROWS = 32 / PIECES;
-    const struct product &p;
-    const uint64_t policy = policy_stream();
-    const int warp = threadIdx.x / 32, first = threadIdx.x % 32 / PIECES, piece = threadIdx.x % PIECES;
-    const int turns = (p.k + CHUNK - 1) / CHUNK * (STEP / WIDTH); /* fillings a tile takes */
-    const uint32_t ring;
-    const int stage;
-    int tile = blockIdx.x, turn = 0;
-    const bf16 *row[TILE / ROWS];
-
-    __device__ feeder(const struct product &product, const char *ring_, int stage_)
-        : p(product), ring(shared_address(ring_)), stage(stage_) {
-        aim();
-    }
-    __device__ void aim() {
+    template <int RT, int NT>
+    static __device__ __forceinline__ void multiply(const char *stage, int m, float (&c)[RT][NT][4]) {
+        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        const char *w = stage + g * ROW_BYTES, *a = stage + RT * 16 * ROW_BYTES;
 #pragma unroll
-        for (int j = 0; j < TILE / ROWS; j++) row[j] = tile_row<TILE>(p, tile, first + j * ROWS);
-    }
-    __device__ bool done() const {
-        return tile >= p.tiles;
-    }
-    __device__ void advance() {
-        if (++turn < turns) return;
-        turn = 0;
-        tile += gridDim.x;
-        if (!done()) aim();
-    }
-    __device__ uint32_t place_of(int slot, int r) const {
-        return ring + slot * stage + r * WIDTH * 2 + ((piece & 8) | ((piece ^ r) & 7)) * 16;
-    }
-    __device__ int column(int at_turn) const {
-        return at_turn / (STEP / WIDTH) * CHUNK + warp * STEP + at_turn % (STEP / WIDTH) * WIDTH + piece * 8;
-    }
-    __device__ void weights(int slot) const {
-        const int k = column(turn), bytes = k < p.k ? 16 : 0;
+        for (int h = 0; h < WIDTH / 32; h++) {
+            const int piece = h / 2 * 8 + t * 2 + h % 2, swapped = swap(piece, g);
+            uint4 lo[RT], hi[RT];
 #pragma unroll
-        for (int j = 0; j < TILE / ROWS; j++)
-            copy_stream(place_of(slot, first + j * ROWS), row[j] + min(k, p.k - 8), bytes, policy);
-    }
-    __device__ void activations(int slot, int at_turn) const {
-        const int k = column(at_turn), bytes = k < p.k ? 16 : 0;
-        for (int r = first; r < p.m; r += ROWS)
-            copy_async(place_of(slot, TILE + r), p.a + (size_t)r * p.k + min(k, p.k - 8), bytes);
-    }
-};
-
-/* The factors by which rows' sums are multiplied: ready, or from the squares of what made x. */
-__device__ __forceinline__ void find_scales(const struct product &p, const float *ahead, struct tables *s) {
-    for (int r = threadIdx.x / 32; r < p.m; r += WARPS) {
-        const int first = r * p.square_tiles;
-        auto square = [&](int i) {
-            return p.m <= SQUARES_ROWS ? ahead[first + i] : __ldcg(p.squares + first + i);
-        };
-        const float scale = p.squares        ? inverse_rms(square, p.square_tiles, p.k, p.eps)
-                            : p.finish.scale ? __ldcg(p.finish.scale + r)
-                                             : 1;
-        if (threadIdx.x % 32 == 0) s->scale[r] = scale;
-    }
-}
-
-/* The pair and row a thread finishes, of 8 rows from row j * 8 on. */
-template <int TILE> __device__ __forceinline__ float2 old_values(const struct product &p, int tile, int j) {
-    const int pair = tile * (TILE / 2) + threadIdx.x % (TILE / 2), row = j * 8 + threadIdx.x / (TILE / 2);
-    if (!p.finish.norm || row >= min(p.m, j * 8 + 8) || pair >= p.finish.pairs) return make_float2(0, 0);
-    const float *x = p.finish.x + (size_t)row * p.finish.n + pair;
-    return make_float2(__ldcg(x), pair + p.finish.half < p.finish.n ? __ldcg(x + p.finish.half) : 0);
-}
-
-/* Adds the warps' sums of a tile in warp order and finishes them, FINISH_COLUMNS columns at a time. */
-template <int RT, int NT>
-__device__ __forceinline__ void finish_tile(const struct product &p, int tile, const float (&c)[RT][NT][4],
-                                            const float2 (&old)[NT], float *part, const struct tables *s) {
-    constexpr int TILE = RT * 16, LANES = TILE / 2, COLUMN = TILE + 4;
-    const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const int in_tile = threadIdx.x % LANES, column = threadIdx.x / LANES, pair = tile * LANES + in_tile;
-#pragma unroll
-    for (int j = 0; j < NT; j++) {
-        const int columns = min(p.m - j * 8, FINISH_COLUMNS), row = j * 8 + column;
-        if (columns <= 0) break;
-#pragma unroll
-        for (int r = 0; r < RT; r++)
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int to = t * 2 + i % 2;
-                if (to < columns) part[(warp * columns + to) * COLUMN + r * 16 + g + i / 2 * 8] = c[r][j][i];
+            for (int r = 0; r < RT; r++) {
+                lo[r] = *(const uint4 *)(w + r * 16 * ROW_BYTES + swapped * 16);
+                hi[r] = *(const uint4 *)(w + (r * 16 + 8) * ROW_BYTES + swapped * 16);
             }
-        __syncthreads();
-        if (warp * 32 / LANES < columns) { /* whole warps, for the sums of squares */
-            float first = 0, second = 0;
-            const int from = min(column, columns - 1);
 #pragma unroll
-            for (int v = 0; v < WARPS; v++) {
-                first += part[(v * columns + from) * COLUMN + in_tile];
-                second += part[(v * columns + from) * COLUMN + in_tile + LANES];
-            }
-            first *= s->scale[j * 8 + from];
-            second *= s->scale[j * 8 + from];
-            if (p.finish.norm)
-                finish_normed(p.finish, row, pair, tile, p.tiles, column < columns, first, second, old[j],
-                              LANES);
-            else if (column < columns && pair < p.finish.pairs)
-                finish_pair(p.finish, row, s->place[row], pair, first, second);
-        }
-        __syncthreads();
-    }
-}
-
-/* RT: 16-row tiles of weights a block takes at a time; NT: 8-row tiles of activations; WIDTH: of a ring's
- * stage. */
-template <int RT, int NT, int WIDTH>
-__global__ __launch_bounds__(WARPS * 32) void skinny(const __grid_constant__ struct product p) {
-    constexpr int TILE = RT * 16;
-    extern __shared__ __align__(128) char shared[];
-    const layout at(p, TILE, WIDTH);
-    struct tables *s = (struct tables *)shared;
-    char *ring = shared + at.ring + threadIdx.x / 32 * p.stages * at.stage;
-    const int lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
-
-    pdl_release();
-    struct feeder<TILE, WIDTH> feed(p, ring, at.stage);
-    for (int i = 0; i < p.stages && !feed.done(); i++, feed.advance()) feed.weights(i);
-    for (int r = threadIdx.x; r < p.m; r += WARPS * 32) s->place[r] = find_place(p.finish, r);
-    pdl_wait();
-    const int squares = p.squares && p.m <= SQUARES_ROWS ? p.m * p.square_tiles : 0;
-    for (int i = threadIdx.x * 4; i < squares; i += WARPS * 32 * 4)
-        copy_async(shared_address(shared + at.squares) + i * 4, p.squares + i, 16);
-    for (int i = 0; i < p.stages; i++, commit()) feed.activations(i, i % feed.turns);
-
-    int slot = 0;
-    for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
-        float c[RT][NT][4] = {};
-        float2 old[NT];
-#pragma unroll
-        for (int j = 0; j < NT; j++) old[j] = old_values<TILE>(p, tile, j);
-        for (int turn = 0; turn < feed.turns; turn++) {
-            const char *w = ring + slot * at.stage + g * WIDTH * 2;
-            const char *a = w + (TILE - g) * WIDTH * 2;
-            wait_all_but(p.stages - 1);
-            __syncwarp();
-#pragma unroll
-            for (int h = 0; h < WIDTH / 32; h++) {
-                const int piece = h / 2 * 8 + t * 2 + h % 2, swapped = (piece & 8) | ((piece ^ g) & 7);
-                uint4 lo[RT], hi[RT];
+            for (int j = 0; j < NT; j++) {
+                const int row = min(j * 8 + g, m - 1);
+                const uint4 b = *(const uint4 *)(a + row * ROW_BYTES + swap(piece, row) * 16);
 #pragma unroll
                 for (int r = 0; r < RT; r++) {
-                    lo[r] = *(const uint4 *)(w + r * 16 * WIDTH * 2 + swapped * 16);
-                    hi[r] = *(const uint4 *)(w + (r * 16 + 8) * WIDTH * 2 + swapped * 16);
-                }
-#pragma unroll
-                for (int j = 0; j < NT; j++) {
-                    const int row = min(j * 8 + g, p.m - 1);
-                    const uint4 b =
-                        *(const uint4 *)(a + row * WIDTH * 2 + ((piece & 8) | ((piece ^ row) & 7)) * 16);
-#pragma unroll
-                    for (int r = 0; r < RT; r++) {
-                        mma_bf16(c[r][j], lo[r].x, hi[r].x, lo[r].y, hi[r].y, b.x, b.y);
-                        mma_bf16(c[r][j], lo[r].z, hi[r].z, lo[r].w, hi[r].w, b.z, b.w);
-                    }
+                    mma_bf16(c[r][j], lo[r].x, hi[r].x, lo[r].y, hi[r].y, b.x, b.y);
+                    mma_bf16(c[r][j], lo[r].z, hi[r].z, lo[r].w, hi[r].w, b.z, b.w);
                 }
             }
-            __syncwarp();
-            if (!feed.done()) {
-                feed.weights(slot);
-                feed.activations(slot, feed.turn);
-                feed.advance();
-            }
-            commit();
-            slot = slot + 1 < p.stages ? slot + 1 : 0;
         }
-        if (tile == (int)blockIdx.x) {
-            __syncthreads();
-            find_scales(p, (const float *)(shared + at.squares), s);
-        }
-        finish_tile<RT, NT>(p, tile, c, old, (float *)(shared + at.part), s);
     }
-}
+};
 
 constexpr int FINISH_THREADS = 256, FINISH_EACH = 4; /* pairs a thread, read together */
 
@@ -372,24 +127,11 @@ struct finish finish_from(struct finish f, int32_t row) {
     return f;
 }
 
-template <int RT, int NT, int WIDTH> void launch_skinny(struct backend *be, struct product *p) {
-    constexpr int TILE = RT * 16;
-    p->tiles = ceil_div(p->finish.pairs, TILE / 2);
-    const layout at(*p, TILE, WIDTH);
-    p->stages = (SHARED_BYTES - at.ring) / (at.stage * WARPS);
-    const int grid = p->tiles < be->multiprocessors ? p->tiles : be->multiprocessors;
-    const int useful = ceil_div(p->tiles, grid) * ceil_div(p->k, CHUNK) * (STEP / WIDTH);
-    assert(p->stages >= 2);
-    p->stages = std::clamp(useful, 2, std::min(p->stages, MAX_STAGES));
-    launch_raw(be, "product", skinny<RT, NT, WIDTH>, grid, WARPS * 32,
-               at.ring + (size_t)p->stages * at.stage * WARPS, 1, *p);
-}
-
 template <int RT> void launch_rows(struct backend *be, struct product *p) {
-    if (p->m <= 8) return launch_skinny<RT, 1, 128>(be, p);
-    if (p->m <= 16) return launch_skinny<RT, 2, 128>(be, p);
-    if (p->m <= 32) return launch_skinny<RT, 4, 64>(be, p);
-    launch_skinny<RT, 8, 64>(be, p);
+    if (p->m <= 8) return launch_skinny<bf16_weights<128>, RT, 1>(be, p);
+    if (p->m <= 16) return launch_skinny<bf16_weights<128>, RT, 2>(be, p);
+    if (p->m <= 32) return launch_skinny<bf16_weights<64>, RT, 4>(be, p);
+    launch_skinny<bf16_weights<64>, RT, 8>(be, p);
 }
 
 void launch_product(struct backend *be, struct product *p) {
@@ -629,10 +371,12 @@ cudaError_t prepare_products(struct backend *be) {
     be->held = new (std::nothrow) struct held();
     if (!be->held) return cudaErrorMemoryAllocation;
     if (be->architecture < 90) return cudaSuccess;
-    const void *kernels[] = {(const void *)skinny<1, 1, 128>, (const void *)skinny<1, 2, 128>,
-                             (const void *)skinny<1, 4, 64>,  (const void *)skinny<1, 8, 64>,
-                             (const void *)skinny<2, 1, 128>, (const void *)skinny<2, 2, 128>,
-                             (const void *)skinny<2, 4, 64>,  (const void *)skinny<2, 8, 64>};
+    using wide = bf16_weights<128>;
+    using narrow = bf16_weights<64>;
+    const void *kernels[] = {(const void *)skinny<wide, 1, 1>,   (const void *)skinny<wide, 1, 2>,
+                             (const void *)skinny<narrow, 1, 4>, (const void *)skinny<narrow, 1, 8>,
+                             (const void *)skinny<wide, 2, 1>,   (const void *)skinny<wide, 2, 2>,
+                             (const void *)skinny<narrow, 2, 4>, (const void *)skinny<narrow, 2, 8>};
     for (const void *kernel : kernels) {
         cudaError_t error =
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
