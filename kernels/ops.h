@@ -31,7 +31,8 @@
 
 struct backend; /* a device and its scratch; opaque, one an engine */
 
-/* A weight matrix [n][k], row-major: y[n] = sum over k of w[n][k] x[k]. */
+/* A weight matrix [n][k]: y[n] = sum over k of w[n][k] x[k]. F32, F16 and BF16 lie row-major; block types lie
+ * as the backend likes to read them, so only it looks into data. */
 struct matrix {
     const void *data;
     enum dtype dtype;
@@ -82,10 +83,14 @@ struct ops {
     outrider_status (*alloc)(struct backend *be, size_t bytes,
                              void **out);         /* 64-byte aligned, uninitialised */
     void (*release)(struct backend *be, void *p); /* of alloc; NULL is fine */
-    /* Puts a tensor from mapped host memory where kernels can read it: the mapping itself on the CPU, a
-     * device copy elsewhere. Valid until weight_release, and while the host memory is. */
-    outrider_status (*weight)(struct backend *be, const void *host, size_t bytes, const void **out);
-    void (*weight_release)(struct backend *be, const void *p);
+    /* Puts a matrix [n][k] from host memory (rows of dtype_row_bytes(dtype, k), one after the other) where
+     * kernels can read it: F32, F16 and BF16 are the host memory itself on the CPU and a copy elsewhere, so
+     * the host memory must stay until weight_release; block types are always copied, into the backend's own
+     * layout, and the host memory may go at once. OUTRIDER_EINVAL for a type that the device has no kernels
+     * for. Released matrices may be all zeros. */
+    outrider_status (*weight)(struct backend *be, const void *host, enum dtype dtype, int32_t n, int32_t k,
+                              struct matrix *out);
+    void (*weight_release)(struct backend *be, const struct matrix *m);
     /* Scratch for passes of up to max_rows rows whose widest vector has max_width elements; may be called
      * again with more (the greatest asked for counts). */
     outrider_status (*reserve)(struct backend *be, int32_t max_rows, int32_t max_width);

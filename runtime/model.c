@@ -39,8 +39,7 @@ static outrider_status bind_matrix(struct model *m, const char *name, int32_t n,
                                    struct matrix *out) {
     const struct tensor *t;
     TRY(find_tensor(m->weights, name, n, k, &t));
-    *out = (struct matrix){.dtype = t->dtype, .n = n, .k = k};
-    return m->ops->weight(m->be, t->data, t->bytes, &out->data);
+    return m->ops->weight(m->be, t->data, t->dtype, n, k, out);
 }
 
 static float element(const struct tensor *t, int64_t i) {
@@ -238,12 +237,12 @@ void model_close(struct model *m) {
         struct layer *l = &m->layers[i];
         const struct matrix *owned[] = {&l->attention.q, &l->attention.k, &l->attention.v, &l->output,
                                         &l->mlp.gate,    &l->mlp.up,      &l->down};
-        for (size_t j = 0; j < sizeof owned / sizeof *owned; j++) ops->weight_release(m->be, owned[j]->data);
+        for (size_t j = 0; j < sizeof owned / sizeof *owned; j++) ops->weight_release(m->be, owned[j]);
         void *plain[] = {(void *)l->attention.norm, (void *)l->mlp.norm, l->kv.k, l->kv.v};
         for (size_t j = 0; j < sizeof plain / sizeof *plain; j++) ops->release(m->be, plain[j]);
     }
-    ops->weight_release(m->be, m->embedding.data);
-    if (m->head.data != m->embedding.data) ops->weight_release(m->be, m->head.data);
+    ops->weight_release(m->be, &m->embedding);
+    if (m->head.data != m->embedding.data) ops->weight_release(m->be, &m->head);
     void *plain[] = {m->final_norm, m->rope, m->x, m->q, m->attended, m->hidden, m->logits};
     for (size_t j = 0; j < sizeof plain / sizeof *plain; j++) ops->release(m->be, plain[j]);
     weights_close(m->weights);

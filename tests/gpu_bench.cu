@@ -174,24 +174,25 @@ static void bench(const struct big &s, double gb_per_s, bool brief) {
 static void bench_loading() {
     std::vector<char> host((size_t)4 << 30);
     for (size_t i = 0; i < host.size(); i += 512) host[i] = (char)i;
-    const void *p;
-    must(ops->weight(be, host.data(), 1 << 20, &p)); /* pinned buffers exist */
-    ops->weight_release(be, p);
+    constexpr int ROW = 4096, ROWS = (128 << 20) / 2 / ROW;
+    struct matrix part;
+    must(ops->weight(be, host.data(), DTYPE_BF16, 1, ROW, &part)); /* pinned buffers exist */
+    ops->weight_release(be, &part);
     cudaEvent_t begin, end;
     cudaEventCreate(&begin);
     cudaEventCreate(&end);
     cudaEventRecord(begin);
-    std::vector<const void *> parts;
+    std::vector<struct matrix> parts;
     for (size_t at = 0; at < host.size(); at += (size_t)128 << 20) {
-        must(ops->weight(be, host.data() + at, (size_t)128 << 20, &p));
-        parts.push_back(p);
+        must(ops->weight(be, host.data() + at, DTYPE_BF16, ROWS, ROW, &part));
+        parts.push_back(part);
     }
     cudaEventRecord(end);
     cudaEventSynchronize(end);
     float ms;
     cudaEventElapsedTime(&ms, begin, end);
     printf("loading from memory in pieces of 128 MB: %.1f GB/s\n", host.size() / (ms * 1e6));
-    for (const void *w : parts) ops->weight_release(be, w);
+    for (const struct matrix &m : parts) ops->weight_release(be, &m);
 }
 
 static void trace(int n) {

@@ -68,10 +68,7 @@ static struct tensor random_matrix(int n, int k, enum dtype t) {
         m.host[i] = round_to(uniform() * 1.7f / sqrtf(k), t);
         put(raw.data(), i, m.host[i], t);
     }
-    m.device.dtype = t;
-    m.device.n = n;
-    m.device.k = k;
-    must(ops->weight(be, raw.data(), raw.size(), &m.device.data));
+    must(ops->weight(be, raw.data(), t, n, k, &m.device));
     return m;
 }
 template <typename T> static std::vector<T> from_device(const T *p, size_t n) {
@@ -205,7 +202,7 @@ static void fill_history(struct model &m, int slot, int n) {
 }
 static void free_model(struct model &m) {
     const struct tensor *weights[] = {&m.table, &m.q, &m.k, &m.v, &m.o, &m.gate, &m.up, &m.down, &m.head};
-    for (auto *w : weights) ops->weight_release(be, w->device.data);
+    for (auto *w : weights) ops->weight_release(be, &w->device);
     void *plain[] = {m.norm_device[0], m.norm_device[1], m.norm_device[2], m.rope_device,  m.kv.k,
                      m.kv.v,           m.table_device,   m.rows_device,    m.token_device, m.x,
                      m.query,          m.attended,       m.hidden,         m.logits};

@@ -719,7 +719,8 @@ static void test_open(void **state) {
 
 static void check_memory(struct machine *m) {
     void *p;
-    const void *host = shapes, *weight;
+    const void *host = shapes;
+    struct matrix weight;
     char back[5];
     assert_int_equal(m->ops->alloc(m->be, 1000, &p), OUTRIDER_OK);
     assert_int_equal((uintptr_t)p % 64, 0);
@@ -732,9 +733,10 @@ static void check_memory(struct machine *m) {
     assert_int_equal(m->ops->alloc(m->be, 0, &p), OUTRIDER_OK);
     m->ops->release(m->be, p);
     assert_int_equal(m->ops->alloc(m->be, SIZE_MAX - 3, &p), OUTRIDER_ENOMEM);
-    assert_int_equal(m->ops->weight(m->be, host, sizeof shapes, &weight), OUTRIDER_OK);
-    assert_ptr_equal(weight, host);
-    m->ops->weight_release(m->be, weight);
+    assert_int_equal(m->ops->weight(m->be, host, DTYPE_F16, 3, 5, &weight), OUTRIDER_OK);
+    assert_ptr_equal(weight.data, host);
+    assert_true(weight.dtype == DTYPE_F16 && weight.n == 3 && weight.k == 5);
+    m->ops->weight_release(m->be, &weight);
     assert_false(m->ops->replay(m->be, 1));
     assert_int_equal(m->ops->sync(m->be), OUTRIDER_OK);
     double rate = -1;

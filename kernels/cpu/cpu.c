@@ -225,14 +225,18 @@ void cpu_release(struct backend *be, void *p) {
     free(p);
 }
 
-outrider_status cpu_weight(struct backend *be, const void *host, size_t bytes, const void **out) {
-    (void)be, (void)bytes;
-    *out = host;
+outrider_status cpu_weight(struct backend *be, const void *host, enum dtype dtype, int32_t n, int32_t k,
+                           struct matrix *out) {
+    (void)be;
+    *out = (struct matrix){.dtype = dtype, .n = n, .k = k};
+    if (dtype_is_quantized(dtype))
+        return fail(OUTRIDER_EINVAL, "%s weights are not supported on the CPU yet", dtype_name(dtype));
+    out->data = host;
     return OUTRIDER_OK;
 }
 
-void cpu_weight_release(struct backend *be, const void *p) {
-    (void)be, (void)p;
+void cpu_weight_release(struct backend *be, const struct matrix *m) {
+    (void)be, (void)m;
 }
 
 outrider_status cpu_reserve(struct backend *be, int32_t max_rows, int32_t max_width) {

@@ -45,8 +45,9 @@ void *cpu_scratch(struct backend *be, size_t bytes); /* set aside by reserve; on
 
 outrider_status cpu_alloc(struct backend *be, size_t bytes, void **out);
 void cpu_release(struct backend *be, void *p);
-outrider_status cpu_weight(struct backend *be, const void *host, size_t bytes, const void **out);
-void cpu_weight_release(struct backend *be, const void *p);
+outrider_status cpu_weight(struct backend *be, const void *host, enum dtype dtype, int32_t n, int32_t k,
+                           struct matrix *out);
+void cpu_weight_release(struct backend *be, const struct matrix *m);
 outrider_status cpu_reserve(struct backend *be, int32_t max_rows, int32_t max_width);
 void cpu_copy(struct backend *be, void *to, const void *from, size_t bytes);
 outrider_status cpu_download(struct backend *be, void *to, const void *from, size_t bytes);

@@ -303,8 +303,13 @@ static cudaError_t load(struct backend *be, char *to, const char *from, size_t b
     return cudaSuccess;
 }
 
-static outrider_status cuda_weight(struct backend *be, const void *host, size_t bytes, const void **out) {
-    *out = NULL;
+static outrider_status cuda_weight(struct backend *be, const void *host, enum dtype dtype, int32_t n,
+                                   int32_t k, struct matrix *out) {
+    *out = (struct matrix){NULL, dtype, n, k};
+    if (dtype_is_quantized(dtype))
+        return fail(OUTRIDER_EINVAL, "%s weights are not supported on this device yet: take --device cpu",
+                    dtype_name(dtype));
+    size_t bytes = (size_t)n * dtype_row_bytes(dtype, (size_t)k);
     if (!be->loader) {
         be->loader = new (std::nothrow) struct loader();
         if (!be->loader) return fail_memory("the loader", sizeof *be->loader);
@@ -317,7 +322,7 @@ static outrider_status cuda_weight(struct backend *be, const void *host, size_t 
     TRY(cuda_alloc(be, bytes, &p));
     cudaError_t error = load(be, (char *)p, (const char *)host, bytes);
     if (error == cudaSuccess) {
-        *out = p;
+        out->data = p;
         return OUTRIDER_OK;
     }
     cudaFree(p);
@@ -325,8 +330,8 @@ static outrider_status cuda_weight(struct backend *be, const void *host, size_t 
                 cudaGetErrorString(error));
 }
 
-static void cuda_weight_release(struct backend *be, const void *p) {
-    cuda_release(be, (void *)p);
+static void cuda_weight_release(struct backend *be, const struct matrix *m) {
+    cuda_release(be, (void *)m->data);
 }
 
 /* ---- recorded passes ---- */
