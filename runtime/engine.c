@@ -12,8 +12,12 @@ const char *outrider_version(void) {
 }
 
 outrider_engine_options outrider_engine_defaults(void) {
-    return (outrider_engine_options){
-        .device = "auto", .max_sessions = 1, .page_size = 64, .cache_type = "f16"};
+    return (outrider_engine_options){.device = "auto",
+                                     .max_sessions = 1,
+                                     .page_size = 64,
+                                     .cache_type = "f16",
+                                     .quant = "none",
+                                     .draft_quant = "none"};
 }
 
 outrider_settings outrider_settings_defaults(const outrider_engine *e) {
@@ -107,12 +111,15 @@ static outrider_status open_model(outrider_engine *e, const outrider_engine_opti
                                   enum dtype cache) {
     int32_t batched = o->max_sessions < MAX_BATCH_SESSIONS ? o->max_sessions : MAX_BATCH_SESSIONS;
     int32_t verify_rows = batched * (OUTRIDER_MAX_DRAFT + 1);
+    enum quant quant;
+    TRY(quant_by_name(which == OUTRIDER_VERIFIER ? o->quant : o->draft_quant, &quant));
     struct load load = {o, which == OUTRIDER_VERIFIER ? "verifier" : "draft"};
     struct model_options mo = {.folder = which == OUTRIDER_VERIFIER ? o->model : o->draft,
                                .id = which,
                                .ops = e->ops,
                                .be = e->be,
                                .cache_type = cache,
+                               .quant = quant,
                                .page_size = o->page_size,
                                .pages = e->pages,
                                .ctx_size = e->ctx_size,
@@ -199,10 +206,13 @@ void outrider_engine_close(outrider_engine *e) {
 
 /* ---- description ---- */
 
-outrider_status outrider_inspect(const char *folder, const char *cache, outrider_model_info *info) {
+outrider_status outrider_inspect(const char *folder, const char *cache, const char *quant_name,
+                                 outrider_model_info *info) {
     enum dtype type;
+    enum quant quant;
     TRY(cache_type(cache, &type));
-    return model_inspect(folder, type, info);
+    TRY(quant_by_name(quant_name, &quant));
+    return model_inspect(folder, type, quant, info);
 }
 
 outrider_status outrider_engine_get_info(const outrider_engine *e, outrider_engine_info *info) {

@@ -15,6 +15,14 @@
 
 /* ---- binding ---- */
 
+/* What a matrix is for decides how it is held. The embedding is gathered, a row a token: nothing is gained by
+ * making it smaller. */
+enum part { EMBEDDING, LAYER, HEAD };
+
+static enum dtype type_of(enum part part, enum quant quant, enum dtype file, int64_t k) {
+    return part == EMBEDDING ? file : quant_choose(quant, file, k, part == HEAD);
+}
+
 static outrider_status find_tensor(const struct weights *w, const char *name, int64_t n, int64_t k,
                                    const struct tensor **out) {
     const struct tensor *t = weights_find(w, name);
@@ -35,11 +43,25 @@ static outrider_status find_tensor(const struct weights *w, const char *name, in
     return OUTRIDER_OK;
 }
 
-static outrider_status bind_matrix(struct model *m, const char *name, int32_t n, int32_t k,
+/* A copy in another element type; block types are laid out anew by the backend, so nothing else is kept. */
+static outrider_status bind_quantized(struct model *m, const struct tensor *t, enum dtype type, int32_t n,
+                                      int32_t k, struct matrix *out) {
+    const size_t bytes = (size_t)n * dtype_row_bytes(type, (size_t)k);
+    void *rows = malloc(bytes);
+    if (!rows) return fail_memory(t->name, bytes);
+    outrider_status status = quants_convert(t->dtype, t->data, type, rows, (size_t)n, (size_t)k);
+    if (status == OUTRIDER_OK) status = m->ops->weight(m->be, rows, type, n, k, out);
+    free(rows);
+    return status;
+}
+
+static outrider_status bind_matrix(struct model *m, const char *name, enum part part, int32_t n, int32_t k,
                                    struct matrix *out) {
     const struct tensor *t;
     TRY(find_tensor(m->weights, name, n, k, &t));
-    return m->ops->weight(m->be, t->data, t->dtype, n, k, out);
+    const enum dtype type = type_of(part, m->quant, t->dtype, k);
+    if (type != t->dtype) return bind_quantized(m, t, type, n, k, out);
+    return m->ops->weight(m->be, t->data, type, n, k, out);
 }
 
 static float element(const struct tensor *t, int64_t i) {
@@ -91,14 +113,14 @@ static outrider_status bind_layer(struct model *m, int32_t index) {
                                             .head_dim = c->head_dim};
     l->mlp.norm_eps = c->rms_norm_eps;
     TRY(bind_vector(m, NAME("input_layernorm"), c->hidden_size, &l->attention.norm));
-    TRY(bind_matrix(m, NAME("self_attn.q_proj"), q, c->hidden_size, &l->attention.q));
-    TRY(bind_matrix(m, NAME("self_attn.k_proj"), kv, c->hidden_size, &l->attention.k));
-    TRY(bind_matrix(m, NAME("self_attn.v_proj"), kv, c->hidden_size, &l->attention.v));
-    TRY(bind_matrix(m, NAME("self_attn.o_proj"), c->hidden_size, q, &l->output));
+    TRY(bind_matrix(m, NAME("self_attn.q_proj"), LAYER, q, c->hidden_size, &l->attention.q));
+    TRY(bind_matrix(m, NAME("self_attn.k_proj"), LAYER, kv, c->hidden_size, &l->attention.k));
+    TRY(bind_matrix(m, NAME("self_attn.v_proj"), LAYER, kv, c->hidden_size, &l->attention.v));
+    TRY(bind_matrix(m, NAME("self_attn.o_proj"), LAYER, c->hidden_size, q, &l->output));
     TRY(bind_vector(m, NAME("post_attention_layernorm"), c->hidden_size, &l->mlp.norm));
-    TRY(bind_matrix(m, NAME("mlp.gate_proj"), c->intermediate_size, c->hidden_size, &l->mlp.gate));
-    TRY(bind_matrix(m, NAME("mlp.up_proj"), c->intermediate_size, c->hidden_size, &l->mlp.up));
-    TRY(bind_matrix(m, NAME("mlp.down_proj"), c->hidden_size, c->intermediate_size, &l->down));
+    TRY(bind_matrix(m, NAME("mlp.gate_proj"), LAYER, c->intermediate_size, c->hidden_size, &l->mlp.gate));
+    TRY(bind_matrix(m, NAME("mlp.up_proj"), LAYER, c->intermediate_size, c->hidden_size, &l->mlp.up));
+    TRY(bind_matrix(m, NAME("mlp.down_proj"), LAYER, c->hidden_size, c->intermediate_size, &l->down));
 #undef NAME
     if (l->attention.q.dtype != l->attention.k.dtype || l->attention.q.dtype != l->attention.v.dtype ||
         l->mlp.gate.dtype != l->mlp.up.dtype || l->attention.q.dtype != l->output.dtype ||
@@ -159,14 +181,23 @@ static outrider_status alloc_activations(struct model *m) {
     return m->ops->reserve(m->be, m->max_rows, widest);
 }
 
+/* A tied head is the embedding itself, unless it is quantised. */
+static outrider_status bind_head(struct model *m) {
+    const struct model_config *c = &m->config;
+    const char *name = c->tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
+    const enum dtype type = type_of(HEAD, m->quant, m->embedding.dtype, c->hidden_size);
+    if (c->tie_word_embeddings && type == m->embedding.dtype) {
+        m->head = m->embedding;
+        return OUTRIDER_OK;
+    }
+    return bind_matrix(m, name, HEAD, c->vocab_size, c->hidden_size, &m->head);
+}
+
 static outrider_status bind(struct model *m, const struct model_options *o) {
     struct model_config *c = &m->config;
     TRY(make_rope(m, o->ctx_size));
-    TRY(bind_matrix(m, "model.embed_tokens.weight", c->vocab_size, c->hidden_size, &m->embedding));
-    if (c->tie_word_embeddings)
-        m->head = m->embedding;
-    else
-        TRY(bind_matrix(m, "lm_head.weight", c->vocab_size, c->hidden_size, &m->head));
+    TRY(bind_matrix(m, "model.embed_tokens.weight", EMBEDDING, c->vocab_size, c->hidden_size, &m->embedding));
+    TRY(bind_head(m));
     TRY(bind_vector(m, "model.norm.weight", c->hidden_size, (const float **)&m->final_norm));
     for (int32_t i = 0; i < c->num_hidden_layers; i++) {
         TRY(bind_layer(m, i));
@@ -208,6 +239,7 @@ outrider_status model_open(const struct model_options *o, struct model **out) {
     m->ops = o->ops;
     m->be = o->be;
     m->id = o->id;
+    m->quant = o->quant;
     m->page_size = o->page_size;
     m->pages = o->pages;
     m->max_rows = o->max_rows;
@@ -304,9 +336,37 @@ void model_copy_page(struct model *m, int32_t to, int32_t from) {
 
 /* ---- description ---- */
 
+static enum part part_of(const struct tensor *t) {
+    if (strcmp(t->name, "lm_head.weight") == 0) return HEAD;
+    return strcmp(t->name, "model.embed_tokens.weight") == 0 ? EMBEDDING : LAYER;
+}
+
+static uint64_t held_bytes(const struct tensor *t, enum part part, enum quant quant) {
+    const enum dtype type = t->n_dims == 2 ? type_of(part, quant, t->dtype, t->shape[1]) : t->dtype;
+    return (uint64_t)t->bytes / dtype_bytes(t->dtype) * dtype_block(t->dtype) / dtype_block(type) *
+           dtype_bytes(type);
+}
+
+/* Sizes in memory and of what a token reads. */
+static void describe_sizes(const struct model_config *c, const struct weights *w, enum quant quant,
+                           outrider_model_info *info) {
+    for (size_t i = 0; i < weights_count(w); i++) {
+        const struct tensor *t = weights_at(w, i);
+        const enum part part = part_of(t);
+        const uint64_t bytes = held_bytes(t, part, quant);
+        info->parameters += t->bytes / dtype_bytes(t->dtype) * dtype_block(t->dtype);
+        info->memory_bytes += bytes;
+        if (part != EMBEDDING) info->streamed_bytes += bytes;
+        if (part != EMBEDDING || !c->tie_word_embeddings) continue;
+        const uint64_t head = held_bytes(t, HEAD, quant);
+        info->streamed_bytes += head;
+        if (head != bytes) info->memory_bytes += head;
+    }
+}
+
 static void describe(const struct model_config *c, const struct weights *w, enum dtype cache_type,
-                     outrider_model_info *info) {
-    const struct tensor *embedding = weights_find(w, "model.embed_tokens.weight");
+                     enum quant quant, outrider_model_info *info) {
+    const struct tensor *sample = weights_find(w, "model.layers.0.self_attn.q_proj.weight");
     *info = (outrider_model_info){.vocab_size = c->vocab_size,
                                   .hidden_size = c->hidden_size,
                                   .intermediate_size = c->intermediate_size,
@@ -320,24 +380,25 @@ static void describe(const struct model_config *c, const struct weights *w, enum
                                                            (uint64_t)c->num_key_value_heads *
                                                            (uint64_t)c->head_dim * dtype_bytes(cache_type)};
     snprintf(info->model_type, sizeof info->model_type, "%s", c->model_type);
-    snprintf(info->dtype, sizeof info->dtype, "%s", embedding ? dtype_name(embedding->dtype) : "none");
-    for (size_t i = 0; i < weights_count(w); i++)
-        info->parameters += weights_at(w, i)->bytes / dtype_bytes(weights_at(w, i)->dtype);
-    info->streamed_bytes = info->weight_bytes;
-    if (!c->tie_word_embeddings && embedding) info->streamed_bytes -= embedding->bytes;
+    const enum dtype file = sample ? sample->dtype : DTYPE_F32;
+    snprintf(info->file_dtype, sizeof info->file_dtype, "%s", sample ? dtype_name(file) : "none");
+    snprintf(info->dtype, sizeof info->dtype, "%s",
+             sample ? dtype_name(type_of(LAYER, quant, file, sample->shape[1])) : "none");
+    describe_sizes(c, w, quant, info);
 }
 
 void model_info(const struct model *m, outrider_model_info *info) {
-    describe(&m->config, m->weights, m->layers[0].kv.dtype, info);
+    describe(&m->config, m->weights, m->layers[0].kv.dtype, m->quant, info);
 }
 
-outrider_status model_inspect(const char *folder, enum dtype cache_type, outrider_model_info *info) {
+outrider_status model_inspect(const char *folder, enum dtype cache_type, enum quant quant,
+                              outrider_model_info *info) {
     struct model_config config;
     struct generation_config generation;
     struct weights *w;
     TRY(config_read(folder, &config, &generation));
     TRY(weights_open(folder, &w));
-    describe(&config, w, cache_type, info);
+    describe(&config, w, cache_type, quant, info);
     weights_close(w);
     return OUTRIDER_OK;
 }

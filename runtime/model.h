@@ -3,6 +3,7 @@
 #define OUTRIDER_MODEL_H
 
 #include "kernels/ops.h"
+#include "weights/quants.h"
 #include "weights/weights.h"
 
 struct model_options {
@@ -11,6 +12,7 @@ struct model_options {
     const struct ops *ops;
     struct backend *be; /* borrowed; outlives the model */
     enum dtype cache_type;
+    enum quant quant;         /* of the matrices, as they are loaded */
     int32_t page_size, pages; /* of the pool */
     int32_t ctx_size;         /* positions that RoPE must know */
     int32_t max_rows;         /* rows of one pass */
@@ -36,6 +38,7 @@ struct model {
     struct layer *layers;
     outrider_which id;
     struct matrix embedding, head;
+    enum quant quant;
     float *final_norm, *rope;
     int32_t page_size, pages, max_rows, max_logits;
     /* activations of one pass, backend memory */
@@ -61,7 +64,8 @@ void model_forward(struct model *m, const struct rows *rows, uint32_t place, con
 void model_copy_page(struct model *m, int32_t to, int32_t from);
 
 /* What the folder says, without binding anything. */
-outrider_status model_inspect(const char *folder, enum dtype cache_type, outrider_model_info *info);
+outrider_status model_inspect(const char *folder, enum dtype cache_type, enum quant quant,
+                              outrider_model_info *info);
 void model_info(const struct model *m, outrider_model_info *info);
 
 #endif

@@ -67,6 +67,9 @@ typedef struct {
     int32_t max_sessions;   /* sessions that can hold cache pages at once */
     int32_t page_size;      /* tokens a cache page: a power of two, 16 to 256 */
     const char *cache_type; /* "f16" or "f32" keys and values */
+    /* Matrices in fewer bits, quantised as they are loaded: "q8", "q4", or "none" (as the files have them).
+     * The draft's precision changes the speed only, never what the verifier writes. */
+    const char *quant, *draft_quant;
     const char *chat_template; /* a template by name ("zephyr"); NULL: by the model's own */
     const char *cost_cache;    /* folder to keep the controller's measurements in between runs; NULL: none */
     /* Called while loading with a share from 0 to 1; may be NULL. */
@@ -80,11 +83,13 @@ void outrider_engine_close(outrider_engine *engine);
 
 /* What a loaded model is. */
 typedef struct {
-    char model_type[32], dtype[8];
+    char model_type[32];
+    char dtype[8], file_dtype[8]; /* of the layers' matrices: as computed with, and as the files have them */
     int32_t vocab_size, hidden_size, intermediate_size, num_hidden_layers;
     int32_t num_attention_heads, num_key_value_heads, head_dim, max_position_embeddings;
     uint64_t parameters;
     uint64_t weight_bytes;   /* in the files */
+    uint64_t memory_bytes;   /* of the weights as they are held; what is used as the file has it is mapped */
     uint64_t streamed_bytes; /* read for one token: all but the gathered embedding */
     uint64_t cache_bytes_per_token;
 } outrider_model_info;
@@ -99,8 +104,9 @@ typedef struct {
 } outrider_engine_info;
 
 outrider_status outrider_engine_get_info(const outrider_engine *engine, outrider_engine_info *info);
-/* The same of a folder, without loading it. cache_type as in the options. */
-outrider_status outrider_inspect(const char *folder, const char *cache_type, outrider_model_info *info);
+/* The same of a folder, without loading it. cache_type and quant as in the options. */
+outrider_status outrider_inspect(const char *folder, const char *cache_type, const char *quant,
+                                 outrider_model_info *info);
 
 /* ---- settings of a session ---- */
 

@@ -12,28 +12,31 @@ enum { MIB = 1 << 20 };
 
 static void print_model(const char *role, const char *folder, const outrider_model_info *m) {
     printf("%s: %s\n", role, folder);
-    printf("  kind        %s, %s weights\n", m->model_type, m->dtype);
+    printf("  kind        %s, %s weights", m->model_type, m->file_dtype);
+    if (strcmp(m->dtype, m->file_dtype) != 0) printf(", held as %s", m->dtype);
+    printf("\n");
     printf("  shape       %d layers of %d, feed-forward %d, vocabulary %d\n", m->num_hidden_layers,
            m->hidden_size, m->intermediate_size, m->vocab_size);
     printf("  attention   %d heads of %d, %d for keys and values\n", m->num_attention_heads, m->head_dim,
            m->num_key_value_heads);
     printf("  context     %d tokens\n", m->max_position_embeddings);
     printf("  parameters  %.1f million\n", (double)m->parameters / 1e6);
-    printf("  weights     %.1f MiB in the files, %.1f MiB read for each token\n",
-           (double)m->weight_bytes / MIB, (double)m->streamed_bytes / MIB);
+    printf("  weights     %.1f MiB in the files, %.1f MiB in memory, %.1f MiB read for each token\n",
+           (double)m->weight_bytes / MIB, (double)m->memory_bytes / MIB, (double)m->streamed_bytes / MIB);
     printf("  cache       %llu bytes a token\n", (unsigned long long)m->cache_bytes_per_token);
 }
 
 static json_t *model_json(const char *folder, const outrider_model_info *m) {
-    return json_pack("{s:o, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I}", "model",
-                     json_text(folder, strlen(folder)), "model_type", m->model_type, "dtype", m->dtype,
-                     "vocab_size", m->vocab_size, "hidden_size", m->hidden_size, "intermediate_size",
-                     m->intermediate_size, "num_hidden_layers", m->num_hidden_layers, "num_attention_heads",
-                     m->num_attention_heads, "num_key_value_heads", m->num_key_value_heads, "head_dim",
-                     m->head_dim, "max_position_embeddings", m->max_position_embeddings, "parameters",
-                     (json_int_t)m->parameters, "weight_bytes", (json_int_t)m->weight_bytes, "streamed_bytes",
-                     (json_int_t)m->streamed_bytes, "cache_bytes_per_token",
-                     (json_int_t)m->cache_bytes_per_token);
+    return json_pack("{s:o, s:s, s:s, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:i, s:I, s:I, s:I, s:I, s:s, s:I}",
+                     "model", json_text(folder, strlen(folder)), "model_type", m->model_type, "dtype",
+                     m->dtype, "vocab_size", m->vocab_size, "hidden_size", m->hidden_size,
+                     "intermediate_size", m->intermediate_size, "num_hidden_layers", m->num_hidden_layers,
+                     "num_attention_heads", m->num_attention_heads, "num_key_value_heads",
+                     m->num_key_value_heads, "head_dim", m->head_dim, "max_position_embeddings",
+                     m->max_position_embeddings, "parameters", (json_int_t)m->parameters, "weight_bytes",
+                     (json_int_t)m->weight_bytes, "streamed_bytes", (json_int_t)m->streamed_bytes,
+                     "cache_bytes_per_token", (json_int_t)m->cache_bytes_per_token, "file_dtype",
+                     m->file_dtype, "memory_bytes", (json_int_t)m->memory_bytes);
 }
 
 struct need {
@@ -47,7 +50,7 @@ static struct need pair_need(const struct options *o, const outrider_model_info 
     int64_t known = v->max_position_embeddings;
     if (d->max_position_embeddings && d->max_position_embeddings < known) known = d->max_position_embeddings;
     int64_t asked = o->values[OPT_CTX_SIZE].integer;
-    struct need need = {.ctx_size = asked ? asked : known, .weights = v->weight_bytes + d->weight_bytes};
+    struct need need = {.ctx_size = asked ? asked : known, .weights = v->memory_bytes + d->memory_bytes};
     need.cache = (uint64_t)need.ctx_size * (v->cache_bytes_per_token + d->cache_bytes_per_token);
     return need;
 }
@@ -67,8 +70,9 @@ int cmd_inspect(struct options *o) {
     outrider_model_info verifier = {0}, draft = {0};
     const char *cache_type = o->values[OPT_CACHE_TYPE].text;
     CHECK(setup_pair(o, &pair));
-    CHECK(tell(outrider_inspect(pair.model, cache_type, &verifier)));
-    if (pair.draft[0]) CHECK(tell(outrider_inspect(pair.draft, cache_type, &draft)));
+    CHECK(tell(outrider_inspect(pair.model, cache_type, o->values[OPT_QUANT].text, &verifier)));
+    if (pair.draft[0])
+        CHECK(tell(outrider_inspect(pair.draft, cache_type, o->values[OPT_DRAFT_QUANT].text, &draft)));
     struct need need = pair_need(o, &verifier, &draft);
     if (o->values[OPT_JSON].integer) return write_inspection(&pair, &verifier, &draft, &need);
     print_model("verifier", pair.model, &verifier);

@@ -26,6 +26,11 @@ static const struct option_spec table[N_OPTIONS] = {
         .help = "processor threads; 0 for one a core"},
     [OPT_CACHE_TYPE] = {"cache-type", "ctk", "cache-type-k", KIND_CHOICE, CMD_ALL, "model", "f16|f32",
         .initial = "f16", .help = "number format of the cache of keys and values"},
+    [OPT_QUANT] = {"quant", NULL, NULL, KIND_CHOICE, CMD_ALL, "model", "none|q8|q4", .initial = "none",
+        .help = "hold the model's matrices in about 8 or 4 bits a weight, quantised as they are loaded"},
+    [OPT_DRAFT_QUANT] = {"draft-quant", NULL, NULL, KIND_CHOICE, CMD_WRITES | CMD_INSPECT, "model",
+        "none|q8|q4", .initial = "none",
+        .help = "the same for the draft; changes the speed, never what the verifier writes"},
     [OPT_PAGE_SIZE] = {"page-size", NULL, NULL, KIND_INT, CMD_LOADS, "model", "N", 16, 256,
         .shown = "chosen by the engine", .help = "tokens in a page of the cache: 16, 32, 64, 128 or 256"},
 

@@ -29,6 +29,8 @@ enum option_id {
     OPT_DEVICE,
     OPT_THREADS,
     OPT_CACHE_TYPE,
+    OPT_QUANT,
+    OPT_DRAFT_QUANT,
     OPT_PAGE_SIZE,
     OPT_PROMPT,
     OPT_FILE,

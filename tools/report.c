@@ -72,6 +72,8 @@ static double share(double part, double whole) {
 }
 
 void report_details(FILE *out, const outrider_engine_info *info, const outrider_stats *s) {
+    fprintf(out, "weights: %s%s%s\n", info->verifier.dtype, info->has_draft ? ", draft " : "",
+            info->has_draft ? info->draft.dtype : "");
     fprintf(out, "device: %s; context %d tokens; cache %d pages of %d tokens, %.1f MiB, %d free\n",
             info->device, info->ctx_size, info->pages, info->page_size, (double)info->cache_bytes / (1 << 20),
             info->pages_free);

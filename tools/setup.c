@@ -66,6 +66,8 @@ int setup_engine(const struct options *o, outrider_engine **out) {
     options.max_sessions = 1;
     if (o->values[OPT_DEVICE].given) options.device = o->values[OPT_DEVICE].text;
     if (o->values[OPT_CACHE_TYPE].given) options.cache_type = o->values[OPT_CACHE_TYPE].text;
+    options.quant = o->values[OPT_QUANT].text;
+    options.draft_quant = o->values[OPT_DRAFT_QUANT].text;
     options.chat_template = o->values[OPT_CHAT_TEMPLATE].text;
     give(o, OPT_CTX_SIZE, &options.ctx_size);
     give(o, OPT_THREADS, &options.threads);
