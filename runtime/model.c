@@ -49,7 +49,7 @@ static outrider_status bind_quantized(struct model *m, const struct tensor *t, e
     const size_t bytes = (size_t)n * dtype_row_bytes(type, (size_t)k);
     void *rows = malloc(bytes);
     if (!rows) return fail_memory(t->name, bytes);
-    outrider_status status = quants_convert(t->dtype, t->data, type, rows, (size_t)n, (size_t)k);
+    outrider_status status = quants_convert(t->dtype, t->data, type, rows, (size_t)n, (size_t)k, 0);
     if (status == OUTRIDER_OK) status = m->ops->weight(m->be, rows, type, n, k, out);
     free(rows);
     return status;

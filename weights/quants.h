@@ -1,7 +1,8 @@
 /* Quantised element types: their arithmetic, and which tensor is held in which type.
  *
- * Source of the block formats: GGUF (ggml). Rounding is theirs where a file must agree with theirs bit for
- * bit (reading); writing Q4_0 chooses better scales. */
+ * Source of the block formats: GGUF (ggml). Reading gives the bits that the `gguf` Python package gives, and
+ * so does writing Q8_0, Q4_1, Q5_0 and Q5_1; writing Q4_0 and the K types searches for scales of less error.
+ */
 #ifndef OUTRIDER_QUANTS_H
 #define OUTRIDER_QUANTS_H
 
@@ -16,17 +17,21 @@ enum quant { QUANT_NONE, QUANT_Q8, QUANT_Q4 };
 /* "none", "q8" or "q4"; OUTRIDER_EINVAL names the three. */
 outrider_status quant_by_name(const char *name, enum quant *out);
 
-/* The type in which a matrix with rows of k elements is computed when its file has `file`. Rows that are no
- * whole number of groups stay as they are, and nothing is turned into a type that takes more memory. The
- * head's last rounding goes straight into the logits, so q4 leaves it at 8 bits. */
+/* The type in which a matrix with rows of k elements is computed when its file has `file`, which need not be
+ * one that kernels read. Rows that are no whole number of groups stay as they are, and nothing is turned into
+ * a type that takes more memory. The head's last rounding goes straight into the logits, so q4 leaves it at 8
+ * bits. */
 enum dtype quant_choose(enum quant asked, enum dtype file, int64_t k, bool head);
 
-/* One row of k elements (a whole number of blocks) to and from f32. */
+/* One row of k elements (a whole number of blocks) to and from f32, at any address (blocks.c). A group of 32
+ * with a value that is not finite gets the scale NaN. */
 void quants_to_f32(enum dtype type, const void *row, size_t k, float *out);
 void quants_from_f32(enum dtype type, const float *x, size_t k, void *row);
 
-/* Rows of one type into rows of another, with all cores. `to`: n rows of dtype_row_bytes(to_type, k). */
+/* Rows of one type into rows of another, with all cores. `to`: n rows of dtype_row_bytes(to_type, k), which
+ * may be the same type. head_rows: 0, or the rows of an attention head whose two halves alternate in `from`
+ * (GGUF files of the Llama family) and follow each other in `to`. */
 outrider_status quants_convert(enum dtype from_type, const void *from, enum dtype to_type, void *to, size_t n,
-                               size_t k);
+                               size_t k, size_t head_rows);
 
 #endif
