@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "runtime/rope.h"
 #include "runtime/status.h"
 
 /* ---- binding ---- */
@@ -130,23 +131,13 @@ static outrider_status bind_layer(struct model *m, int32_t index) {
     return OUTRIDER_OK;
 }
 
-/* cos and sin of every position and frequency. In float32 as the reference does it, so that long contexts
- * agree. */
 static outrider_status make_rope(struct model *m, int32_t positions) {
-    int32_t half = m->config.head_dim / 2;
-    size_t n = (size_t)positions * (size_t)half * 2;
-    float *host = malloc(n * sizeof *host);
-    if (!host) return fail_memory("the RoPE table", n * sizeof *host);
-    for (int32_t i = 0; i < half; i++) {
-        float frequency = (float)(1.0 / pow(m->config.rope_theta, (double)(2 * i) / m->config.head_dim));
-        for (int32_t p = 0; p < positions; p++) {
-            float angle = (float)p * frequency;
-            host[((size_t)p * half + i) * 2] = (float)cos(angle);
-            host[((size_t)p * half + i) * 2 + 1] = (float)sin(angle);
-        }
-    }
-    outrider_status status = m->ops->alloc(m->be, n * sizeof *host, (void **)&m->rope);
-    if (status == OUTRIDER_OK) m->ops->upload(m->be, m->rope, host, n * sizeof *host);
+    const struct model_config *c = &m->config;
+    const size_t bytes = (size_t)positions * (size_t)c->head_dim * sizeof(float);
+    float *host;
+    TRY(rope_table(&c->rope, c->head_dim, positions, &host));
+    outrider_status status = m->ops->alloc(m->be, bytes, (void **)&m->rope);
+    if (status == OUTRIDER_OK) m->ops->upload(m->be, m->rope, host, bytes);
     free(host);
     return status;
 }
@@ -232,6 +223,16 @@ static outrider_status refuse_unknown_parts(const struct model *m) {
     return OUTRIDER_OK;
 }
 
+/* Of what config.json may ask for, this is not computed yet. */
+static outrider_status refuse_uncomputed(const struct model *m) {
+    const struct family *f = &m->config.family;
+    if (m->config.sliding_window == 0 && !f->qkv_bias && !f->mlp_bias && !f->qk_norm && !f->post_norms &&
+        !f->norm_plus_one && !f->fused && !f->gelu && !f->scaled_embedding)
+        return OUTRIDER_OK;
+    return fail(OUTRIDER_EMODEL, "%s: this %s is not supported yet", weights_at(m->weights, 0)->file,
+                m->config.model_type);
+}
+
 outrider_status model_open(const struct model_options *o, struct model **out) {
     *out = NULL;
     struct model *m = calloc(1, sizeof *m);
@@ -247,6 +248,7 @@ outrider_status model_open(const struct model_options *o, struct model **out) {
     outrider_status status;
     TRY_GOTO(cleanup, config_read(o->folder, &m->config, &m->generation));
     TRY_GOTO(cleanup, weights_open(o->folder, &m->weights));
+    TRY_GOTO(cleanup, refuse_uncomputed(m));
     TRY_GOTO(cleanup, refuse_unknown_parts(m));
     m->layers = calloc((size_t)m->config.num_hidden_layers, sizeof *m->layers);
     if (!m->layers) {

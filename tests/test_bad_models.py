@@ -125,7 +125,7 @@ CASES = [  # name, what to do to the folder, what the line must name
     ("hidden_size 2^31", spoil_json("config.json", hidden_size=2**31), "hidden_size"),
     ("zero heads", spoil_json("config.json", num_attention_heads=0), "num_attention_heads"),
     ("NaN epsilon", spoil_json("config.json", rms_norm_eps=float("nan")), "config.json"),
-    ("scaled RoPE", spoil_json("config.json", rope_scaling={"type": "linear", "factor": 2.0}), "rope_scaling"),
+    ("scaled RoPE", spoil_json("config.json", rope_scaling={"type": "dynamic", "factor": 2.0}), "rope_scaling"),
     ("more layers than tensors", spoil_json("config.json", num_hidden_layers=5), "model.layers.4."),
     ("fewer layers than tensors", spoil_json("config.json", num_hidden_layers=3), "model.layers.3."),
     ("a bias that nothing adds", add_empty(Q.replace("weight", "bias")), "q_proj.bias"),

@@ -44,6 +44,12 @@ static outrider_status read_config(struct model_config *m, struct generation_con
     return config_read(folder.path, m, g);
 }
 
+#define LLAMA3(low, high)                                                                                    \
+    "{\"rope_type\":\"llama3\",\"factor\":8,\"original_max_position_embeddings\":64,\"low_freq_"             \
+    "factor\":" low ",\"high_freq_factor\":" high "}"
+#define LONG(factors)                                                                                        \
+    "{\"type\":\"longrope\",\"original_max_position_embeddings\":64,\"short_factor\":" factors "}"
+
 static const struct bad_config {
     const char *key, *value, *says; /* says NULL: the key */
 } bad_configs[] = {
@@ -87,19 +93,40 @@ static const struct bad_config {
     {"rope_theta", "1e999", "1e999"},
     {"rope_theta", "Infinity", "Infinity"},
     {"rope_theta", "\"10000\"", NULL},
-    {"rope_parameters", "{\"rope_type\":\"llama3\",\"rope_theta\":500000}", NULL},
-    {"rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":0.5}", NULL},
+    {"rope_parameters", "{\"rope_type\":\"dynamic\",\"factor\":2}", NULL},
+    {"rope_parameters", "{\"rope_type\":\"linear\"}", "factor"},
+    {"rope_parameters", "{\"rope_type\":\"linear\",\"factor\":0.5}", "factor"},
+    {"rope_parameters", "{\"full_attention\":{\"rope_type\":\"linear\"}}", "factor"},
+    {"rope_parameters", "{\"full_attention\":3}", "rope_parameters"},
+    {"rope_parameters", "{\"rope_type\":\"default\",\"partial_rotary_factor\":0.5}", "partial_rotary_factor"},
     {"rope_parameters", "{\"rope_theta\":-1}", "rope_theta"},
     {"rope_parameters", "[]", NULL},
-    {"rope_scaling", "{\"type\":\"linear\",\"factor\":2.0}", NULL},
+    {"rope_scaling", "{\"type\":\"dynamic\",\"factor\":2.0}", NULL},
+    {"rope_scaling", "{\"type\":\"linear\",\"factor\":\"2\"}", "factor"},
+    {"rope_scaling", "{\"type\":\"llama3\",\"factor\":8}", "original_max_position_embeddings"},
+    {"rope_scaling", LLAMA3("1", "1"), "low_freq_factor"},
+    {"rope_scaling", LLAMA3("0", "4"), "low_freq_factor"},
+    {"rope_scaling", LLAMA3("1", "-4"), "high_freq_factor"},
+    {"rope_scaling", "{\"type\":\"yarn\"}", "factor"},
+    {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"beta_fast\":0}", "beta_fast"},
+    {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"rope_theta\":1}", "rope_theta"},
+    {"rope_scaling", LONG("[1,1,1,1,1,1,1]"), "short_factor"},
+    {"rope_scaling", LONG("[1,1,1,1,1,1,1,0]"), "short_factor"},
+    {"rope_scaling", LONG("[1,1,1,1,1,1,1,\"1\"]"), "short_factor"},
+    {"rope_scaling", LONG("[1,1,1,1,1,1,1,1]"), "long_factor"},
+    {"rope_scaling", "7", NULL},
+    {"partial_rotary_factor", "0.5", NULL},
     {"rms_norm_eps", "0", NULL},
     {"rms_norm_eps", "-1e-5", NULL},
     {"rms_norm_eps", "1e-60", NULL},
     {"rms_norm_eps", "2", NULL},
     {"hidden_act", "\"gelu\"", NULL},
     {"hidden_act", "1", NULL},
-    {"attention_bias", "true", NULL},
-    {"mlp_bias", "true", NULL},
+    {"hidden_activation", "\"relu\"", "hidden_act"},
+    {"architectures", "[\"LlamaForSequenceClassification\"]", NULL},
+    {"attention_bias", "\"no\"", NULL},
+    {"attn_logit_softcapping", "0", NULL},
+    {"final_logit_softcapping", "\"30\"", NULL},
     {"mlp_bias", "1", NULL},
     {"sliding_window", "4096", NULL},
     {"quantization_config", "{\"bits\":4}", NULL},
@@ -192,7 +219,7 @@ static void config_defaults(void **state) {
     assert_string_equal(m.model_type, "mistral");
     assert_int_equal(m.head_dim, 16);
     assert_int_equal(m.num_key_value_heads, 6);
-    assert_true(m.rope_theta == 10000 && m.rms_norm_eps == 1e-6f && !m.tie_word_embeddings);
+    assert_true(m.rope.theta == 10000 && m.rms_norm_eps == 1e-6f && !m.tie_word_embeddings);
     assert_int_equal(m.bos_token_id, -1);
     assert_int_equal(m.n_eos, 0);
     assert_true(isnan(g.temperature) && isnan(g.top_p) && isnan(g.min_p) && isnan(g.repetition_penalty));
@@ -228,7 +255,80 @@ static void newer_rope_field(void **state) {
     struct model_config m;
     struct generation_config g;
     assert_int_equal(read_config(&m, &g), OUTRIDER_OK);
-    assert_true(m.rope_theta == 500000);
+    assert_true(m.rope.theta == 500000);
+}
+
+/* A config of some family with the fields that only it has. */
+static struct model_config family_config(const char *type, const char *fields) {
+    char text[2048];
+    struct model_config m;
+    struct generation_config g;
+    snprintf(text, sizeof text,
+             "{\"model_type\":\"%s\",\"vocab_size\":100,\"hidden_size\":64,\"intermediate_size\":200,"
+             "\"num_hidden_layers\":6,\"num_attention_heads\":4,\"head_dim\":16,"
+             "\"max_position_embeddings\":512%s}",
+             type, fields);
+    folder_write_text(&folder, "config.json", text);
+    if (read_config(&m, &g) != OUTRIDER_OK) fail_msg("%s: %s", type, outrider_error());
+    return m;
+}
+
+/* Which layers are local, as digits. */
+static void assert_local(const struct model_config *m, const char *want) {
+    for (int32_t i = 0; i < m->num_hidden_layers; i++) assert_int_equal(m->local[i], want[i] == '1');
+}
+
+static void families_windows(void **state) {
+    (void)state;
+    struct model_config m = family_config("mistral", ",\"sliding_window\":32");
+    assert_int_equal(m.sliding_window, 32);
+    assert_local(&m, "111111");
+    m = family_config("qwen2", ",\"sliding_window\":32,\"max_window_layers\":2");
+    assert_int_equal(m.sliding_window, 0);
+    m = family_config("qwen2", ",\"sliding_window\":32,\"use_sliding_window\":true,\"max_window_layers\":2");
+    assert_int_equal(m.sliding_window, 32);
+    assert_local(&m, "001111");
+    m = family_config("gemma2", "");
+    assert_int_equal(m.sliding_window, 4096);
+    assert_local(&m, "101010");
+    m = family_config("gemma3_text", ",\"sliding_window\":512,\"sliding_window_pattern\":3");
+    assert_local(&m, "110110");
+    m = family_config("gemma3_text", ",\"layer_types\":[\"full_attention\",\"sliding_attention\","
+                                     "\"full_attention\",\"full_attention\",\"full_attention\","
+                                     "\"full_attention\"]");
+    assert_local(&m, "010000");
+}
+
+static void families_numbers(void **state) {
+    (void)state;
+    struct model_config m = family_config("gemma2", ",\"query_pre_attn_scalar\":144");
+    assert_true(m.attention_scale == 1.f / 12 && m.embedding_scale == 8 && m.tie_word_embeddings);
+    assert_true(m.attn_logit_softcapping == 50 && m.final_logit_softcapping == 30);
+    m = family_config("gemma2", ",\"attn_logit_softcapping\":null,\"final_logit_softcapping\":20.5");
+    assert_true(m.attn_logit_softcapping == 0 && m.final_logit_softcapping == 20.5f);
+    m = family_config("gemma3_text", ",\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":8.0}");
+    assert_true(m.rope.theta == 1e6f && m.rope.type == ROPE_LINEAR && m.rope.factor == 8);
+    assert_true(m.rope_local.theta == 1e4f && m.rope_local.type == ROPE_DEFAULT);
+    m = family_config("gemma3_text",
+                      ",\"rope_parameters\":{\"full_attention\":{\"rope_type\":\"linear\",\"factor\":4.0,"
+                      "\"rope_theta\":2e6},\"sliding_attention\":{\"rope_theta\":2e4}}");
+    assert_true(m.rope.theta == 2e6f && m.rope.factor == 4 && m.rope_local.theta == 2e4f);
+    m = family_config("llama", ",\"attention_bias\":true,\"mlp_bias\":true");
+    assert_true(m.family.qkv_bias && m.family.output_bias && m.family.mlp_bias);
+    m = family_config("qwen2", "");
+    assert_true(m.family.qkv_bias && !m.family.output_bias && m.attention_scale == 0.25f);
+    m = family_config("qwen3", ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0,"
+                               "\"original_max_position_embeddings\":128}");
+    assert_true(m.rope.type == ROPE_YARN && m.rope.original_max_position_embeddings == 128);
+    assert_true(fabs(m.rope.attention_factor - 1.138629) < 1e-5);
+}
+
+static void refused_windows(void **state) {
+    (void)state;
+    struct model_config m;
+    struct generation_config g;
+    write_config("sliding_window", "64");
+    assert_refused(read_config(&m, &g), "config.json", "sliding_window is not supported in a llama");
 }
 
 static void eos_of_both_files(void **state) {
@@ -313,6 +413,9 @@ int main(void) {
     ADD(&tests, head_dim_without_divisor);
     ADD(&tests, head_dim_derived_too_wide);
     ADD(&tests, newer_rope_field);
+    ADD(&tests, families_windows);
+    ADD(&tests, families_numbers);
+    ADD(&tests, refused_windows);
     ADD(&tests, eos_of_both_files);
     ADD(&tests, odd_files);
     ADD(&tests, nothing_there);

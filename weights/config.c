@@ -1,8 +1,8 @@
 /* config.json and generation_config.json of a model folder.
  *
  * What is read here is either right or refused: a setting that would change the model's function and that
- * this runtime does not compute (scaled RoPE, a sliding window, biases, quantized weights) is an error, never
- * ignored. torch_dtype is ignored on purpose: the tensors carry their own types.
+ * this runtime does not compute is an error, never ignored. torch_dtype is ignored on purpose: the tensors
+ * carry their own types.
  */
 #include <float.h>
 #include <math.h>
@@ -11,9 +11,10 @@
 
 #include "runtime/status.h"
 #include "weights/document.h"
+#include "weights/rope.h"
 #include "weights/weights.h"
 
-enum { MAX_SIZE = 1 << 24, MAX_LAYERS = 1024, MAX_HEAD_DIM = 512 };
+enum { MAX_SIZE = 1 << 24 };
 
 /* ---- sizes ---- */
 
@@ -26,7 +27,7 @@ static outrider_status read_sizes(const struct document *doc, struct model_confi
         {"vocab_size", &m->vocab_size, MAX_SIZE, true},
         {"hidden_size", &m->hidden_size, MAX_SIZE, true},
         {"intermediate_size", &m->intermediate_size, MAX_SIZE, true},
-        {"num_hidden_layers", &m->num_hidden_layers, MAX_LAYERS, true},
+        {"num_hidden_layers", &m->num_hidden_layers, CONFIG_MAX_LAYERS, true},
         {"num_attention_heads", &m->num_attention_heads, MAX_SIZE, true},
         {"num_key_value_heads", &m->num_key_value_heads, MAX_SIZE, false},
         {"head_dim", &m->head_dim, MAX_SIZE, false},
@@ -51,8 +52,9 @@ static outrider_status check_heads(const struct document *doc, struct model_conf
     if (heads % m->num_key_value_heads != 0)
         return fail(OUTRIDER_EMODEL, "%s: num_key_value_heads %d does not divide num_attention_heads %d",
                     doc->path, m->num_key_value_heads, heads);
-    if (m->head_dim > MAX_HEAD_DIM)
-        return fail(OUTRIDER_EMODEL, "%s: head_dim %d exceeds %d", doc->path, m->head_dim, MAX_HEAD_DIM);
+    if (m->head_dim > CONFIG_MAX_HEAD_DIM)
+        return fail(OUTRIDER_EMODEL, "%s: head_dim %d exceeds %d", doc->path, m->head_dim,
+                    CONFIG_MAX_HEAD_DIM);
     if (m->head_dim % 2 != 0)
         return fail(OUTRIDER_EMODEL, "%s: head_dim %d is odd, RoPE needs pairs", doc->path, m->head_dim);
     if ((int64_t)heads * m->head_dim > MAX_SIZE)
@@ -67,46 +69,98 @@ static outrider_status read_type(const struct document *doc, struct model_config
     const char *type = NULL;
     TRY(document_text(doc, "model_type", &type));
     if (!type) return fail(OUTRIDER_EMODEL, "%s: model_type is missing", doc->path);
-    if (strcmp(type, "llama") != 0 && strcmp(type, "mistral") != 0)
-        return fail(OUTRIDER_EMODEL, "%s: model_type \"%.40s\" is not supported (llama, mistral)", doc->path,
-                    type);
+    const struct family *family = family_find(type);
+    if (!family)
+        return fail(OUTRIDER_EMODEL, "%s: model_type \"%.40s\" is not supported (%s)", doc->path, type,
+                    family_names());
+    const char *architecture = json_string_value(json_array_get(document_get(doc, "architectures"), 0));
+    if (architecture && !strstr(architecture, "ForCausalLM"))
+        return fail(OUTRIDER_EMODEL, "%s: architectures \"%.60s\" does not write text", doc->path,
+                    architecture);
+    m->family = *family;
     snprintf(m->model_type, sizeof m->model_type, "%s", type);
+    if (document_get(doc, "quantization_config"))
+        return fail(OUTRIDER_EMODEL, "%s: quantization_config is not supported; use a bf16 or GGUF file",
+                    doc->path);
     return OUTRIDER_OK;
 }
 
-static outrider_status refuse_unsupported(const struct document *doc) {
-    static const char *const unset[] = {"rope_scaling", "sliding_window", "quantization_config"};
-    static const char *const untrue[] = {"attention_bias", "mlp_bias"};
-    for (size_t i = 0; i < sizeof unset / sizeof *unset; i++)
-        if (document_get(doc, unset[i]))
-            return fail(OUTRIDER_EMODEL, "%s: %s is not supported yet", doc->path, unset[i]);
-    for (size_t i = 0; i < sizeof untrue / sizeof *untrue; i++) {
-        bool set = false;
-        TRY(document_bool(doc, untrue[i], &set));
-        if (set) return fail(OUTRIDER_EMODEL, "%s: %s is not supported yet", doc->path, untrue[i]);
-    }
-    const char *act = "silu";
+static outrider_status read_biases(const struct document *doc, struct family *f) {
+    bool attention = false;
+    TRY(document_bool(doc, "attention_bias", &attention));
+    f->qkv_bias |= attention, f->output_bias |= attention;
+    return document_bool(doc, "mlp_bias", &f->mlp_bias);
+}
+
+static outrider_status read_activation(const struct document *doc, struct family *f) {
+    const char *act = f->gelu ? "gelu_pytorch_tanh" : "silu";
     TRY(document_text(doc, "hidden_act", &act));
-    if (strcmp(act, "silu") != 0)
-        return fail(OUTRIDER_EMODEL, "%s: hidden_act \"%.40s\" is not supported yet (silu)", doc->path, act);
+    TRY(document_text(doc, "hidden_activation", &act));
+    f->gelu = strcmp(act, "gelu_pytorch_tanh") == 0;
+    if (!f->gelu && strcmp(act, "silu") != 0)
+        return fail(OUTRIDER_EMODEL, "%s: hidden_act \"%.40s\" is not supported (silu, gelu_pytorch_tanh)",
+                    doc->path, act);
     return OUTRIDER_OK;
 }
 
-/* Newer files put rope_theta into an object, rope_parameters, beside a kind that must be the plain one. */
-static outrider_status read_rope(const struct document *doc, float *theta) {
-    *theta = 10000;
-    TRY(document_float(doc, "rope_theta", 1, FLT_MAX, theta));
-    struct document inner = {doc->path, document_get(doc, "rope_parameters")};
-    if (!inner.root) return OUTRIDER_OK;
-    if (!json_is_object(inner.root))
-        return fail(OUTRIDER_EMODEL, "%s: rope_parameters is not an object", doc->path);
-    const char *type = "default";
-    float part = 1;
-    TRY(document_text(&inner, "rope_type", &type));
-    TRY(document_float(&inner, "partial_rotary_factor", 0, 1, &part));
-    if (strcmp(type, "default") != 0 || part != 1)
-        return fail(OUTRIDER_EMODEL, "%s: rope_parameters \"%.40s\" is not supported yet", doc->path, type);
-    return document_float(&inner, "rope_theta", 1, FLT_MAX, theta);
+/* Unlike other fields, a cap that is null is none, and one that is absent the family's own. */
+static outrider_status read_cap(const struct document *doc, const char *key, float usual, float *out) {
+    *out = json_object_get(doc->root, key) ? 0 : usual;
+    return document_float(doc, key, FLT_MIN, 1e6f, out);
+}
+
+static outrider_status read_scales(const struct document *doc, struct model_config *m) {
+    const struct family *f = &m->family;
+    float scalar = f->query_pre_attn_scalar;
+    if (scalar != 0) TRY(document_float(doc, "query_pre_attn_scalar", FLT_MIN, 1e6f, &scalar));
+    m->attention_scale = 1 / sqrtf(scalar != 0 ? scalar : (float)m->head_dim);
+    m->embedding_scale = f->scaled_embedding ? sqrtf((float)m->hidden_size) : 1;
+    TRY(read_cap(doc, "attn_logit_softcapping", f->attn_logit_softcapping, &m->attn_logit_softcapping));
+    return read_cap(doc, "final_logit_softcapping", f->final_logit_softcapping, &m->final_logit_softcapping);
+}
+
+/* ---- windows ---- */
+
+static outrider_status read_layer_types(const struct document *doc, const json_t *list,
+                                        struct model_config *m) {
+    if (json_array_size(list) != (size_t)m->num_hidden_layers)
+        return fail(OUTRIDER_EMODEL, "%s: layer_types is not a list of %d layers", doc->path,
+                    m->num_hidden_layers);
+    for (int32_t i = 0; i < m->num_hidden_layers; i++) {
+        const char *type = json_string_value(json_array_get(list, (size_t)i));
+        m->local[i] = type && strcmp(type, "sliding_attention") == 0;
+        if (!m->local[i] && (!type || strcmp(type, "full_attention") != 0))
+            return fail(OUTRIDER_EMODEL, "%s: layer_types[%d] \"%.40s\" is not supported", doc->path, i,
+                        type ? type : "?");
+    }
+    return OUTRIDER_OK;
+}
+
+/* Which layers are local by the family's rule. */
+static outrider_status apply_rule(const struct document *doc, struct model_config *m) {
+    int32_t first = 0, cycle = m->family.cycle;
+    if (m->family.windowed == WINDOW_UPPER) {
+        first = 28; /* what upstream takes for granted */
+        TRY(document_int(doc, "max_window_layers", 0, CONFIG_MAX_LAYERS, &first));
+    }
+    if (m->family.windowed == WINDOW_CYCLE)
+        TRY(document_int(doc, "sliding_window_pattern", 1, CONFIG_MAX_LAYERS, &cycle));
+    for (int32_t i = first; i < m->num_hidden_layers; i++)
+        m->local[i] = m->family.windowed != WINDOW_CYCLE || (i + 1) % cycle != 0;
+    return OUTRIDER_OK;
+}
+
+static outrider_status read_windows(const struct document *doc, struct model_config *m) {
+    bool use = m->family.windowed != WINDOW_UPPER;
+    if (m->family.windowed == WINDOW_UPPER) TRY(document_bool(doc, "use_sliding_window", &use));
+    m->sliding_window = m->family.window;
+    TRY(document_int(doc, "sliding_window", 1, INT32_MAX, &m->sliding_window));
+    if (!use) m->sliding_window = 0;
+    if (m->sliding_window == 0) return OUTRIDER_OK;
+    if (m->family.windowed == WINDOW_NEVER)
+        return fail(OUTRIDER_EMODEL, "%s: sliding_window is not supported in a %s", doc->path, m->model_type);
+    const json_t *types = document_get(doc, "layer_types");
+    return types ? read_layer_types(doc, types, m) : apply_rule(doc, m);
 }
 
 /* ---- tokens ---- */
@@ -136,10 +190,14 @@ static outrider_status read_eos(const struct document *doc, struct model_config 
 
 static outrider_status read_model(const struct document *doc, struct model_config *m) {
     TRY(read_type(doc, m));
-    TRY(refuse_unsupported(doc));
+    TRY(read_biases(doc, &m->family));
+    TRY(read_activation(doc, &m->family));
     TRY(read_sizes(doc, m));
     TRY(check_heads(doc, m));
-    TRY(read_rope(doc, &m->rope_theta));
+    TRY(rope_config_read(doc, m));
+    TRY(read_windows(doc, m));
+    TRY(read_scales(doc, m));
+    m->tie_word_embeddings = m->family.tied;
     m->rms_norm_eps = 1e-6f;
     TRY(document_float(doc, "rms_norm_eps", FLT_MIN, 1, &m->rms_norm_eps));
     TRY(document_bool(doc, "tie_word_embeddings", &m->tie_word_embeddings));

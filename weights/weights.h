@@ -13,6 +13,7 @@
 
 #include "runtime/outrider.h"
 #include "weights/dtype.h"
+#include "weights/family.h"
 
 enum { TENSOR_MAX_DIMS = 4 };
 
@@ -42,17 +43,44 @@ size_t weights_count(const struct weights *w);
 const struct tensor *weights_at(const struct weights *w, size_t i); /* sorted by name */
 size_t weights_bytes(const struct weights *w);                      /* sum of all tensors' bytes */
 
-enum { CONFIG_MAX_EOS = 8 };
+enum { CONFIG_MAX_EOS = 8, CONFIG_MAX_LAYERS = 1024, CONFIG_MAX_HEAD_DIM = 512 };
+
+/* How RoPE's frequencies, theta^(-2 i / head_dim) for i < head_dim / 2, are changed for long contexts. */
+enum rope_type {
+    ROPE_DEFAULT, /* not at all */
+    ROPE_LINEAR,  /* divided by factor (Chen et al. 2023) */
+    ROPE_LLAMA3,  /* low ones divided by factor, high ones left, those between in between */
+    ROPE_YARN,    /* the same with borders counted in turns (Peng et al. 2023) */
+    ROPE_LONG,    /* each divided by its own factor (Ding et al. 2024) */
+};
+
+struct rope_config {
+    enum rope_type type;
+    float theta, factor;                      /* factor >= 1 */
+    float low_freq_factor, high_freq_factor;  /* llama3; low < high */
+    float beta_fast, beta_slow;               /* yarn: turns within the original context; */
+    bool truncate;                            /* borders at whole dimensions */
+    float attention_factor;                   /* cos and sin are multiplied by it; 1 for most */
+    int32_t original_max_position_embeddings; /* llama3, yarn, long */
+    /* long, [head_dim / 2]: for contexts up to the original one, and for longer ones */
+    float short_factor[CONFIG_MAX_HEAD_DIM / 2], long_factor[CONFIG_MAX_HEAD_DIM / 2];
+};
 
 /* config.json, in upstream spelling. Every field is validated: positive, within the limits below, heads
  * divisible, dims even where RoPE needs it, finite floats; vocab_size etc. <= 2^24, layers <= 1024,
  * head_dim <= 512. */
 struct model_config {
     char model_type[32];
+    struct family family; /* as config.json has changed it */
     int32_t vocab_size, hidden_size, intermediate_size, num_hidden_layers;
     int32_t num_attention_heads, num_key_value_heads, head_dim;
     int32_t max_position_embeddings;
-    float rope_theta, rms_norm_eps;
+    float rms_norm_eps;
+    struct rope_config rope, rope_local;                   /* of global and of local layers */
+    int32_t sliding_window;                                /* 0: none */
+    bool local[CONFIG_MAX_LAYERS];                         /* sees its last sliding_window positions */
+    float embedding_scale, attention_scale;                /* 1 and 1 / sqrt(head_dim) for most */
+    float attn_logit_softcapping, final_logit_softcapping; /* x becomes cap tanh(x / cap); 0: none */
     bool tie_word_embeddings;
     int32_t bos_token_id;                        /* -1 when none */
     int32_t eos_token_id[CONFIG_MAX_EOS], n_eos; /* config.json's and generation_config.json's, no repeats */

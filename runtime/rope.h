@@ -1,0 +1,16 @@
+/* The rotations that give positions to queries and keys (Su et al. 2021), with every scaling of rope_config.
+ */
+#ifndef OUTRIDER_ROPE_H
+#define OUTRIDER_ROPE_H
+
+#include "weights/weights.h"
+
+/* The angle a position turns each pair of a head by: frequency [head_dim / 2], in float32 as the reference
+ * keeps it. `positions` is the context that is asked for: longrope has one set of factors for contexts within
+ * the original one and another for longer ones, and a context keeps the same from its first token on. */
+void rope_frequencies(const struct rope_config *r, int32_t head_dim, int32_t positions, float *frequency);
+
+/* cos and sin of every position, [positions][head_dim / 2][2], times attention_factor; to be freed. */
+outrider_status rope_table(const struct rope_config *r, int32_t head_dim, int32_t positions, float **out);
+
+#endif
