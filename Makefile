@@ -23,7 +23,8 @@ SAY = $(if $(filter 1,$(V)),@:,@echo)
 # ---- flags ----
 WARN     := -Wall -Wextra -Werror
 OPT      := $(if $(filter 1,$(DEBUG)),-Og,$(if $(SANITIZE),-O2,-O3))
-SAN      := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all)
+SAN      := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all \
+            $(if $(findstring clang,$(CC)),-fno-sanitize=vptr))
 CPPFLAGS += -I. -D_GNU_SOURCE -DOUTRIDER_VERSION='"$(VERSION)"' $(if $(filter 1,$(CUDA)),-DOUTRIDER_CUDA)
 # Bits must not depend on the compiler's liking: no contraction, no fast-math.
 CFLAGS   += -std=c11 -g -fPIC -ffp-contract=off $(OPT) $(WARN) $(SAN)
@@ -51,6 +52,7 @@ LIB_OBJ  := $(LIB_SRC:%.c=$(BUILD)/%.o) $(SHIM_SRC:%.cc=$(BUILD)/%.o) \
             $(foreach i,$(ISAS),$(ISA_SRC:%.c=$(BUILD)/%.$(i).o)) $(CUDA_SRC:%.cu=$(BUILD)/%.cu.o)
 CLI_OBJ  := $(CLI_SRC:%.c=$(BUILD)/%.o)
 TESTS    := $(TEST_SRC:%.c=$(BUILD)/%)
+FUZZERS  := $(patsubst %.c,$(BUILD)/%,$(wildcard tests/fuzz_*.c))
 
 ifeq ($(CUDA),1)
 NVCC      := nvcc
@@ -62,7 +64,7 @@ LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static 
 endif
 
 # ---- targets ----
-.PHONY: all run chat test exact asan bench gpu-check format install uninstall help clean
+.PHONY: all run chat test exact bench gpu-check format install uninstall help clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 all: $(BUILD)/outrider $(BUILD)/liboutrider.so
@@ -72,6 +74,7 @@ help:
 	@echo 'make run        write text with the shipped pair (PROMPT="...")'
 	@echo 'make chat       talk with it'
 	@echo 'make test       run the tests        make asan   the same under Address- and UndefinedBehaviorSanitizer'
+	@echo 'make fuzz       libFuzzer on every reader of files, TIME=60 seconds each'
 	@echo 'make bench      measure plain against speculative decoding on this machine'
 	@echo 'make gpu-check  on a machine with an NVIDIA card: build, test and measure the CUDA backend'
 	@echo 'make install    PREFIX=/usr/local DESTDIR=   also: uninstall format clean'
@@ -84,15 +87,14 @@ chat: $(BUILD)/outrider
 bench: $(BUILD)/outrider
 	$(BUILD)/outrider bench
 
-test: $(BUILD)/.test_packages $(BUILD)/outrider $(BUILD)/liboutrider.so $(TESTS)
+test: $(BUILD)/.test_packages $(BUILD)/outrider $(BUILD)/liboutrider.so $(TESTS) $(FUZZERS)
 	@BUILD=$(BUILD) tests/run.sh $(TESTS) $(wildcard tests/test_*.py)
 # Every K with every thread count and batch: about an hour.
 exact: $(BUILD)/.test_packages $(BUILD)/tests/test_exact
 	EXACT=full $(BUILD)/tests/test_exact
 gpu-check: $(BUILD)/outrider $(BUILD)/tests/gpu_ops $(BUILD)/tests/gpu_bench
 	OUTRIDER=$(BUILD)/outrider GPU_OPS=$(BUILD)/tests/gpu_ops GPU_BENCH=$(BUILD)/tests/gpu_bench FOLDER=$(BUILD)/gpu-check tools/gpu_check.sh
-asan:
-	$(MAKE) test BUILD=build/asan CUDA=0 SANITIZE=address,undefined
+include tests/checks.mk
 
 $(BUILD)/outrider: $(CLI_OBJ) $(BUILD)/liboutrider.a
 	$(SAY) '  link $@'
@@ -168,4 +170,4 @@ format:
 clean:
 	rm -rf $(BUILD)
 
--include $(LIB_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(TEST_SRC:%.c=$(BUILD)/%.d)
+-include $(LIB_OBJ:.o=.d) $(CLI_OBJ:.o=.d) $(TEST_SRC:%.c=$(BUILD)/%.d) $(FUZZERS:=.d)

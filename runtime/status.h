@@ -1,8 +1,8 @@
 /* How every room reports failure: a status, and one line of text for a person.
  *
  * The line is kept per thread (like dlerror's), overwritten by the next failure on that thread, and read
- * through outrider_error(). It names what is wrong and where: file and field, flag, or both counts. It never
- * holds a newline or a control character, because parts of it may come from an untrusted file.
+ * through outrider_error(). It names what is wrong and where: file and field, flag, or both counts. It is
+ * UTF-8 and never holds a newline or a control character, because parts of it may come from an untrusted file.
  */
 #ifndef OUTRIDER_STATUS_H
 #define OUTRIDER_STATUS_H

@@ -1,6 +1,5 @@
 /* The command line: picks the subcommand and turns its status into the exit code. */
 #include <signal.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -8,26 +7,6 @@
 #include "tools/terminal.h"
 #include "tools/text.h"
 #include "tools/tools.h"
-
-int complain(int code, const char *format, ...) {
-    char line[1024];
-    va_list args;
-    va_start(args, format);
-    vsnprintf(line, sizeof line, format, args);
-    va_end(args);
-    for (char *c = line; *c; c++)
-        if ((unsigned char)*c < 0x20 || *c == 0x7F) *c = '?';
-    fprintf(stderr, "outrider: error: %s\n", line);
-    return code;
-}
-
-int tell(outrider_status status) {
-    return status ? complain((int)status, "%s", outrider_error()) : 0;
-}
-
-int complain_memory(void) {
-    return complain(OUTRIDER_ENOMEM, "out of memory");
-}
 
 static const struct command_spec *find_command(const char *name) {
     for (size_t i = 0; i < n_commands; i++)

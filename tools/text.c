@@ -103,6 +103,16 @@ static bool drives_terminal(const unsigned char *s, size_t left) {
     return c0 || c1;
 }
 
+void make_printable(char *line) {
+    size_t n = strlen(line);
+    for (size_t i = 0; i < n;) {
+        size_t length = utf8_length((const unsigned char *)line + i, n - i);
+        if (!length || drives_terminal((const unsigned char *)line + i, n - i) || strchr("\n\t", line[i]))
+            memset(line + i, '?', length ? length : 1);
+        i += length ? length : 1;
+    }
+}
+
 int write_text(FILE *out, const char *data, size_t bytes) {
     if (!isatty(fileno(out))) {
         fwrite(data, 1, bytes, out);

@@ -28,6 +28,8 @@ json_t *json_text(const char *data, size_t bytes);
 /* Writes and flushes, so that a full disk is told at once. On a terminal control characters but newline and
  * tab are shown as '?': a model's text must not drive the terminal. */
 int write_text(FILE *out, const char *data, size_t bytes);
+/* Control characters, newline and tab among them, and bytes that are no UTF-8 become '?', in place. */
+void make_printable(char *line);
 /* Prints and frees `object`, then a newline. */
 int write_json(FILE *out, json_t *object, size_t flags);
 /* Told at the end of every command: what the C library could not write. */

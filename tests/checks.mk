@@ -1,0 +1,18 @@
+# The tests that take longer, and those with other tools. Each builds in a folder of its own.
+.PHONY: asan fuzz fuzzers
+
+asan:
+	$(MAKE) test BUILD=build/asan CUDA=0 SANITIZE=address,undefined
+
+# ---- fuzzing: with libFuzzer for main here, with tests/replay.c in `make test` ----
+TIME      ?= 60
+FUZZ_MAIN ?= $(BUILD)/tests/replay.o
+fuzz:
+	$(MAKE) fuzzers BUILD=build/fuzz CUDA=0 CC=clang CXX=clang++ SANITIZE=fuzzer-no-link,address,undefined \
+	    FUZZ_MAIN=-fsanitize=fuzzer
+	FOLDER=build/fuzz SECONDS_EACH=$(TIME) tests/fuzz.sh $(FUZZERS:$(BUILD)/%=build/fuzz/%)
+fuzzers: $(FUZZERS)
+$(BUILD)/tests/fuzz_%: $(BUILD)/tests/fuzz_%.o $(filter %.o,$(FUZZ_MAIN)) \
+    $(filter-out $(BUILD)/tools/outrider.o,$(CLI_OBJ)) $(BUILD)/liboutrider.a
+	$(SAY) '  link $@'
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(filter -f%,$(FUZZ_MAIN)) $(LDLIBS) $(CLI_LIBS) -lstdc++

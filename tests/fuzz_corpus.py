@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""Inputs of the fuzz targets, made anew each time: `tests/fuzz_corpus.py FOLDER` writes FOLDER/TARGET/INPUT, good
+files to start from, spoilt ones, and every input that once broke something (found()); and FOLDER/TARGET.dict, words
+for libFuzzer. tests/test_fuzz.py replays them all.
+"""
+import json
+import os
+import struct
+import sys
+
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import tiny_model as tiny
+
+
+def tensor(dtype="F32", shape=(2,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+def safetensors(header, data=b"\0" * 8):
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def fuzz_safetensors():
+    yield tiny.model_safetensors()
+    yield safetensors({"w": tensor()})
+    yield safetensors({"w": tensor(), "e": tensor(shape=(0, 3), offsets=(8, 8)), "__metadata__": {"format": "pt"}})
+    yield safetensors({"a": tensor("BF16", (2, 1), (0, 4)), "s": tensor("F32", (), (4, 8))})
+    yield safetensors({"w": tensor(shape=(2**63 - 1, 4))})
+    yield safetensors({"w": tensor(), "v": tensor()})
+    yield safetensors({"w\u009b31m\n\u202e": tensor("U8")})
+    yield safetensors(b'{"w":' * 70)
+    yield struct.pack("<Q", 2**63) + b"{}"
+
+
+def fuzz_index():
+    good = {"metadata": {"total_size": 16}, "weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    yield json.dumps(good).encode()
+    for shard in ["../a.safetensors", "", ".", "a.safetensors\0", "c.safetensors", "/dev/zero", 3, None]:
+        yield json.dumps({"weight_map": {"x": shard, "y": "b.safetensors"}}).encode()
+    yield json.dumps({"weight_map": {"x": "a.safetensors"}}).encode()
+    yield b'{"weight_map":{"x":"a.safetensors","x":"b.safetensors"}}'
+
+
+def fuzz_config():
+    generation = b'{"temperature":0.6,"top_p":0.9,"eos_token_id":[2,3],"do_sample":true}'
+    yield json.dumps(tiny.CONFIG).encode() + b"\0" + generation
+    for key in tiny.CONFIG:
+        for value in [0, -1, 2**31, 1e308, "x", None, [], {}]:
+            yield json.dumps(dict(tiny.CONFIG, **{key: value})).encode()
+    yield json.dumps(dict(tiny.CONFIG, rope_parameters={"rope_theta": 5e5, "rope_type": "default"})).encode()
+
+
+def fuzz_sentencepiece():
+    few = [("<unk>", 2), ("<s>", 3), ("</s>", 3), ("a", 1), ("b", 1), ("\u2581", 1), ("ab", 1)]
+    plain = tiny.field(2, tiny.field(3, 2)) + tiny.field(3, tiny.field(3, 0))
+    pieces = b"".join(tiny.piece(text, kind) for text, kind in few)
+    yield tiny.tokenizer_model()
+    yield pieces + plain
+    yield pieces  # a Unigram
+    yield pieces + tiny.piece("c" * 512, 1) + plain
+    yield pieces + tiny.piece("c" * 513, 1) + plain
+    yield pieces + tiny.piece(b"\xff", 1) + plain
+    yield pieces + tiny.piece("d", 1, float("nan"))
+    yield pieces + tiny.piece("d", 4) + plain
+    yield pieces + b"\x0a" + tiny.varint(2**63)
+    yield pieces + plain + tiny.field(3, tiny.field(2, b"\0" * 40))  # a character map
+
+
+def fuzz_tokenizer_config():
+    yield json.dumps(tiny.TOKENIZER_CONFIG).encode()
+    added = {"5": {"content": "<|im_start|>", "special": True}, "6": {"content": "<|im_end|>", "special": True}}
+    yield json.dumps({"added_tokens_decoder": added, "eos_token": {"content": "<|im_end|>"}}).encode()
+    yield json.dumps({"chat_template": [{"name": "default", "template": tiny.TEMPLATE}]}).encode()
+    yield b"{}\0" + tiny.TEMPLATE.encode()
+    for key in ["-1", "65541", "99999999999999999999", "1x", ""]:
+        yield json.dumps({"added_tokens_decoder": {key: added["5"]}}).encode()
+
+
+def fuzz_chat():
+    for kind in range(12):
+        yield bytes([kind]) + b"\0You are kind.\0\1Hello\0\2 Hi </s> \0\1<s>[INST]<|user|>\0"
+    yield b"\2\1\xff\xfe<|assistant|>\n\0\2\0\1\xc2"
+
+
+def fuzz_utf8():
+    yield b"\1plain"
+    yield b"\2\xe2\x96\x81 \xf0\x9f\x98\x80 \xc3\xa9"
+    yield b"\3\xe2\x96 \xf0\x9f\x98 \xc3 \xed\xa0\x80 \xf4\x90\x80\x80 \xc0\x80 \xff"
+
+
+def fuzz_options():
+    def line(command, *arguments):
+        return bytes([command]) + b"".join(a.encode() + b"\0" for a in arguments)
+    yield line(0, "-p", "x", "-n", "32K", "--temp", "0", "--top-k=5", "--stop", "a", "--stop", "b", "--json")
+    yield line(1, "-m", "weights", "-md", "draft", "--spec-draft-n-max", "auto", "-sys", "x", "--color", "off")
+    yield line(2, "-p", "128,512", "--repetitions", "3", "--seed", "-1", "-o", "csv")
+    yield line(3, "--ctx-size", "9223372036854775807M", "-t", "-5")
+    yield line(4, "--help=model")
+    yield line(0, "--temp", "nan", "--top-p", "1e999", "--logit-bias", "1=-inf")
+
+
+def fuzz_session():
+    def chat(messages, **settings):
+        return json.dumps({"format": "outrider chat 1", "settings": settings, "messages": [
+            {"role": role, "content": text} for role, text in messages]}).encode()
+    yield chat([])
+    yield chat([("user", "the"), ("assistant", "ab")], temp="0.5", stop=["###", "b"])
+    yield chat([("system", "be"), ("user", "the"), ("assistant", "")], seed="7", predict="10")
+    yield chat([("user", "the")])
+    yield chat([("assistant", "the"), ("user", "a")])
+    yield chat([], temp="-1")
+    yield chat([], model="/etc/passwd")
+    yield chat([("user", "x" * 5000), ("assistant", "y")])
+    yield b'{"format": "outrider chat 1", "settings": {}, "messages": [{"role": "user", "content": "\\u0000"}, ' \
+          b'{"role": "assistant", "content": "\\u0000"}]}'
+
+
+def archive(**changed):
+    names = list(tiny.files())
+    order = ["config.json", "generation_config.json", "tokenizer.model", "tokenizer_config.json", "model.safetensors"]
+    assert sorted(names) == sorted(order)
+    out = b""
+    for i, name in enumerate(order):
+        data = changed.get(name.replace(".", "_"), tiny.files()[name])
+        out += bytes([i]) + struct.pack("<I", len(data)) + data
+    return out
+
+
+def fuzz_model():
+    yield archive()
+    yield archive(config_json=json.dumps(dict(tiny.CONFIG, num_hidden_layers=1)).encode())
+    yield archive(model_safetensors=b"")
+
+
+def found():
+    """(target, input) of everything that once broke one, with what it was."""
+    return []
+
+
+TARGETS = [fuzz_safetensors, fuzz_index, fuzz_config, fuzz_sentencepiece, fuzz_tokenizer_config, fuzz_chat, fuzz_utf8,
+           fuzz_options, fuzz_session, fuzz_model]
+WORDS = {
+    "fuzz_safetensors": ["__metadata__", "dtype", "shape", "data_offsets", "F32", "F16", "BF16"],
+    "fuzz_index": ["weight_map", "metadata", "a.safetensors", "b.safetensors", "x", "y"],
+    "fuzz_config": list(tiny.CONFIG) + ["rope_scaling", "rope_parameters", "rope_type", "sliding_window", "mistral"],
+    "fuzz_tokenizer_config": ["added_tokens_decoder", "content", "special", "chat_template", "bos_token", "eos_token",
+                              "add_bos_token", "name", "template", "default"],
+    "fuzz_session": ["format", "settings", "messages", "role", "content", "user", "assistant", "system"],
+    "fuzz_options": ["--stop", "--temp", "--seed", "--top-k", "-p", "-m", "--logit-bias", "auto", "1=-inf", "32K"],
+}
+
+
+def write(folder):
+    for target in TARGETS:
+        name = target.__name__
+        os.makedirs(f"{folder}/{name}", exist_ok=True)
+        inputs = list(target()) + [data for of, data in found() if of == name]
+        for i, data in enumerate(inputs):
+            with open(f"{folder}/{name}/{i:03}", "wb") as f:
+                f.write(data)
+        with open(f"{folder}/{name}.dict", "w") as f:
+            f.writelines(f'"{word}"\n' for word in WORDS.get(name, ["\\x00"]))
+
+
+if __name__ == "__main__":
+    write(sys.argv[1])
