@@ -6,6 +6,11 @@
 
 #include "weights/weights.h"
 
+static void check_rope(const struct rope_config *r) {
+    if (!isfinite(r->theta) || !isfinite(r->factor) || !isfinite(r->attention_factor))
+        fuzz_die("a RoPE of none");
+}
+
 static void check(const struct model_config *c) {
     const int32_t sizes[] = {c->vocab_size,          c->hidden_size,         c->intermediate_size,
                              c->num_attention_heads, c->num_key_value_heads, c->max_position_embeddings};
@@ -14,7 +19,10 @@ static void check(const struct model_config *c) {
     if (c->num_hidden_layers < 1 || c->num_hidden_layers > 1024) fuzz_die("layers");
     if (c->head_dim < 2 || c->head_dim > 512 || c->head_dim % 2) fuzz_die("head_dim");
     if (c->num_attention_heads % c->num_key_value_heads) fuzz_die("heads");
-    if (!isfinite(c->rope_theta) || !(c->rms_norm_eps > 0)) fuzz_die("a number that is none");
+    if (!(c->rms_norm_eps > 0) || !isfinite(c->embedding_scale) || !isfinite(c->attention_scale))
+        fuzz_die("a number that is none");
+    check_rope(&c->rope);
+    check_rope(&c->rope_local);
     if (c->n_eos < 0 || c->n_eos > CONFIG_MAX_EOS) fuzz_die("eos");
     for (int32_t i = 0; i < c->n_eos; i++)
         if (c->eos_token_id[i] < 0 || c->eos_token_id[i] >= c->vocab_size)

@@ -49,6 +49,17 @@ def fuzz_config():
         for value in [0, -1, 2**31, 1e308, "x", None, [], {}]:
             yield json.dumps(dict(tiny.CONFIG, **{key: value})).encode()
     yield json.dumps(dict(tiny.CONFIG, rope_parameters={"rope_theta": 5e5, "rope_type": "default"})).encode()
+    scalings = [{"rope_type": "linear", "factor": 2.0},
+                {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+                 "original_max_position_embeddings": 1024},
+                {"type": "yarn", "factor": 4.0, "original_max_position_embeddings": 512, "beta_fast": 32},
+                {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}]
+    for scaling in scalings:
+        yield json.dumps(dict(tiny.CONFIG, rope_scaling=scaling)).encode()
+    for family in ["qwen2", "qwen3", "gemma2", "gemma3_text", "phi3", "mistral"]:
+        yield json.dumps(dict(tiny.CONFIG, model_type=family, sliding_window=16, query_pre_attn_scalar=8,
+                              layer_types=["full_attention", "sliding_attention"],
+                              original_max_position_embeddings=1024)).encode()
 
 
 def fuzz_sentencepiece():
@@ -143,7 +154,13 @@ TARGETS = [fuzz_safetensors, fuzz_index, fuzz_config, fuzz_sentencepiece, fuzz_t
 WORDS = {
     "fuzz_safetensors": ["__metadata__", "dtype", "shape", "data_offsets", "F32", "F16", "BF16"],
     "fuzz_index": ["weight_map", "metadata", "a.safetensors", "b.safetensors", "x", "y"],
-    "fuzz_config": list(tiny.CONFIG) + ["rope_scaling", "rope_parameters", "rope_type", "sliding_window", "mistral"],
+    "fuzz_config": list(tiny.CONFIG) + [
+        "rope_scaling", "rope_parameters", "rope_type", "type", "factor", "linear", "llama3", "yarn", "longrope",
+        "short_factor", "long_factor", "low_freq_factor", "high_freq_factor", "beta_fast", "beta_slow", "truncate",
+        "attention_factor", "mscale", "mscale_all_dim", "original_max_position_embeddings", "layer_types",
+        "full_attention", "sliding_attention", "sliding_window", "use_sliding_window", "max_window_layers",
+        "attention_bias", "attn_logit_softcapping", "query_pre_attn_scalar", "mistral", "qwen2", "qwen3", "gemma2",
+        "gemma3_text", "phi3"],
     "fuzz_tokenizer_config": ["added_tokens_decoder", "content", "special", "chat_template", "bos_token", "eos_token",
                               "add_bos_token", "name", "template", "default"],
     "fuzz_session": ["format", "settings", "messages", "role", "content", "user", "assistant", "system"],
