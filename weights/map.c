@@ -36,32 +36,47 @@ static outrider_status map_descriptor(int fd, struct mapping *out) {
     return OUTRIDER_OK;
 }
 
+/* Opens out->path; *absent says that there is nothing by that name, which is no failure here. */
+static outrider_status map_path(struct mapping *out, bool *absent) {
+    outrider_status status = OUTRIDER_OK;
+    /* O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing to a regular file. */
+    int fd = open(out->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    *absent = fd < 0 && (errno == ENOENT || errno == ENOTDIR);
+    /* A link whose file is gone is a damaged folder, not one without an optional file. */
+    struct stat st;
+    if (*absent && errno == ENOENT && lstat(out->path, &st) == 0)
+        return fail(OUTRIDER_EMODEL, "%s: a link to a file that is not there", out->path);
+    if (fd >= 0)
+        status = map_descriptor(fd, out);
+    else if (!*absent)
+        status = fail(OUTRIDER_EMODEL, "%s: %s", out->path, strerror(errno));
+    if (fd >= 0) close(fd);
+    return status;
+}
+
 outrider_status map_open(const char *dir, const char *name, bool *found, struct mapping *out) {
     *out = (struct mapping){0};
     if (asprintf(&out->path, "%s/%s", dir, name) < 0) {
         out->path = NULL;
         return fail_memory("a file name", strlen(dir) + strlen(name) + 2);
     }
-    outrider_status status = OUTRIDER_OK;
-    /* O_NONBLOCK: opening a FIFO must not wait for a writer. It means nothing to a regular file. */
-    int fd = open(out->path, O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
-    bool absent = fd < 0 && errno == ENOENT;
-    /* A link whose file is gone is a damaged folder, not one without an optional file. */
+    bool absent;
     struct stat st;
-    if (absent && lstat(out->path, &st) == 0) {
-        status = fail(OUTRIDER_EMODEL, "%s: a link to a file that is not there", out->path);
-        map_close(out);
-        return status;
-    }
-    if (found) *found = !absent;
-    if (fd >= 0)
-        status = map_descriptor(fd, out);
-    else if (!absent && errno != ENOTDIR)
-        status = fail(OUTRIDER_EMODEL, "%s: %s", out->path, strerror(errno));
-    else if (!absent || !found)
+    outrider_status status = map_path(out, &absent);
+    if (status == OUTRIDER_OK && absent && (!found || (stat(dir, &st) == 0 && !S_ISDIR(st.st_mode))))
         status = fail_absent(dir, out->path);
-    if (fd >= 0) close(fd);
+    if (found) *found = !absent;
     if (status != OUTRIDER_OK || absent) map_close(out);
+    return status;
+}
+
+outrider_status map_open_path(const char *path, struct mapping *out) {
+    *out = (struct mapping){.path = strdup(path)};
+    if (!out->path) return fail_memory("a file name", strlen(path) + 1);
+    bool absent;
+    outrider_status status = map_path(out, &absent);
+    if (status == OUTRIDER_OK && absent) status = fail(OUTRIDER_EMODEL, "%s: no such file", path);
+    if (status != OUTRIDER_OK) map_close(out);
     return status;
 }
 

@@ -21,6 +21,8 @@ struct mapping {
 
 /* Maps dir/name. Where `found` is given, absence is no failure but *found = false and a zeroed *out. */
 outrider_status map_open(const char *dir, const char *name, bool *found, struct mapping *out);
+/* The same by path alone; absence is a failure. */
+outrider_status map_open_path(const char *path, struct mapping *out);
 void map_close(struct mapping *map); /* zeroed is fine */
 
 #endif

@@ -23,7 +23,7 @@ void tensor_list_free(struct tensor_list *list) {
     *list = (struct tensor_list){0};
 }
 
-static outrider_status tensor_list_push(struct tensor_list *list, const struct tensor *tensor) {
+outrider_status tensor_list_push(struct tensor_list *list, const struct tensor *tensor) {
     if (list->n == list->capacity) {
         size_t capacity = list->capacity ? 2 * list->capacity : 64;
         struct tensor *at = realloc(list->at, capacity * sizeof *at);

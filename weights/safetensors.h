@@ -9,7 +9,8 @@ struct tensor_list {
     struct tensor *at; /* names owned */
     size_t n, capacity;
 };
-void tensor_list_free(struct tensor_list *list); /* zeroed is fine */
+outrider_status tensor_list_push(struct tensor_list *list, const struct tensor *tensor); /* copies the name */
+void tensor_list_free(struct tensor_list *list);                                         /* zeroed is fine */
 
 /* Appends every tensor of the file to `list`; they point into the mapping and its path. The promises checked
  * are those of weights_open. After a failure the list may hold a part of them, and is good only to free. */
