@@ -8,7 +8,7 @@ asan:
 TIME      ?= 60
 FUZZ_MAIN ?= $(BUILD)/tests/replay.o
 fuzz:
-	$(MAKE) fuzzers BUILD=build/fuzz CUDA=0 CC=clang CXX=clang++ SANITIZE=fuzzer-no-link,address,undefined \
+	$(MAKE) fuzzers BUILD=build/fuzz CUDA=0 CC=clang CXX=clang++ SANITIZE=fuzzer-no-link,address,undefined OPT=-O1 \
 	    FUZZ_MAIN=-fsanitize=fuzzer
 	FOLDER=build/fuzz SECONDS_EACH=$(TIME) tests/fuzz.sh $(FUZZERS:$(BUILD)/%=build/fuzz/%)
 fuzzers: $(FUZZERS)

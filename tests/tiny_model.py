@@ -2,6 +2,7 @@
 """A whole model folder of some 12 KB for tests that open thousands of them: random weights, a tokenizer of 256
 bytes and a few words, the turns of Zephyr. `tests/tiny_model.py FOLDER` writes it; others import it.
 """
+import functools
 import json
 import os
 import random
@@ -108,6 +109,7 @@ CONFIG = {"model_type": "llama", "vocab_size": VOCAB, "hidden_size": HIDDEN, "in
 TOKENIZER_CONFIG = {"add_bos_token": True, "bos_token": "<s>", "eos_token": "</s>", "chat_template": TEMPLATE}
 
 
+@functools.lru_cache(None)
 def files():
     return {"config.json": json.dumps(CONFIG).encode(),
             "generation_config.json": json.dumps({"temperature": 0.8, "top_p": 0.9, "top_k": 20}).encode(),
