@@ -6,7 +6,6 @@
  * their own. */
 #include "runtime/model.h"
 
-#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -21,7 +20,8 @@
 enum part { EMBEDDING, LAYER, HEAD };
 
 static enum dtype type_of(enum part part, enum quant quant, enum dtype file, int64_t k) {
-    return part == EMBEDDING ? file : quant_choose(quant, file, k, part == HEAD);
+    if (part == EMBEDDING) return dtype_is_quantized(file) ? DTYPE_BF16 : file;
+    return quant_choose(quant, file, k, part == HEAD);
 }
 
 static outrider_status find_tensor(const struct weights *w, const char *name, int64_t n, int64_t k,
@@ -44,13 +44,13 @@ static outrider_status find_tensor(const struct weights *w, const char *name, in
     return OUTRIDER_OK;
 }
 
-/* A copy in another element type; block types are laid out anew by the backend, so nothing else is kept. */
+/* Block types are laid out anew by the backend, so that nothing of the rows is kept here. */
 static outrider_status bind_quantized(struct model *m, const struct tensor *t, enum dtype type, int32_t n,
                                       int32_t k, struct matrix *out) {
     const size_t bytes = (size_t)n * dtype_row_bytes(type, (size_t)k);
     void *rows = malloc(bytes);
     if (!rows) return fail_memory(t->name, bytes);
-    outrider_status status = quants_convert(t->dtype, t->data, type, rows, (size_t)n, (size_t)k, 0);
+    outrider_status status = weights_rows(t, type, rows);
     if (status == OUTRIDER_OK) status = m->ops->weight(m->be, rows, type, n, k, out);
     free(rows);
     return status;
@@ -59,31 +59,13 @@ static outrider_status bind_quantized(struct model *m, const struct tensor *t, e
 static outrider_status bind_matrix(struct model *m, const char *name, enum part part, int32_t n, int32_t k,
                                    struct matrix *out) {
     const struct tensor *t;
+    const void *rows;
     TRY(find_tensor(m->weights, name, n, k, &t));
     const enum dtype type = type_of(part, m->quant, t->dtype, k);
-    if (type != t->dtype) return bind_quantized(m, t, type, n, k, out);
-    return m->ops->weight(m->be, t->data, type, n, k, out);
-}
-
-static float element(const struct tensor *t, int64_t i) {
-    if (t->dtype == DTYPE_F32) {
-        float f;
-        memcpy(&f, (const char *)t->data + i * 4, 4);
-        return f;
-    }
-    uint16_t h;
-    memcpy(&h, (const char *)t->data + i * 2, 2);
-    if (t->dtype == DTYPE_BF16) {
-        uint32_t bits = (uint32_t)h << 16;
-        float f;
-        memcpy(&f, &bits, 4);
-        return f;
-    }
-    int exponent = h >> 10 & 31, mantissa = h & 1023;
-    float f = exponent == 31  ? (mantissa ? NAN : INFINITY)
-              : exponent == 0 ? ldexpf((float)mantissa, -24)
-                              : ldexpf((float)(mantissa + 1024), exponent - 25);
-    return h & 0x8000 ? -f : f;
+    if (dtype_is_quantized(type) && (type != t->dtype || t->head_rows))
+        return bind_quantized(m, t, type, n, k, out);
+    TRY(weights_hold(m->weights, t, type, &rows));
+    return m->ops->weight(m->be, rows, type, n, k, out);
 }
 
 /* Vectors are few and small: they are kept in f32 whatever the file has. */
@@ -92,9 +74,9 @@ static outrider_status bind_vector(struct model *m, const char *name, int32_t n,
     TRY(find_tensor(m->weights, name, n, 0, &t));
     float *host = malloc((size_t)n * sizeof *host);
     if (!host) return fail_memory(name, (size_t)n * sizeof *host);
-    for (int32_t i = 0; i < n; i++) host[i] = element(t, i);
     void *device = NULL;
-    outrider_status status = m->ops->alloc(m->be, (size_t)n * sizeof *host, &device);
+    outrider_status status = weights_vector(t, host);
+    if (status == OUTRIDER_OK) status = m->ops->alloc(m->be, (size_t)n * sizeof *host, &device);
     if (status == OUTRIDER_OK) m->ops->upload(m->be, device, host, (size_t)n * sizeof *host);
     free(host);
     *out = device;
@@ -176,7 +158,9 @@ static outrider_status alloc_activations(struct model *m) {
 static outrider_status bind_head(struct model *m) {
     const struct model_config *c = &m->config;
     const char *name = c->tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
-    const enum dtype type = type_of(HEAD, m->quant, m->embedding.dtype, c->hidden_size);
+    const struct tensor *t;
+    TRY(find_tensor(m->weights, name, c->vocab_size, c->hidden_size, &t));
+    const enum dtype type = type_of(HEAD, m->quant, t->dtype, c->hidden_size);
     if (c->tie_word_embeddings && type == m->embedding.dtype) {
         m->head = m->embedding;
         return OUTRIDER_OK;

@@ -370,7 +370,7 @@ static void nothing_there(void **state) {
                    "a model is a folder with");
     assert_refused(config_read("", &m, &g), "No such file", "a model is a folder with");
     folder_write_text(&folder, "file", "x");
-    assert_refused(config_read(folder_file(&folder, "file"), &m, &g), "file", "not a folder");
+    assert_refused(config_read(folder_file(&folder, "file"), &m, &g), "file", "not a GGUF file");
 }
 
 static void flipped_config(void **state) {

@@ -318,7 +318,7 @@ static void nothing_there(void **state) {
     assert_refused(weights_open("/nonexistent/folder", &w), "/nonexistent/folder",
                    "a model is a folder with");
     folder_write_text(&folder, "file", "x");
-    assert_refused(weights_open(folder_file(&folder, "file"), &w), "file", "not a folder");
+    assert_refused(weights_open(folder_file(&folder, "file"), &w), "file", "not a GGUF file");
 }
 
 static void odd_files(void **state) {

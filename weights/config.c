@@ -7,11 +7,14 @@
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "runtime/status.h"
 #include "weights/document.h"
+#include "weights/gguf_config.h"
 #include "weights/rope.h"
+#include "weights/source.h"
 #include "weights/weights.h"
 
 enum { MAX_SIZE = 1 << 24 };
@@ -218,10 +221,8 @@ static outrider_status read_generation(const struct document *doc, struct genera
     return OUTRIDER_OK;
 }
 
-outrider_status config_read(const char *dir, struct model_config *model,
-                            struct generation_config *generation) {
-    *model = (struct model_config){0};
-    *generation = (struct generation_config){NAN, NAN, NAN, NAN, -1, -1};
+static outrider_status read_folder(const char *dir, struct model_config *model,
+                                   struct generation_config *generation) {
     struct document doc;
     TRY(document_open(dir, "config.json", NULL, &doc));
     outrider_status status = read_model(&doc, model);
@@ -234,5 +235,34 @@ outrider_status config_read(const char *dir, struct model_config *model,
     status = read_generation(&doc, generation);
     if (status == OUTRIDER_OK) status = read_eos(&doc, model);
     document_close(&doc);
+    return status;
+}
+
+static outrider_status read_gguf(char *file, struct model_config *model,
+                                 struct generation_config *generation) {
+    struct gguf *g;
+    TRY(gguf_open(file, &g));
+    struct document config = {file, NULL}, extra = {file, NULL};
+    outrider_status status;
+    TRY_GOTO(done, gguf_config(g, &config.root, &extra.root));
+    TRY_GOTO(done, read_model(&config, model));
+    TRY_GOTO(done, read_generation(&extra, generation));
+    status = read_eos(&extra, model);
+done:
+    json_decref(config.root);
+    json_decref(extra.root);
+    gguf_close(g);
+    return status;
+}
+
+outrider_status config_read(const char *path, struct model_config *model,
+                            struct generation_config *generation) {
+    char *file;
+    *model = (struct model_config){0};
+    *generation = (struct generation_config){NAN, NAN, NAN, NAN, -1, -1};
+    TRY(source_gguf(path, &file));
+    if (!file) return read_folder(path, model, generation);
+    outrider_status status = read_gguf(file, model, generation);
+    free(file);
     return status;
 }

@@ -379,7 +379,7 @@ static outrider_status read_head(struct reader *r, uint64_t *n_tensors, uint64_t
     const unsigned char *magic;
     uint32_t version;
     if (!take(r, 4, &magic) || memcmp(magic, "GGUF", 4) != 0)
-        return fail(OUTRIDER_EMODEL, "%s: magic: not a GGUF file", r->path);
+        return fail(OUTRIDER_EMODEL, "%s: magic: not a GGUF file (nor a folder with a model)", r->path);
     if (!take_u32(r, &version)) return cut(r, "version");
     if (version && (version & 0xffff) == 0)
         return fail(OUTRIDER_EMODEL, "%s: version: a big-endian file, which is not supported", r->path);
@@ -557,13 +557,12 @@ outrider_status gguf_text(const struct gguf *g, const char *key, struct gguf_str
 outrider_status gguf_array(const struct gguf *g, const char *key, enum gguf_kind kind,
                            struct gguf_value *out) {
     static const char *const what[] = {"is not an array of integers", "is not an array of float32",
-                                       "is not an array of strings"};
+                                       "is not an array of strings", "is not an array of bools"};
     const struct gguf_value *v = gguf_find(g, key);
     *out = (struct gguf_value){0};
     if (!v) return OUTRIDER_OK;
-    bool right = kind == GGUF_INTS     ? is_integer(v->type)
-                 : kind == GGUF_FLOATS ? v->type == GGUF_FLOAT32
-                                       : v->type == GGUF_STRING;
+    static const enum gguf_type wanted[] = {GGUF_INT32, GGUF_FLOAT32, GGUF_STRING, GGUF_BOOL};
+    bool right = kind == GGUF_INTS ? is_integer(v->type) : v->type == wanted[kind];
     if (!v->is_array || !right) return fail_value(gguf_path(g), v, what[kind]);
     *out = *v;
     return OUTRIDER_OK;

@@ -69,12 +69,13 @@ outrider_status gguf_float(const struct gguf *g, const char *key, float min, flo
 outrider_status gguf_bool(const struct gguf *g, const char *key, bool *out);
 outrider_status gguf_text(const struct gguf *g, const char *key, struct gguf_string *out);
 
-/* Arrays: *out is a copy of the entry, zeroed when absent; of integers, of float32, or of strings. */
-enum gguf_kind { GGUF_INTS, GGUF_FLOATS, GGUF_STRINGS };
+/* Arrays: *out is a copy of the entry, zeroed when absent; of integers, float32, strings or
+ * bools. */
+enum gguf_kind { GGUF_INTS, GGUF_FLOATS, GGUF_STRINGS, GGUF_BOOLS };
 outrider_status gguf_array(const struct gguf *g, const char *key, enum gguf_kind kind,
                            struct gguf_value *out);
-int64_t gguf_int_at(const struct gguf_value *v, size_t i); /* of an array of integers; i < n */
-float gguf_float_at(const struct gguf_value *v, size_t i); /* of an array of float32; i < n */
+int64_t gguf_int_at(const struct gguf_value *v, size_t i); /* of integers or bools; i < n */
+float gguf_float_at(const struct gguf_value *v, size_t i); /* of float32; i < n */
 /* Takes the next string off an array of strings; call at most n times. */
 struct gguf_string gguf_next_string(struct gguf_value *v);
 

@@ -1,4 +1,5 @@
-/* The tensors of a model folder: one safetensors file, or the shards of an index, as one sorted list.
+/* The tensors of a model as one sorted list: of one safetensors file, of the shards of an index, or of a
+ * GGUF.
  *
  * Invariant: there is a tensor; names are unique and sorted. With an index, tensors and its weight_map agree
  * one to one. The index's total_size is not read: published files get it wrong, and the shards themselves are
@@ -11,8 +12,10 @@
 
 #include "runtime/status.h"
 #include "weights/document.h"
-#include "weights/map.h"
-#include "weights/safetensors.h"
+#include "weights/gguf.h"
+#include "weights/names.h"
+#include "weights/quants.h"
+#include "weights/source.h"
 
 #define SINGLE "model.safetensors"
 #define INDEX "model.safetensors.index.json"
@@ -20,13 +23,19 @@
 struct weights {
     struct mapping *files;
     size_t n_files;
+    struct gguf *gguf; /* owns the mapping instead of `files` */
     struct tensor_list tensors;
+    void **held; /* what weights_hold had to make */
+    size_t n_held;
 };
 
 void weights_close(struct weights *w) {
     if (!w) return;
     tensor_list_free(&w->tensors);
     for (size_t i = 0; i < w->n_files; i++) map_close(&w->files[i]);
+    for (size_t i = 0; i < w->n_held; i++) free(w->held[i]);
+    gguf_close(w->gguf);
+    free(w->held);
     free(w->files);
     free(w);
 }
@@ -120,7 +129,9 @@ static int by_name(const void *a, const void *b) {
 
 static outrider_status sort_tensors(struct weights *w) {
     struct tensor *at = w->tensors.at;
-    if (w->tensors.n == 0) return fail(OUTRIDER_EMODEL, "%s: header: no tensors", w->files[0].path);
+    if (w->tensors.n == 0)
+        return fail(OUTRIDER_EMODEL, "%s: header: no tensors",
+                    w->gguf ? gguf_path(w->gguf) : w->files[0].path);
     qsort(at, w->tensors.n, sizeof *at, by_name);
     for (size_t i = 1; i < w->tensors.n; i++)
         if (by_name(&at[i - 1], &at[i]) == 0)
@@ -158,13 +169,63 @@ static outrider_status open_single(const char *dir, bool *found, struct weights 
     return sort_tensors(w);
 }
 
-outrider_status weights_open(const char *dir, struct weights **out) {
-    *out = NULL;
-    struct weights *w = calloc(1, sizeof *w);
-    if (!w) return fail_memory("weights", sizeof *w);
+/* ---- GGUF ---- */
+
+/* Heads whose rows are in pairs: how many rows each has. */
+static outrider_status pair_rows(const struct gguf *g, bool keys, struct tensor *t) {
+    int64_t heads = 0, rows = t->shape[0];
+    if (t->n_dims > 2 || (t->n_dims == 1 && dtype_is_quantized(t->dtype)))
+        return fail(OUTRIDER_EMODEL, "%s: tensor \"%s\": neither a matrix nor a vector of single numbers", t->file,
+                    t->name);
+    TRY(gguf_int(g, "llama.attention.head_count", 1, INT32_MAX, &heads));
+    if (keys) TRY(gguf_int(g, "llama.attention.head_count_kv", 1, INT32_MAX, &heads));
+    if (heads == 0 || rows % heads != 0 || rows / heads % 2 != 0 || rows / heads > INT32_MAX)
+        return fail(OUTRIDER_EMODEL,
+                    "%s: tensor \"%s\": its %lld rows are no even number for each of %lld heads", t->file,
+                    t->name, (long long)rows, (long long)heads);
+    t->head_rows = (int32_t)(rows / heads);
+    return OUTRIDER_OK;
+}
+
+static outrider_status add_renamed(struct weights *w, const struct naming *naming,
+                                   const struct tensor *from) {
+    char name[NAMES_MAX];
+    bool keys;
+    struct tensor t = *from;
+    name_to_hf(naming, from->name, name);
+    if (name_has_pairs(naming, name, &keys)) TRY(pair_rows(w->gguf, keys, &t));
+    t.name = name;
+    t.one_added = name_has_one_added(naming, name);
+    return tensor_list_push(&w->tensors, &t);
+}
+
+static outrider_status open_gguf(const char *file, struct weights *w) {
+    char architecture[32] = "";
+    struct gguf_string s = {"", 0};
+    TRY(gguf_open(file, &w->gguf));
+    TRY(gguf_text(w->gguf, "general.architecture", &s));
+    if (s.bytes < sizeof architecture) memcpy(architecture, s.at, s.bytes);
+    const struct naming naming = naming_of(architecture);
+    const struct tensor_list *list = gguf_tensors(w->gguf);
+    for (size_t i = 0; i < list->n; i++) TRY(add_renamed(w, &naming, &list->at[i]));
+    return sort_tensors(w);
+}
+
+static outrider_status open_folder(const char *dir, struct weights *w) {
     bool found;
-    outrider_status status = open_single(dir, &found, w);
-    if (status == OUTRIDER_OK && !found) status = open_indexed(dir, w);
+    TRY(open_single(dir, &found, w));
+    return found ? OUTRIDER_OK : open_indexed(dir, w);
+}
+
+outrider_status weights_open(const char *path, struct weights **out) {
+    char *file;
+    *out = NULL;
+    TRY(source_gguf(path, &file));
+    struct weights *w = calloc(1, sizeof *w);
+    outrider_status status = !w     ? fail_memory("weights", sizeof *w)
+                             : file ? open_gguf(file, w)
+                                    : open_folder(path, w);
+    free(file);
     if (status != OUTRIDER_OK) {
         weights_close(w);
         return status;
@@ -172,6 +233,40 @@ outrider_status weights_open(const char *dir, struct weights **out) {
     *out = w;
     return OUTRIDER_OK;
 }
+
+/* ---- elements ---- */
+
+outrider_status weights_rows(const struct tensor *t, enum dtype type, void *out) {
+    return quants_convert(t->dtype, t->data, type, out, (size_t)t->shape[0], (size_t)t->shape[1],
+                          (size_t)t->head_rows);
+}
+
+outrider_status weights_hold(struct weights *w, const struct tensor *t, enum dtype type, const void **out) {
+    if (type == t->dtype && t->head_rows == 0) {
+        *out = t->data;
+        return OUTRIDER_OK;
+    }
+    void **held = realloc(w->held, (w->n_held + 1) * sizeof *held);
+    if (!held) return fail_memory("the list of tensors", (w->n_held + 1) * sizeof *held);
+    w->held = held;
+    size_t bytes = (size_t)t->shape[0] * dtype_row_bytes(type, (size_t)t->shape[1]);
+    void *rows = aligned_alloc(64, (bytes + 63) & ~(size_t)63);
+    if (!rows) return fail_memory(t->name, bytes);
+    held[w->n_held++] = rows;
+    *out = rows;
+    return weights_rows(t, type, rows);
+}
+
+outrider_status weights_vector(const struct tensor *t, float *out) {
+    size_t n = t->bytes / dtype_bytes(t->dtype) * dtype_block(t->dtype);
+    /* a row for each element, so that pairs fall apart as those of a matrix do */
+    if (t->head_rows) return quants_convert(t->dtype, t->data, DTYPE_F32, out, n, 1, (size_t)t->head_rows);
+    quants_to_f32(t->dtype, t->data, n, out);
+    for (size_t i = 0; t->one_added && i < n; i++) out[i] -= 1;
+    return OUTRIDER_OK;
+}
+
+/* ---- the list ---- */
 
 const struct tensor *weights_find(const struct weights *w, const char *name) {
     struct tensor key = {.name = name};

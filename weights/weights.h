@@ -1,8 +1,11 @@
-/* Model folders: tensors mapped from safetensors files, and the JSON beside them.
+/* Models: tensors mapped from safetensors or GGUF files, and their configuration.
+ *
+ * A model is named by a path: a folder in Hugging Face's layout, a GGUF file, or a folder that holds one
+ * (source.h). Whichever it is, tensors have Hugging Face's names and shapes here.
  *
  * Files are untrusted. Every count, offset and shape is checked before use; nothing outside a mapping is
- * read; a bad file gives OUTRIDER_EMODEL and one line that names file and field. Tensors are mapped, never
- * copied: a tensor's bytes live as long as the `struct weights` that owns the mapping.
+ * read; a bad file gives OUTRIDER_EMODEL and one line that names file and field. A tensor's bytes are mapped,
+ * and live as long as the `struct weights` that owns the mapping.
  */
 #ifndef OUTRIDER_WEIGHTS_H
 #define OUTRIDER_WEIGHTS_H
@@ -25,23 +28,33 @@ struct tensor {
     int64_t shape[TENSOR_MAX_DIMS]; /* outermost first; 1 past n_dims */
     const void *data;               /* row-major, 2-byte aligned at least, in the mapping */
     size_t bytes;
+    /* How a GGUF file keeps it unlike a folder would; weights_rows and weights_vector see to it. */
+    int32_t head_rows; /* rows of a head whose halves alternate; 0: they follow each other */
+    bool one_added;    /* to each element */
 };
 
 struct weights;
 
-/* Opens model.safetensors, or every shard that model.safetensors.index.json names, in folder `dir`.
+/* Of a folder opens model.safetensors, or every shard that model.safetensors.index.json names.
  * Checks each promise of the format: header size (<= 100 MB, inside the file), a JSON object without
  * duplicate keys, known dtypes, shapes whose product times the element size equals the byte range (overflow
  * checked), ranges that are sorted without holes or overlap and cover the data exactly, __metadata__ strings
  * only. With an index: shard names without '/' or '..', each tensor in the shard the index names, none lost
- * and none twice. A shard may be a symlink (hub caches use them). */
-outrider_status weights_open(const char *dir, struct weights **out);
+ * and none twice. A shard may be a symlink (hub caches use them). Of a GGUF file see gguf.h. */
+outrider_status weights_open(const char *path, struct weights **out);
 void weights_close(struct weights *w); /* NULL is fine */
 
 const struct tensor *weights_find(const struct weights *w, const char *name); /* NULL when absent */
 size_t weights_count(const struct weights *w);
 const struct tensor *weights_at(const struct weights *w, size_t i); /* sorted by name */
 size_t weights_bytes(const struct weights *w);                      /* sum of all tensors' bytes */
+
+/* A matrix [n][k] as Hugging Face has it, in type `type`: n rows of dtype_row_bytes(type, k) to `out`. */
+outrider_status weights_rows(const struct tensor *t, enum dtype type, void *out);
+/* The same in memory that lives as long as the weights: the mapping itself where that is what it holds. */
+outrider_status weights_hold(struct weights *w, const struct tensor *t, enum dtype type, const void **out);
+/* All elements of a vector in f32 to `out`. */
+outrider_status weights_vector(const struct tensor *t, float *out);
 
 enum { CONFIG_MAX_EOS = 8, CONFIG_MAX_LAYERS = 1024, CONFIG_MAX_HEAD_DIM = 512 };
 
@@ -93,7 +106,7 @@ struct generation_config {
     int32_t do_sample; /* -1 unsaid, 0, 1 */
 };
 
-outrider_status config_read(const char *dir, struct model_config *model,
+outrider_status config_read(const char *path, struct model_config *model,
                             struct generation_config *generation);
 
 #endif

@@ -1,0 +1,17 @@
+/* From a GGUF model's metadata to the JSON that its folder would have had. */
+#ifndef OUTRIDER_GGUF_CONFIG_H
+#define OUTRIDER_GGUF_CONFIG_H
+
+#include <jansson.h>
+
+#include "weights/gguf.h"
+
+/* What config.json and generation_config.json would say; the caller's to json_decref. config.c checks them as
+ * it checks those of a folder. */
+outrider_status gguf_config(const struct gguf *g, json_t **config, json_t **generation);
+
+/* model_type of Hugging Face for a general.architecture, and back; NULL when the family is not known. */
+const char *gguf_model_type(struct gguf_string architecture);
+const char *gguf_architecture(const char *model_type);
+
+#endif
