@@ -56,6 +56,8 @@ static outrider_status check_options(const outrider_engine_options *o) {
         return fail(OUTRIDER_EINVAL, "threads %d: must be from 0 to 1024", o->threads);
     if (o->ctx_size < 0)
         return fail(OUTRIDER_EINVAL, "context size %d: must be 0 (the model's) or more", o->ctx_size);
+    if (o->cache_tokens < 0)
+        return fail(OUTRIDER_EINVAL, "cache tokens %d: must be 0 (all contexts) or more", o->cache_tokens);
     if (o->max_sessions < 1 || o->max_sessions > 4096)
         return fail(OUTRIDER_EINVAL, "max sessions %d: must be from 1 to 4096", o->max_sessions);
     if (o->page_size < 16 || o->page_size > 256 || (o->page_size & (o->page_size - 1)))
@@ -79,6 +81,21 @@ static void copy_page(void *user, int32_t to, int32_t from) {
         if (e->model[m]) model_copy_page(e->model[m], to, from);
 }
 
+/* Pages of the pool: every session's whole context, or what cache_tokens says, at least one session's. */
+static outrider_status count_pages(outrider_engine *e, const outrider_engine_options *o) {
+    int32_t per_session = (e->ctx_size + o->page_size - 1) / o->page_size;
+    int32_t asked = o->cache_tokens / o->page_size + (o->cache_tokens % o->page_size > 0);
+    bool limited = o->cache_tokens > 0;
+    int32_t spare =
+        (OUTRIDER_MAX_DRAFT + o->page_size) / o->page_size; /* for the meters, when sessions hold all */
+    if (limited) e->pages = asked > per_session ? asked : per_session;
+    if ((!limited && __builtin_mul_overflow(per_session, o->max_sessions, &e->pages)) ||
+        __builtin_add_overflow(e->pages, spare, &e->pages))
+        return fail(OUTRIDER_ENOMEM, "context %d for %d sessions: more pages than can be counted",
+                    e->ctx_size, o->max_sessions);
+    return OUTRIDER_OK;
+}
+
 /* The context: what was asked for, at most what both models know; unasked, that limit up to DEFAULT_CONTEXT,
  * for a cache of a hundred thousand tokens is nothing to take from people by surprise. */
 enum { DEFAULT_CONTEXT = 8192 };
@@ -88,23 +105,18 @@ static outrider_status choose_context(outrider_engine *e, const outrider_engine_
     struct generation_config g;
     const char *folders[] = {o->model, o->draft};
     e->ctx_size = o->ctx_size ? o->ctx_size : DEFAULT_CONTEXT;
+    e->ctx_origin = o->ctx_size ? OUTRIDER_CTX_ASKED : OUTRIDER_CTX_DEFAULT;
     for (int i = 0; i < KV_MODELS; i++) {
         if (!folders[i]) continue;
         TRY(config_read(folders[i], &c, &g));
         if (o->ctx_size > c.max_position_embeddings)
             return fail(OUTRIDER_EINVAL, "context size %d: %s knows %d positions", o->ctx_size, folders[i],
                         c.max_position_embeddings);
-        if (o->ctx_size == 0 && c.max_position_embeddings < e->ctx_size)
-            e->ctx_size = c.max_position_embeddings;
+        if (o->ctx_size > 0 || c.max_position_embeddings >= e->ctx_size) continue;
+        e->ctx_size = c.max_position_embeddings;
+        e->ctx_origin = i == OUTRIDER_VERIFIER ? OUTRIDER_CTX_VERIFIER : OUTRIDER_CTX_DRAFT;
     }
-    int32_t per_session = (e->ctx_size + o->page_size - 1) / o->page_size;
-    int32_t spare =
-        (OUTRIDER_MAX_DRAFT + o->page_size) / o->page_size; /* for the meters, when sessions hold all */
-    if (__builtin_mul_overflow(per_session, o->max_sessions, &e->pages) ||
-        __builtin_add_overflow(e->pages, spare, &e->pages))
-        return fail(OUTRIDER_ENOMEM, "context %d for %d sessions: more pages than can be counted",
-                    e->ctx_size, o->max_sessions);
-    return OUTRIDER_OK;
+    return count_pages(e, o);
 }
 
 static outrider_status open_model(outrider_engine *e, const outrider_engine_options *o, outrider_which which,
@@ -218,6 +230,7 @@ outrider_status outrider_inspect(const char *folder, const char *cache, const ch
 outrider_status outrider_engine_get_info(const outrider_engine *e, outrider_engine_info *info) {
     *info = (outrider_engine_info){.has_draft = e->model[OUTRIDER_DRAFT],
                                    .ctx_size = e->ctx_size,
+                                   .ctx_origin = e->ctx_origin,
                                    .max_sessions = e->options.max_sessions,
                                    .page_size = e->options.page_size,
                                    .pages = e->pages,
@@ -275,6 +288,8 @@ static outrider_status score_chunk(outrider_engine *e, int32_t slot, const int32
     kv_advance(e->kv, slot, OUTRIDER_VERIFIER, to - from);
     for (int32_t i = from; i < to; i++)
         nll[i] = nll_of(e->logits + (size_t)(i - from) * (size_t)vocab, vocab, tokens[i + 1]);
+    for (int32_t i = from; i < to; i++)
+        if (isnan(nll[i])) return sampler_fail_impossible();
     return OUTRIDER_OK;
 }
 

@@ -34,6 +34,7 @@ struct outrider_engine {
     enum chat_kind chat;
     struct kv *kv;
     int32_t ctx_size, pages;
+    outrider_ctx_origin ctx_origin;
     struct batch batch;
     float *logits; /* host copy of a pass's logits, [max_logits][vocab] */
     float *dense;  /* [vocab], zero between uses */
@@ -56,7 +57,10 @@ struct outrider_session {
     char **stop;
     size_t n_stop;
 
-    int32_t *tokens; /* [ctx_size + OUTRIDER_MAX_DRAFT + 1]: past n they are scratch */
+    int32_t *tokens;  /* [ctx_size + OUTRIDER_MAX_DRAFT + 1]: past n they are scratch */
+    uint8_t *sources; /* outrider_source of each token */
+    size_t
+        *text_upto; /* bytes of the answer's text when the token was written; for tokens from `answer` on */
     int32_t n;
     int32_t n_read; /* the first tokens, as far as the verifier read them as a prompt: what others may share.
                        What it wrote came from another product, whose bits need not be the same */
@@ -70,6 +74,11 @@ struct outrider_session {
     char *text;
     size_t text_bytes, text_capacity, text_taken;
     size_t text_end; /* where the text ends: before a stop string, else text_bytes */
+    int32_t span;    /* tokens whose text take_span has given out whole */
+
+    outrider_logprob *logprobs; /* [tokens of the answer][n_logprobs + 1] */
+    size_t logprobs_capacity;
+    int32_t n_logprobs; /* of this answer: as set when its first token was written */
 
     struct turn *turns;
     size_t n_turns, turns_encoded;
@@ -127,12 +136,21 @@ void costs_save(const outrider_engine *e, int32_t n, const double *us, double dr
 
 /* -- session.c -- */
 /* Takes one token of the answer over: counts it, turns it into text, sees whether the text ends with it. */
-void session_commit(outrider_session *s, int32_t token);
+void session_commit(outrider_session *s, int32_t token, outrider_source source);
 /* Room for the text of n more tokens, so that committing them cannot fail half-way. */
 outrider_status session_reserve_text(outrider_session *s, int32_t n);
 /* Takes over a prefix that another session has read into the cache, where one has. */
 void session_share_prefix(outrider_session *s);
+/* Begins a new answer behind the first n tokens, which are all the session has; with 0 it is as when opened.
+ */
+void session_restart(outrider_session *s, size_t n);
 double now_ms(void);
+
+/* -- logprobs.c -- */
+/* Room for n more tokens' worth, so that noting them cannot fail half-way. */
+outrider_status logprobs_reserve(outrider_session *s, int32_t n);
+/* Notes the next token of the answer; before it is committed. logits: [vocab] */
+void logprobs_note(outrider_session *s, const float *logits, int32_t token);
 
 /* -- ngram.c -- */
 /* Proposes `limit` tokens after tokens[0..n), or 0 when its end has not occurred before. */

@@ -113,15 +113,30 @@ static outrider_status bind_layer(struct model *m, int32_t index) {
     return OUTRIDER_OK;
 }
 
-static outrider_status make_rope(struct model *m, int32_t positions) {
+enum { ROPE_CHUNK = 4096 }; /* positions */
+
+static size_t rope_row(const struct model *m) {
+    return (size_t)m->config.head_dim * sizeof *m->rope;
+}
+
+/* The next chunk of positions: a context of millions is paid for only as far as it is used. */
+static void fill_rope(struct model *m) {
     const struct model_config *c = &m->config;
-    const size_t bytes = (size_t)positions * (size_t)c->head_dim * sizeof(float);
-    float *host;
-    TRY(rope_table(&c->rope, c->head_dim, positions, &host));
-    outrider_status status = m->ops->alloc(m->be, bytes, (void **)&m->rope);
-    if (status == OUTRIDER_OK) m->ops->upload(m->be, m->rope, host, bytes);
-    free(host);
-    return status;
+    int32_t from = m->rope_filled, n = m->ctx_size - from < ROPE_CHUNK ? m->ctx_size - from : ROPE_CHUNK;
+    float frequency[CONFIG_MAX_HEAD_DIM / 2];
+    rope_frequencies(&c->rope, c->head_dim, m->ctx_size, frequency);
+    rope_rows(&c->rope, c->head_dim, frequency, from, n, m->rope_host);
+    m->ops->upload(m->be, (char *)m->rope + (size_t)from * rope_row(m), m->rope_host,
+                   (size_t)n * rope_row(m));
+    m->rope_filled += n;
+}
+
+static outrider_status make_rope(struct model *m) {
+    m->rope_host = malloc(ROPE_CHUNK * rope_row(m));
+    if (!m->rope_host) return fail_memory("the RoPE table", ROPE_CHUNK * rope_row(m));
+    TRY(m->ops->alloc(m->be, (size_t)m->ctx_size * rope_row(m), (void **)&m->rope));
+    fill_rope(m);
+    return OUTRIDER_OK;
 }
 
 static outrider_status alloc_pool(struct model *m, enum dtype type) {
@@ -170,7 +185,7 @@ static outrider_status bind_head(struct model *m) {
 
 static outrider_status bind(struct model *m, const struct model_options *o) {
     struct model_config *c = &m->config;
-    TRY(make_rope(m, o->ctx_size));
+    TRY(make_rope(m));
     TRY(bind_matrix(m, "model.embed_tokens.weight", EMBEDDING, c->vocab_size, c->hidden_size, &m->embedding));
     TRY(bind_head(m));
     TRY(bind_vector(m, "model.norm.weight", c->hidden_size, (const float **)&m->final_norm));
@@ -227,6 +242,7 @@ outrider_status model_open(const struct model_options *o, struct model **out) {
     m->quant = o->quant;
     m->page_size = o->page_size;
     m->pages = o->pages;
+    m->ctx_size = o->ctx_size;
     m->max_rows = o->max_rows;
     m->max_logits = o->max_logits;
     outrider_status status;
@@ -264,6 +280,7 @@ void model_close(struct model *m) {
     void *plain[] = {m->final_norm, m->rope, m->x, m->q, m->attended, m->hidden, m->logits};
     for (size_t j = 0; j < sizeof plain / sizeof *plain; j++) ops->release(m->be, plain[j]);
     weights_close(m->weights);
+    free(m->rope_host);
     free(m->layers);
     free(m);
 }
@@ -292,6 +309,7 @@ static void run_layers(struct model *m, const struct rows *rows, const int32_t *
 
 void model_forward(struct model *m, const struct rows *rows, uint32_t place, const int32_t *pick,
                    int32_t n_pick) {
+    while (rows->max_position >= m->rope_filled && m->rope_filled < m->ctx_size) fill_rope(m);
     /* Positions are bounded in powers of two, so that few passes are recorded. */
     struct rows bounded = *rows;
     int bits = 8;

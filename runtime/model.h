@@ -39,7 +39,10 @@ struct model {
     outrider_which id;
     struct matrix embedding, head;
     enum quant quant;
-    float *final_norm, *rope;
+    float *final_norm;
+    float *rope;      /* [ctx_size][head_dim / 2][2]; filled as far as positions were asked for */
+    float *rope_host; /* [ROPE_CHUNK] of its positions, to fill it with */
+    int32_t rope_filled, ctx_size;
     int32_t page_size, pages, max_rows, max_logits;
     /* activations of one pass, backend memory */
     float *x;           /* [max_rows][hidden] */

@@ -54,7 +54,10 @@ const char *outrider_version(void);
 typedef struct outrider_engine outrider_engine;
 typedef struct outrider_session outrider_session;
 
-enum { OUTRIDER_MAX_DRAFT = 16 }; /* most tokens proposed in one round */
+enum {
+    OUTRIDER_MAX_DRAFT = 16,    /* most tokens proposed in one round */
+    OUTRIDER_MAX_LOGPROBS = 20, /* most alternatives reported for a token */
+};
 
 /* ---- engine ---- */
 
@@ -65,6 +68,8 @@ typedef struct {
     int32_t threads;        /* 0: one a core */
     int32_t ctx_size;       /* tokens a session can hold; 0: the models' own limit, at most 8192 */
     int32_t max_sessions;   /* sessions that can hold cache pages at once */
+    int32_t cache_tokens;   /* tokens that the cache holds for all of them; 0: ctx_size for each. With less,
+                               a session that finds no page fails its round with OUTRIDER_ENOMEM */
     int32_t page_size;      /* tokens a cache page: a power of two, 16 to 256 */
     const char *cache_type; /* "f16" or "f32" keys and values */
     /* Matrices in fewer bits, quantised as they are loaded: "q8", "q4", or "none" (as the files have them).
@@ -94,13 +99,21 @@ typedef struct {
     uint64_t cache_bytes_per_token;
 } outrider_model_info;
 
+typedef enum {
+    OUTRIDER_CTX_ASKED,    /* the caller */
+    OUTRIDER_CTX_VERIFIER, /* the verifier knows no more positions */
+    OUTRIDER_CTX_DRAFT,    /* the draft knows no more positions, the verifier does */
+    OUTRIDER_CTX_DEFAULT,  /* both know more; it was not asked for */
+} outrider_ctx_origin;
+
 typedef struct {
     outrider_model_info verifier, draft;
     bool has_draft;
     char device[128]; /* "cpu, avx512bf16, 2 threads" */
     int32_t ctx_size, max_sessions, page_size, pages, pages_free;
-    uint64_t cache_bytes;      /* the page pools of both models */
-    const char *chat_template; /* its name; "none" */
+    outrider_ctx_origin ctx_origin; /* what set ctx_size */
+    uint64_t cache_bytes;           /* the page pools of both models */
+    const char *chat_template;      /* its name; "none" */
 } outrider_engine_info;
 
 outrider_status outrider_engine_get_info(const outrider_engine *engine, outrider_engine_info *info);
@@ -145,6 +158,9 @@ typedef struct {
     const char *const *stop; /* strings that end the text and are not part of it; copied */
     size_t n_stop;
 
+    int32_t n_logprobs; /* 0: none; else log-probabilities of each token written and of so many of the
+                           likeliest at its place, at most OUTRIDER_MAX_LOGPROBS */
+
     /* speculation: changes the speed, never the text */
     uint32_t drafters; /* OUTRIDER_DRAFT_MODEL, OUTRIDER_DRAFT_NGRAM, both or 0; an automatic draft_n chooses
                           between them, a fixed one takes the model where there is one */
@@ -164,6 +180,7 @@ typedef enum {
     OUTRIDER_STOP_STRING,  /* a stop string appeared */
     OUTRIDER_STOP_LENGTH,  /* n_predict tokens are written */
     OUTRIDER_STOP_CONTEXT, /* the context is full */
+    OUTRIDER_STOP_CALLER,  /* outrider_session_end */
 } outrider_stop;
 const char *outrider_stop_name(outrider_stop stop);
 
@@ -195,18 +212,54 @@ const int32_t *outrider_session_tokens(const outrider_session *session, size_t *
  * still turn out to be a stop string. Borrowed until the next call on the session. */
 const char *outrider_session_take_text(outrider_session *session, size_t *bytes);
 
+/* Who wrote a token. Whoever proposed it, it is what the verifier would have written. */
+typedef enum {
+    OUTRIDER_BY_CALLER,   /* appended */
+    OUTRIDER_BY_VERIFIER, /* the verifier's own */
+    OUTRIDER_BY_DRAFT,    /* proposed by the draft model and accepted */
+    OUTRIDER_BY_NGRAM,    /* proposed from earlier text and accepted */
+} outrider_source;
+/* One outrider_source a token. Borrowed until the next call on the session. */
+const uint8_t *outrider_session_sources(const outrider_session *session, size_t *n);
+/* As take_text, but no more than one source wrote; *source says which. Call until there are 0 bytes. A
+ * character belongs to the token that completed it. */
+const char *outrider_session_take_span(outrider_session *session, size_t *bytes, outrider_source *source);
+
+/* Ends a running answer where it is, as after Ctrl-C: text that was held back becomes certain. */
+void outrider_session_end(outrider_session *session);
+
+typedef struct {
+    int32_t token;
+    float logprob; /* natural logarithm, of the verifier's distribution before any sampling setting */
+} outrider_logprob;
+/* Of the i-th token of the answer: first the token itself, then the *n - 1 likeliest in falling order. NULL
+ * when there are none. Borrowed until the next call on the session. */
+const outrider_logprob *outrider_session_logprobs(const outrider_session *session, size_t i, size_t *n);
+
 /* Drops all tokens from n on (and forgets them in the cache); a turn of a conversation goes with its first
  * token. A conversation goes on from where an answer begins or ends, not from within a message. */
 outrider_status outrider_session_truncate(outrider_session *session, size_t n);
 /* A second session with the same tokens and settings; shares the cache pages until they differ. */
 outrider_status outrider_session_fork(const outrider_session *session, outrider_session **out);
 
+/* A session in a file: tokens, turns and the cache of both models, bit for bit, so that a long conversation
+ * goes on without being read again. Settings and the answer's text and statistics are not kept. save replaces
+ * the file in one step, mode 0600; *id (may be NULL) is then a checksum of what it holds.
+ * load wants an empty session of an engine with the same verifier, cache type, page size and kernels, and
+ * otherwise refuses with OUTRIDER_EMODEL; with another draft, the draft reads anew. The file is untrusted: on
+ * any failure the session is empty again. What was loaded is not shared with other sessions but by fork. */
+outrider_status outrider_session_save(const outrider_session *session, const char *path, uint64_t *id);
+outrider_status outrider_session_load(outrider_session *session, const char *path, uint64_t *id);
+
 /* Statistics of the answer in progress. Times in milliseconds. */
 typedef struct {
     int32_t n_prompt;  /* prompt tokens read; those found in the cache are not counted here */
     int32_t n_cached;  /* prompt tokens found in the cache */
+    int32_t n_read;    /* of n_prompt, read so far */
     int32_t n_predict; /* tokens written */
     double prompt_ms, predicted_ms;
+    double plain_ms;            /* what plain decoding would have taken for n_predict, by the costs that the
+                                   controller measured; 0: unknown, as with a fixed draft_n */
     double draft_ms, verify_ms; /* parts of predicted_ms */
     int32_t n_verify;           /* verifier passes that wrote tokens */
     int32_t n_draft_steps;

@@ -2,9 +2,6 @@
 #include "runtime/rope.h"
 
 #include <math.h>
-#include <stdlib.h>
-
-#include "runtime/status.h"
 
 static const double TURN = 2 * 3.14159265358979323846;
 
@@ -42,17 +39,13 @@ void rope_frequencies(const struct rope_config *r, int32_t head_dim, int32_t pos
     }
 }
 
-outrider_status rope_table(const struct rope_config *r, int32_t head_dim, int32_t positions, float **out) {
-    const size_t half = (size_t)head_dim / 2, n = (size_t)positions * half * 2;
-    float frequency[CONFIG_MAX_HEAD_DIM / 2], *table = malloc(n * sizeof *table);
-    if (!table) return fail_memory("the RoPE table", n * sizeof *table);
-    rope_frequencies(r, head_dim, positions, frequency);
-    for (size_t p = 0; p < (size_t)positions; p++)
+void rope_rows(const struct rope_config *r, int32_t head_dim, const float *frequency, int32_t from, int32_t n,
+               float *out) {
+    const size_t half = (size_t)head_dim / 2;
+    for (size_t p = 0; p < (size_t)n; p++)
         for (size_t i = 0; i < half; i++) {
-            const float angle = (float)p * frequency[i];
-            table[(p * half + i) * 2] = (float)cos(angle) * r->attention_factor;
-            table[(p * half + i) * 2 + 1] = (float)sin(angle) * r->attention_factor;
+            const float angle = (float)((size_t)from + p) * frequency[i];
+            out[(p * half + i) * 2] = (float)cos(angle) * r->attention_factor;
+            out[(p * half + i) * 2 + 1] = (float)sin(angle) * r->attention_factor;
         }
-    *out = table;
-    return OUTRIDER_OK;
 }

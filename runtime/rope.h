@@ -10,7 +10,8 @@
  * the original one and another for longer ones, and a context keeps the same from its first token on. */
 void rope_frequencies(const struct rope_config *r, int32_t head_dim, int32_t positions, float *frequency);
 
-/* cos and sin of every position, [positions][head_dim / 2][2], times attention_factor; to be freed. */
-outrider_status rope_table(const struct rope_config *r, int32_t head_dim, int32_t positions, float **out);
+/* cos and sin of positions [from, from + n), out [n][head_dim / 2][2], times attention_factor. */
+void rope_rows(const struct rope_config *r, int32_t head_dim, const float *frequency, int32_t from, int32_t n,
+               float *out);
 
 #endif

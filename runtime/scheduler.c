@@ -35,6 +35,7 @@ static outrider_status read_prompt(outrider_session *s, bool *ready) {
     TRY(e->ops->sync(e->be));
     kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, end - read);
     if (s->n_read == read) s->n_read = end;
+    s->stats.n_read += end - read;
     s->stats.prompt_ms += now_ms() - start;
     *ready = end == s->n - 1;
     return OUTRIDER_OK;
@@ -85,6 +86,7 @@ static outrider_status reserve(outrider_session *s) {
     int32_t unread = s->n - 1 - kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
     if (uses_model(s) && kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, unread + s->k) != OUTRIDER_OK) s->k = 0;
     TRY(kv_reserve(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1));
+    TRY(logprobs_reserve(s, s->k + 1));
     return session_reserve_text(s, s->k + 1);
 }
 
@@ -137,7 +139,7 @@ static outrider_status verify(outrider_engine *e, outrider_session *const *sessi
         kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1);
         for (int32_t j = 0; j < s->k; j++) s->proposed[j] = batch_token(e, s->row[j + 1]);
         if (s->by_ngram) certain(s);
-        sampling |= !sampler_is_argmax(&s->sampler);
+        sampling |= !sampler_is_argmax(&s->sampler) || s->n_logprobs > 0;
         for (int32_t j = 0; j <= s->k; j++) sampling |= batch_pick(e, s->row[j]) == 0; /* see no_token */
     }
     return sampling ? batch_logits(e, OUTRIDER_VERIFIER, e->batch.n) : OUTRIDER_OK;
@@ -188,15 +190,23 @@ static void count(outrider_stats *stats, int32_t k, int32_t accepted) {
     }
 }
 
-/* Writes the accepted run into the session and drops from the cache what did not stay. */
-static void commit(outrider_session *s, struct accepted a) {
+/* Writes the accepted run into the session and drops from the cache what did not stay. `plain_us`: what a
+ * round without proposals takes, 0 when that is not known. */
+static void commit(outrider_session *s, struct accepted a, double plain_us) {
+    size_t vocab = (size_t)s->engine->model[OUTRIDER_VERIFIER]->config.vocab_size;
+    outrider_source proposer = s->by_ngram ? OUTRIDER_BY_NGRAM : OUTRIDER_BY_DRAFT;
     if (s->k == 0 || !s->by_ngram) controller_observe(&s->controller[0], s->k, a.n);
     if (s->k == 0 || s->by_ngram) controller_observe(&s->controller[1], s->k, a.n);
     int32_t run[OUTRIDER_MAX_DRAFT + 1];
     memcpy(run, s->proposed, (size_t)a.n * sizeof *run);
     run[a.n] = a.token;
     int32_t written = 0;
-    while (written <= a.n && running(s)) session_commit(s, run[written++]);
+    for (; written <= a.n && running(s); written++) {
+        if (s->n_logprobs > 0)
+            logprobs_note(s, s->engine->logits + (size_t)s->row[written] * vocab, run[written]);
+        session_commit(s, run[written], written < a.n ? proposer : OUTRIDER_BY_VERIFIER);
+    }
+    s->stats.plain_ms += written * plain_us * 1e-3;
     count(&s->stats, s->k, written < a.n ? written : a.n); /* what lies behind the end is not counted */
     kv_truncate(s->engine->kv, s->slot, s->n - 1);
 }
@@ -213,7 +223,8 @@ static outrider_status write_tokens(outrider_engine *e, outrider_session **sessi
     TRY(verify(e, sessions, n));
     double verified = now_ms();
     for (size_t i = 0; i < n; i++) TRY(judge(sessions[i], &judged[i]));
-    for (size_t i = 0; i < n; i++) commit(sessions[i], judged[i]);
+    double plain_us = e->costs.known ? costs_round(&e->costs, (int32_t)n, 0, false) * e->costs.scale : 0;
+    for (size_t i = 0; i < n; i++) commit(sessions[i], judged[i], plain_us);
     double end = now_ms();
     costs_observe(&e->costs, (int32_t)n, sessions[0]->k, sessions[0]->by_ngram, (end - start) * 1e3);
     for (size_t i = 0; i < n; i++) {

@@ -17,7 +17,7 @@ double now_ms(void) {
 }
 
 const char *outrider_stop_name(outrider_stop stop) {
-    static const char *const names[] = {"running", "eos", "stop", "length", "context"};
+    static const char *const names[] = {"running", "eos", "stop", "length", "context", "interrupt"};
     return (unsigned)stop < sizeof names / sizeof *names ? names[stop] : "unknown";
 }
 
@@ -63,6 +63,9 @@ static outrider_status check_settings(const outrider_engine *e, const outrider_s
     if (set->draft_n < -1 || set->draft_n > OUTRIDER_MAX_DRAFT)
         return fail(OUTRIDER_EINVAL, "draft tokens %d: must be from 0 to %d, or -1 for automatic",
                     set->draft_n, OUTRIDER_MAX_DRAFT);
+    if (set->n_logprobs < 0 || set->n_logprobs > OUTRIDER_MAX_LOGPROBS)
+        return fail(OUTRIDER_EINVAL, "logprobs %d: must be from 0 to %d", set->n_logprobs,
+                    OUTRIDER_MAX_LOGPROBS);
     if (set->n_predict < -1)
         return fail(OUTRIDER_EINVAL, "n-predict %d: must be -1 (no limit) or more", set->n_predict);
     if (set->accept < OUTRIDER_ACCEPT_REJECTION || set->accept > OUTRIDER_ACCEPT_COUPLED)
@@ -118,6 +121,7 @@ static void begin_answer(outrider_session *s) {
     if (is_long_enough(s)) s->state = OUTRIDER_STOP_LENGTH;
     s->utf8 = (struct utf8_stream){0};
     s->text_bytes = s->text_taken = s->text_end = 0;
+    s->span = s->n;
 }
 
 outrider_status outrider_session_open(outrider_engine *e, const outrider_settings *settings,
@@ -128,9 +132,12 @@ outrider_status outrider_session_open(outrider_engine *e, const outrider_setting
     s->engine = e;
     s->slot = -1;
     outrider_status status;
-    size_t bytes = ((size_t)e->ctx_size + OUTRIDER_MAX_DRAFT + 1) * sizeof *s->tokens;
-    if (!(s->tokens = malloc(bytes))) {
-        status = fail_memory("a session's tokens", bytes);
+    size_t places = (size_t)e->ctx_size + OUTRIDER_MAX_DRAFT + 1;
+    s->tokens = malloc(places * sizeof *s->tokens);
+    s->sources = malloc(places);
+    s->text_upto = malloc(places * sizeof *s->text_upto);
+    if (!s->tokens || !s->sources || !s->text_upto) {
+        status = fail_memory("a session's tokens", places * (sizeof *s->tokens + sizeof *s->text_upto + 1));
         goto cleanup;
     }
     TRY_GOTO(cleanup, outrider_session_set(s, settings));
@@ -169,6 +176,9 @@ void outrider_session_close(outrider_session *s) {
     drop_turns(s, 0);
     free(s->turns);
     free(s->tokens);
+    free(s->sources);
+    free(s->text_upto);
+    free(s->logprobs);
     free(s->text);
     free(s);
 }
@@ -208,6 +218,7 @@ outrider_status outrider_session_append(outrider_session *s, const int32_t *toke
         if (tokens[i] < 0 || tokens[i] >= vocab)
             return fail(OUTRIDER_EINVAL, "token %d at place %zu: the vocabulary has %d", tokens[i], i, vocab);
     if (n > 0) memcpy(s->tokens + s->n, tokens, n * sizeof *tokens);
+    memset(s->sources + s->n, OUTRIDER_BY_CALLER, n);
     s->n += (int32_t)n;
     begin_answer(s);
     return OUTRIDER_OK;
@@ -254,10 +265,13 @@ static outrider_status encode_turns(outrider_session *s, bool answered, bool ope
     for (size_t i = 0; i < s->n_turns; i++) messages[i] = s->turns[i].message;
     int32_t last = s->n > 0 ? s->tokens[s->n - 1] : -1;
     bool ended = last >= 0 && is_end(s, last);
-    outrider_status status = add_bos(s, list);
+    /* Behind text of its own a session has begun: the template's BOS counts as written. */
+    bool begun = s->n > 0 && s->turns_encoded == 0 && tokenizer_bos(t) >= 0;
+    outrider_status status = begun ? token_list_push(list, tokenizer_bos(t)) : add_bos(s, list);
     if (status == OUTRIDER_OK)
         status = chat_encode(t, s->engine->chat, messages, s->n_turns, s->turns_encoded, open_answer,
                              answered, ended, list);
+    if (begun && status == OUTRIDER_OK) memmove(list->ids, list->ids + 1, --list->n * sizeof *list->ids);
     free(messages);
     return status;
 }
@@ -308,6 +322,16 @@ cleanup:
     return status;
 }
 
+void session_restart(outrider_session *s, size_t n) {
+    if (n == 0) {
+        drop_turns(s, 0);
+        s->answer_open = false;
+        kv_truncate(s->engine->kv, s->slot, 0);
+    }
+    s->n = (int32_t)n;
+    begin_answer(s);
+}
+
 outrider_status outrider_session_truncate(outrider_session *s, size_t n) {
     if (n > (size_t)s->n) return fail(OUTRIDER_EINVAL, "cannot keep %zu tokens of %d", n, s->n);
     size_t keep = s->n_turns;
@@ -337,6 +361,7 @@ outrider_status outrider_session_fork(const outrider_session *from, outrider_ses
     s->turns_encoded = from->turns_encoded;
     s->answer_open = from->answer_open;
     memcpy(s->tokens, from->tokens, (size_t)from->n * sizeof *s->tokens);
+    memcpy(s->sources, from->sources, (size_t)from->n);
     s->n = from->n;
     s->n_read = from->n_read;
     kv_fork(from->engine->kv, from->slot, s->slot);
@@ -416,9 +441,25 @@ static size_t longest_stop(const outrider_session *s) {
     return longest;
 }
 
-void session_commit(outrider_session *s, int32_t token) {
+/* Where the text ends and who wrote what, after it grew from `before` bytes. */
+static void end_text(outrider_session *s, size_t before) {
+    s->text_end = s->text_bytes;
+    if (s->n_stop > 0) {
+        size_t back = longest_stop(s), from = before > back ? before - back : 0, stop = find_stop(s, from);
+        if (stop < s->text_bytes) {
+            s->state = OUTRIDER_STOP_STRING;
+            s->text_bytes = s->text_end = stop;
+        } else if (s->state == OUTRIDER_RUNNING) {
+            s->text_end -= maybe_stop(s);
+        }
+    }
+    s->text_upto[s->n - 1] = s->text_bytes;
+}
+
+void session_commit(outrider_session *s, int32_t token, outrider_source source) {
     size_t bytes, before = s->text_bytes;
     const char *piece = tokenizer_piece(s->engine->tokenizer, token, s->n == 0, &bytes);
+    s->sources[s->n] = (uint8_t)source;
     s->tokens[s->n++] = token;
     s->stats.n_predict++;
     if (!s->sampler.s.ignore_eos && is_end(s, token))
@@ -429,23 +470,39 @@ void session_commit(outrider_session *s, int32_t token) {
         s->state = OUTRIDER_STOP_CONTEXT;
 
     s->text_bytes += utf8_push(&s->utf8, piece, bytes, s->state != OUTRIDER_RUNNING, s->text + s->text_bytes);
-    if (s->n_stop == 0) {
-        s->text_end = s->text_bytes;
-        return;
-    }
-    size_t back = longest_stop(s), from = before > back ? before - back : 0;
-    size_t stop = find_stop(s, from);
-    if (stop < s->text_bytes) {
-        s->state = OUTRIDER_STOP_STRING;
-        s->text_bytes = s->text_end = stop;
-    } else {
-        s->text_end = s->text_bytes - (s->state == OUTRIDER_RUNNING ? maybe_stop(s) : 0);
-    }
+    end_text(s, before);
+}
+
+void outrider_session_end(outrider_session *s) {
+    if (s->state != OUTRIDER_RUNNING) return;
+    s->state = OUTRIDER_STOP_CALLER;
+    if (s->stats.n_predict == 0) return;
+    size_t before = s->text_bytes;
+    s->text_bytes += utf8_push(&s->utf8, NULL, 0, true, s->text + s->text_bytes);
+    end_text(s, before);
 }
 
 const char *outrider_session_take_text(outrider_session *s, size_t *bytes) {
     const char *text = s->text + s->text_taken;
     *bytes = s->text_end > s->text_taken ? s->text_end - s->text_taken : 0;
+    s->text_taken += *bytes;
+    return *bytes ? text : "";
+}
+
+const uint8_t *outrider_session_sources(const outrider_session *s, size_t *n) {
+    *n = (size_t)s->n;
+    return s->sources;
+}
+
+const char *outrider_session_take_span(outrider_session *s, size_t *bytes, outrider_source *source) {
+    const char *text = s->text + s->text_taken;
+    size_t end = s->text_taken;
+    *source = OUTRIDER_BY_VERIFIER;
+    while (s->span < s->n && s->text_upto[s->span] <= s->text_taken) s->span++;
+    if (s->span < s->n) *source = (outrider_source)s->sources[s->span];
+    for (int32_t i = s->span; i < s->n && s->sources[i] == *source; i++) end = s->text_upto[i];
+    if (end > s->text_end) end = s->text_end;
+    *bytes = end > s->text_taken ? end - s->text_taken : 0;
     s->text_taken += *bytes;
     return *bytes ? text : "";
 }

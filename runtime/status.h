@@ -2,7 +2,8 @@
  *
  * The line is kept per thread (like dlerror's), overwritten by the next failure on that thread, and read
  * through outrider_error(). It names what is wrong and where: file and field, flag, or both counts. It is
- * UTF-8 and never holds a newline or a control character, because parts of it may come from an untrusted file.
+ * UTF-8 and never holds a newline or a control character, because parts of it may come from an untrusted
+ * file.
  */
 #ifndef OUTRIDER_STATUS_H
 #define OUTRIDER_STATUS_H
