@@ -157,7 +157,7 @@ install: all
 	for m in verifier draft; do \
 	    install -m 644 $(TALE_FILES:%=weights/tale/$$m/%) $(SHARE)/outrider/tale/$$m/ || exit 1; done
 	$(BUILD)/outrider --man >$(SHARE)/man/man1/outrider.1
-	$(BUILD)/outrider --completion >$(SHARE)/bash-completion/completions/outrider
+	$(BUILD)/outrider --completion bash >$(SHARE)/bash-completion/completions/outrider
 uninstall:
 	rm -f $(ROOT)/bin/outrider $(ROOT)/lib/liboutrider.so.0 $(ROOT)/lib/liboutrider.so $(ROOT)/include/outrider.h \
 	    $(ROOT)/lib/pkgconfig/outrider.pc $(SHARE)/man/man1/outrider.1 \

@@ -20,19 +20,21 @@ outrider_engine_options outrider_engine_defaults(void) {
                                      .draft_quant = "none"};
 }
 
-outrider_settings outrider_settings_defaults(const outrider_engine *e) {
-    outrider_settings s = {.temperature = 0.8f,
-                           .top_k = 40,
-                           .top_p = 0.95f,
-                           .min_p = 0.05f,
-                           .repeat_penalty = 1,
-                           .repeat_last_n = 64,
-                           .n_predict = -1,
-                           .draft_n = -1,
-                           .drafters = OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_NGRAM,
-                           .accept = OUTRIDER_ACCEPT_BLOCK};
-    if (!e) return s;
-    const struct generation_config *g = &e->model[OUTRIDER_VERIFIER]->generation;
+static outrider_settings built_in_settings(void) {
+    return (outrider_settings){.temperature = 0.8f,
+                               .top_k = 40,
+                               .top_p = 0.95f,
+                               .min_p = 0.05f,
+                               .repeat_penalty = 1,
+                               .repeat_last_n = 64,
+                               .n_predict = -1,
+                               .draft_n = -1,
+                               .drafters = OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_NGRAM,
+                               .accept = OUTRIDER_ACCEPT_BLOCK};
+}
+
+static outrider_settings model_settings(const struct generation_config *g) {
+    outrider_settings s = built_in_settings();
     if (!isnan(g->temperature)) s.temperature = g->temperature;
     if (!isnan(g->top_p)) s.top_p = g->top_p;
     if (!isnan(g->min_p)) s.min_p = g->min_p;
@@ -40,6 +42,18 @@ outrider_settings outrider_settings_defaults(const outrider_engine *e) {
     if (g->top_k >= 0) s.top_k = g->top_k;
     if (g->do_sample == 0) s.temperature = 0;
     return s;
+}
+
+outrider_settings outrider_settings_defaults(const outrider_engine *e) {
+    return e ? model_settings(&e->model[OUTRIDER_VERIFIER]->generation) : built_in_settings();
+}
+
+outrider_status outrider_model_settings(const char *folder, outrider_settings *settings) {
+    struct model_config c;
+    struct generation_config g;
+    TRY(config_read(folder, &c, &g));
+    *settings = model_settings(&g);
+    return OUTRIDER_OK;
 }
 
 /* ---- opening ---- */

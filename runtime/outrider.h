@@ -171,6 +171,8 @@ typedef struct {
 /* The model's generation_config.json over the built-in defaults (temperature 0.8, top-k 40, top-p 0.95,
  * min-p 0.05). `engine` may be NULL for the built-in ones. */
 outrider_settings outrider_settings_defaults(const outrider_engine *engine);
+/* The same of a model's folder, without loading it. */
+outrider_status outrider_model_settings(const char *folder, outrider_settings *settings);
 
 /* ---- session ---- */
 

@@ -114,6 +114,9 @@ static const struct option_spec table[N_OPTIONS] = {
         .help = "no line editing, colour or progress bar"},
     [OPT_VERBOSE] = {"verbose", "v", NULL, KIND_FLAG, CMD_LOADS, "output",
         .help = "say more on standard error: device, cache, time of each part"},
+    [OPT_CONFIG] = {"config", NULL, NULL, KIND_TEXT, CMD_ALL, "output", "FILE",
+        .shown = "outrider/config in $XDG_CONFIG_HOME or ~/.config",
+        .help = "file with a line NAME = VALUE for each option to set; /dev/null for none"},
     [OPT_HELP] = {"help", "h", NULL, KIND_FLAG, CMD_ALL, "output",
         .help = "this help; --help=WORD shows the options that mention WORD"},
 };

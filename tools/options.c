@@ -191,6 +191,7 @@ static int value_set(struct option_value *v, const struct option_spec *s, const 
 int option_assign(struct options *o, enum option_id id, const char *spelled, const char *text) {
     CHECK(value_set(&o->values[id], option_spec(id), spelled, text));
     o->values[id].given = true;
+    o->values[id].origin = ORIGIN_FLAG;
     return 0;
 }
 
@@ -264,7 +265,9 @@ static int parse_environment(struct options *o) {
         if (!(option_spec(id)->commands & o->command) || o->values[id].given || id == OPT_HELP) continue;
         option_environment_name(option_spec(id), name, sizeof name);
         const char *text = getenv(name);
-        if (text) CHECK(option_assign(o, id, name, text));
+        if (!text) continue;
+        CHECK(option_assign(o, id, name, text));
+        o->values[id].origin = ORIGIN_ENVIRONMENT;
     }
     return 0;
 }
@@ -273,6 +276,7 @@ int options_parse(struct options *o, enum command command, int argc, char **argv
     *o = (struct options){.command = command};
     CHECK(parse_arguments(o, argc, argv));
     CHECK(parse_environment(o));
+    CHECK(options_read_config(o));
     for (int id = 0; id < N_OPTIONS; id++)
         if (!o->values[id].given) option_reset(o, id);
     return 0;
@@ -280,16 +284,20 @@ int options_parse(struct options *o, enum command command, int argc, char **argv
 
 void options_free(struct options *o) {
     for (int id = 0; id < N_OPTIONS; id++) value_clear(&o->values[id]);
+    free(o->config);
+    o->config = NULL;
 }
 
 int options_copy(const struct options *from, struct options *to) {
-    *to = (struct options){.command = from->command};
+    *to = (struct options){.command = from->command, .config = from->config ? strdup(from->config) : NULL};
     for (int id = 0; id < N_OPTIONS; id++) {
         const struct option_value *v = &from->values[id];
         option_reset(to, id);
         if (!v->given) continue;
         if (option_spec(id)->kind != KIND_LIST) CHECK(option_assign(to, id, option_spec(id)->name, v->text));
         for (size_t i = 0; i < v->n; i++) CHECK(option_add(to, id, option_spec(id)->name, v->list[i]));
+        to->values[id].origin = v->origin;
+        to->values[id].line = v->line;
     }
     return 0;
 }

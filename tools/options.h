@@ -1,8 +1,9 @@
-/* The options of every subcommand, from one table (option_table.c): parsing, environment twins, ranges, help, the manual page
- * and the shell completion all read it.
+/* The options of every subcommand, from one table (option_table.c): parsing, environment twins, ranges, help,
+ * the manual page and the shell completion all read it.
  *
  * A value comes from the command line, else from the environment (--top-k has OUTRIDER_TOP_K), else from the
- * table; a value without an entry there stays "not given" and the model's own default holds. Names follow
+ * configuration file (config_file.c), else from the table; a value without an entry there stays "not given"
+ * and the model's own default holds. Names follow
  * llama.cpp, so -md is one option and not two; values of a short name stand in the next argument.
  */
 #ifndef OUTRIDER_OPTIONS_H
@@ -66,6 +67,7 @@ enum option_id {
     OPT_COLOR,
     OPT_SIMPLE_IO,
     OPT_VERBOSE,
+    OPT_CONFIG,
     OPT_HELP,
     N_OPTIONS
 };
@@ -93,8 +95,12 @@ struct option_spec {
     const char *help;
 };
 
+enum option_origin { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_ENVIRONMENT, ORIGIN_FLAG };
+
 struct option_value {
-    bool given; /* on the command line, in the environment or by /set */
+    bool given; /* on the command line, in the environment, in the file or by /set */
+    enum option_origin origin;
+    int line; /* of the configuration file, for ORIGIN_FILE */
     int64_t integer;
     double number;
     char *text; /* as written; owned. NULL when there is no value */
@@ -105,6 +111,7 @@ struct option_value {
 struct options {
     enum command command;
     struct option_value values[N_OPTIONS];
+    char *config; /* the configuration file that was read; owned, NULL for none */
 };
 
 enum { OPTIONS_HELPED = -1 }; /* help was asked for and printed: nothing else to do */
@@ -117,7 +124,7 @@ void options_free(struct options *o);
 int options_copy(const struct options *from, struct options *to);
 
 /* Replaces one value, or for a list the values so far; on failure the old one stays. `spelled` is the name to
- * blame. */
+ * blame. The origin is as from the command line. */
 int option_assign(struct options *o, enum option_id id, const char *spelled, const char *text);
 /* The same, but a list that was given grows. */
 int option_add(struct options *o, enum option_id id, const char *spelled, const char *text);
@@ -132,6 +139,14 @@ const char *option_nearest(enum command command, const char *name);
 /* OUTRIDER_TOP_K of top-k. */
 void option_environment_name(const struct option_spec *spec, char *out, size_t size);
 
+/* ---- config_file.c ---- */
+/* Gives what is not given yet from the configuration file: what --config or OUTRIDER_CONFIG names, else
+ * $XDG_CONFIG_HOME/outrider/config where there is one. A wrong line is told with file and line. */
+int options_read_config(struct options *o);
+/* outrider config [COMMAND] [options]: what is in force for the command, and where each value comes from, in
+ * the form of the configuration file. */
+int config_main(int argc, char **argv);
+
 /* ---- help.c ---- */
 struct command_spec {
     const char *name;
@@ -141,11 +156,17 @@ struct command_spec {
 };
 extern const struct command_spec commands[];
 extern const size_t n_commands;
+const struct command_spec *find_command(const char *name); /* NULL when there is none */
 
 void help_program(FILE *out);
 /* Options of one command, grouped; with `word`, those that mention it. */
 void help_command(FILE *out, enum command command, const char *word);
+
+/* ---- documents.c: what is generated from the table for others to read ---- */
 void help_manual(FILE *out);
-void help_completion(FILE *out);
+/* For "bash", "zsh" or "fish"; false for another shell. */
+bool help_completion(FILE *out, const char *shell);
+/* The line of an option's help: text, default, other names. */
+void option_describe(const struct option_spec *s, char *out, size_t size);
 
 #endif

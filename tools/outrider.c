@@ -8,25 +8,51 @@
 #include "tools/text.h"
 #include "tools/tools.h"
 
-static const struct command_spec *find_command(const char *name) {
-    for (size_t i = 0; i < n_commands; i++)
-        if (!strcmp(commands[i].name, name)) return &commands[i];
-    return NULL;
+static int print_completion(const char *shell) {
+    if (help_completion(stdout, shell)) return 0;
+    return complain(OUTRIDER_EINVAL, "--completion: '%s' is none of bash, zsh and fish", shell);
 }
 
-/* The words that stand alone, without a subcommand. */
-static bool print_about(const char *word) {
-    if (!strcmp(word, "--version"))
-        printf("outrider %s\n", outrider_version());
-    else if (!strcmp(word, "--help") || !strcmp(word, "-h") || !strcmp(word, "help"))
+/* help, or help COMMAND. */
+static int print_help(const char *name) {
+    const struct command_spec *command = name ? find_command(name) : NULL;
+    if (command)
+        help_command(stdout, command->command, NULL);
+    else
         help_program(stdout);
+    return 0;
+}
+
+static int unknown_command(const char *name) {
+    struct text names = {0};
+    for (size_t i = 0; i < n_commands; i++) {
+        const char *before = !i ? "" : ", ";
+        if (text_append(&names, before, strlen(before)) ||
+            text_append(&names, commands[i].name, strlen(commands[i].name)))
+            break;
+    }
+    int code = complain(OUTRIDER_EINVAL, "'%s' is no command; the commands are %s and config", name,
+                        names.data ? names.data : "");
+    text_clear(&names);
+    return code;
+}
+
+/* The words that stand alone, and `config`, which takes any command's options. */
+static int other_word(int argc, char **argv) {
+    const char *word = argv[1], *next = argc > 2 ? argv[2] : NULL;
+    if (!strcmp(word, "config")) return config_main(argc - 1, argv + 1);
+    if (!strcmp(word, "--completion")) return print_completion(next ? next : "bash");
+    if (!strncmp(word, "--completion=", 13)) return print_completion(word + 13);
+    if (!strcmp(word, "help")) return print_help(next);
+    if (!strcmp(word, "--help") || !strcmp(word, "-h"))
+        help_program(stdout);
+    else if (!strcmp(word, "--version"))
+        printf("outrider %s\n", outrider_version());
     else if (!strcmp(word, "--man"))
         help_manual(stdout);
-    else if (!strcmp(word, "--completion"))
-        help_completion(stdout);
     else
-        return false;
-    return true;
+        return unknown_command(word);
+    return 0;
 }
 
 static int run_command(const struct command_spec *command, int argc, char **argv) {
@@ -34,7 +60,7 @@ static int run_command(const struct command_spec *command, int argc, char **argv
     int code = options_parse(&options, command->command, argc, argv);
     if (!code) code = command->run(&options);
     options_free(&options);
-    return code == OPTIONS_HELPED ? 0 : code;
+    return code;
 }
 
 int main(int argc, char **argv) {
@@ -46,12 +72,8 @@ int main(int argc, char **argv) {
         return OUTRIDER_EINVAL;
     }
     const struct command_spec *command = find_command(argv[1]);
-    int code = 0;
-    if (command)
-        code = run_command(command, argc - 1, argv + 1);
-    else if (!print_about(argv[1]))
-        return complain(OUTRIDER_EINVAL,
-                        "'%s' is no command; the commands are run, chat, bench, eval and inspect", argv[1]);
+    int code = command ? run_command(command, argc - 1, argv + 1) : other_word(argc, argv);
+    if (code == OPTIONS_HELPED) code = 0;
     if (!code) code = flush_output(stdout);
     return code;
 }

@@ -81,13 +81,17 @@ int setup_engine(const struct options *o, outrider_engine **out) {
     return tell(status);
 }
 
-bool setup_user_file(const char *env, const char *fallback, const char *name, char *out, size_t size) {
+bool user_file_path(const char *env, const char *fallback, const char *name, char *out, size_t size) {
     const char *folder = getenv(env), *home = getenv("HOME");
     bool given = folder && folder[0] == '/';
     if (!given && (!home || home[0] != '/')) return false; /* an empty one would mean the root folder */
     int n = given ? snprintf(out, size, "%s/outrider/%s", folder, name)
                   : snprintf(out, size, "%s/%s/outrider/%s", home, fallback, name);
-    if (n < 0 || (size_t)n >= size) return false;
+    return n >= 0 && (size_t)n < size;
+}
+
+bool setup_user_file(const char *env, const char *fallback, const char *name, char *out, size_t size) {
+    if (!user_file_path(env, fallback, name, out, size)) return false;
     for (char *slash = out; (slash = strchr(slash + 1, '/'));) {
         *slash = '\0';
         bool there = !mkdir(out, 0700) || errno == EEXIST;
@@ -178,6 +182,31 @@ int setup_settings(const struct options *o, const outrider_engine *engine, outri
     if (seeded || v[OPT_REPRODUCIBLE].integer) out->accept = OUTRIDER_ACCEPT_COUPLED;
     CHECK(set_seed(v[OPT_SEED].text ? v[OPT_SEED].integer : -1, out));
     return set_biases(&v[OPT_LOGIT_BIAS], out);
+}
+
+bool setup_default(enum option_id id, const outrider_settings *model, char *out, size_t size,
+                   bool *of_model) {
+    outrider_settings built_in = outrider_settings_defaults(NULL);
+    const struct {
+        enum option_id id;
+        double model, built_in;
+    } values[] = {
+        {OPT_TEMP, model->temperature, built_in.temperature},
+        {OPT_TOP_K, model->top_k, built_in.top_k},
+        {OPT_TOP_P, model->top_p, built_in.top_p},
+        {OPT_MIN_P, model->min_p, built_in.min_p},
+        {OPT_REPEAT_PENALTY, model->repeat_penalty, built_in.repeat_penalty},
+        {OPT_REPEAT_LAST_N, model->repeat_last_n, built_in.repeat_last_n},
+        {OPT_PRESENCE_PENALTY, model->presence_penalty, built_in.presence_penalty},
+        {OPT_FREQUENCY_PENALTY, model->frequency_penalty, built_in.frequency_penalty},
+    };
+    for (size_t i = 0; i < sizeof values / sizeof values[0]; i++) {
+        if (values[i].id != id) continue;
+        snprintf(out, size, "%g", values[i].model);
+        *of_model = values[i].model != values[i].built_in;
+        return true;
+    }
+    return false;
 }
 
 void setup_settings_free(outrider_settings *settings) {

@@ -22,8 +22,14 @@ int setup_engine(const struct options *o, outrider_engine **out);
 int setup_settings(const struct options *o, const outrider_engine *engine, outrider_settings *out);
 void setup_settings_free(outrider_settings *settings);
 
-/* The path of `name` in the user's folder of a kind: $ENV/outrider, or ~/FALLBACK/outrider without the variable.
- * Makes the folders, 0700; false when there is no home for them. */
+/* The value that a session takes for an option of sampling that was not given, as a user would write it;
+ * *of_model when the model's file says it. False for other options. */
+bool setup_default(enum option_id id, const outrider_settings *model, char *out, size_t size, bool *of_model);
+
+/* The path of `name` in the user's folder of a kind: $ENV/outrider, or ~/FALLBACK/outrider without the
+ * variable. False when there is no home for it. */
+bool user_file_path(const char *env, const char *fallback, const char *name, char *out, size_t size);
+/* The same, and makes the folders, 0700. */
 bool setup_user_file(const char *env, const char *fallback, const char *name, char *out, size_t size);
 
 #endif
