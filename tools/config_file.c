@@ -96,12 +96,26 @@ static int read_lines(struct options *o, const char *path, struct text *file) {
     return 0;
 }
 
+/* No more than MAX_BYTES: the name may be that of something endless. */
+static int read_whole(FILE *in, const char *path, struct text *file) {
+    enum { MAX_BYTES = 1 << 20 };
+    char chunk[4096];
+    size_t n;
+    while (file->bytes <= MAX_BYTES && (n = fread(chunk, 1, sizeof chunk, in)) > 0)
+        CHECK(text_append(file, chunk, n));
+    if (ferror(in)) return complain(OUTRIDER_EFAIL, "%s: %s", path, strerror(errno));
+    if (file->bytes > MAX_BYTES)
+        return complain(OUTRIDER_EINVAL, "%s: more than %d bytes are no configuration", path, MAX_BYTES);
+    return text_append(file, "", 0);
+}
+
 static int read_file(struct options *o, const char *path, bool asked) {
-    FILE *there = asked ? NULL : fopen(path, "rb");
-    if (!asked && !there) return 0; /* most people have none */
-    if (there) fclose(there);
     struct text file = {0};
-    int code = text_read_file(&file, path);
+    FILE *in = fopen(path, "rb");
+    if (!in && !asked) return 0; /* most people have none */
+    if (!in) return complain(OUTRIDER_EFAIL, "%s: %s", path, strerror(errno));
+    int code = read_whole(in, path, &file);
+    fclose(in);
     if (!code) code = read_lines(o, path, &file);
     text_clear(&file);
     if (code) return code;
