@@ -87,7 +87,7 @@ chat: $(BUILD)/outrider
 bench: $(BUILD)/outrider
 	$(BUILD)/outrider bench
 
-test: $(BUILD)/.test_packages $(BUILD)/outrider $(BUILD)/liboutrider.so $(TESTS) $(FUZZERS)
+test: $(BUILD)/.test_packages $(BUILD)/outrider $(BUILD)/liboutrider.so $(TESTS) $(FUZZERS) $(BUILD)/tests/tiny
 	@BUILD=$(BUILD) tests/run.sh $(TESTS) $(wildcard tests/test_*.py)
 # Every K with every thread count and batch: about an hour.
 exact: $(BUILD)/.test_packages $(BUILD)/tests/test_exact
@@ -107,7 +107,7 @@ $(BUILD)/liboutrider.so: $(LIB_OBJ) runtime/outrider.map
 	    -o $@ $(LIB_OBJ) $(LDLIBS) -lstdc++
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(BUILD)/liboutrider.a
 	$(SAY) '  link $@'
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lcmocka -lstdc++
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(TEST_LIBS) -lcmocka -lstdc++
 
 $(BUILD)/%.o: %.c | $(BUILD)/.packages
 	@mkdir -p $(@D)

@@ -3,6 +3,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "tokenizer/utf8.h"
@@ -28,6 +29,13 @@ void status_record(const char *format, ...) {
     vsnprintf(message, sizeof message, format, args);
     va_end(args);
     make_printable(message);
+}
+
+outrider_status memory_probe(const char *what, size_t bytes) {
+    void *probe = malloc(bytes);
+    if (!probe) return fail_memory(what, bytes);
+    free(probe);
+    return OUTRIDER_OK;
 }
 
 const char *outrider_error(void) {

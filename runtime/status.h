@@ -19,6 +19,10 @@
 
 void status_record(const char *format, ...) __attribute__((format(printf, 1, 2), cold));
 
+/* OUTRIDER_ENOMEM unless `bytes` bytes are to be had now: asked in front of a library that does not survive
+ * it when memory runs out within. */
+outrider_status memory_probe(const char *what, size_t bytes);
+
 /* Forwards a failure to the caller. */
 #define TRY(call)                                                                                            \
     do {                                                                                                     \

@@ -18,7 +18,6 @@ static struct folder folder;
 
 static int clear(void **state) {
     (void)state;
-    json_set_alloc_funcs(malloc, free);
     folder_clear(&folder);
     return 0;
 }
@@ -371,29 +370,6 @@ static void hostile_json(void **state) {
     free(text);
 }
 
-static size_t allocations_left;
-static void *scarce_malloc(size_t n) {
-    return allocations_left-- > 0 ? malloc(n) : (allocations_left = 0, NULL);
-}
-
-/* The parser's k-th allocation fails, and all after it, for every k until it succeeds. */
-static void json_without_memory(void **state) {
-    (void)state;
-    folder_write_safetensors(&folder, SINGLE, good, GOOD_DATA);
-    struct weights *w = NULL;
-    size_t k = 0, denied = 0;
-    json_set_alloc_funcs(scarce_malloc, free);
-    for (; !w && k < 10000; k++) {
-        allocations_left = k;
-        outrider_status status = weights_open(folder.path, &w);
-        denied += status == OUTRIDER_ENOMEM;
-        if (status != OUTRIDER_OK && status != OUTRIDER_ENOMEM) assert_refused(status, SINGLE, "");
-    }
-    assert_non_null(w);
-    assert_true(denied > k / 2); /* of the rest, the parser says that the text is wrong */
-    weights_close(w);
-}
-
 /* ---- damage without a plan ---- */
 
 /* Loads a file image of exactly `bytes` bytes on the heap, where a sanitizer sees a read past its end. */
@@ -468,7 +444,6 @@ int main(void) {
     ADD(&tests, odd_files);
     ADD(&tests, short_files);
     ADD(&tests, hostile_json);
-    ADD(&tests, json_without_memory);
     ADD(&tests, every_prefix);
     ADD(&tests, flipped_bits);
     int failed = test_run(&tests, "weights");

@@ -141,11 +141,15 @@ static bool words_are_apart(const struct sp_model *m) {
     return !m->unigram && m->escape_whitespaces;
 }
 
+/* Bytes of memory that the library takes for a byte of model. It does not survive it when they run out. */
+enum { OPEN_BYTES = 32 };
+
 static outrider_status open_library(struct tokenizer *t) {
     char *bytes;
     size_t n;
     TRY(precheck_write(&t->model, &bytes, &n));
-    outrider_status status = spm_open(bytes, n, t->model.n, &t->library);
+    outrider_status status = memory_probe("the sentencepiece model", n * OPEN_BYTES);
+    if (status == OUTRIDER_OK) status = spm_open(bytes, n, t->model.n, &t->library);
     free(bytes);
     return status;
 }
@@ -257,7 +261,13 @@ int32_t tokenizer_difference(const struct tokenizer *a, const struct tokenizer *
 /* ---- encode ---- */
 
 /* The library's memory is some 100 bytes a byte, so a long text goes in parts where that changes nothing. */
-enum { PART_BYTES = 1 << 16, TEXT_MAX_BYTES = 1 << 28 };
+enum { PART_BYTES = 1 << 16, TEXT_MAX_BYTES = 1 << 28, ENCODE_BYTES = 128 };
+
+static outrider_status encode_part(const struct tokenizer *t, const char *text, size_t bytes,
+                                   struct token_list *out) {
+    TRY(memory_probe("encoding a text", bytes * ENCODE_BYTES));
+    return spm_encode(t->library, text, bytes, out);
+}
 
 /* Whether a run of spaces, typed or written as U+2581, begins at text[i], i > 0. */
 static bool spaces_begin(const char *text, size_t i) {
@@ -270,11 +280,11 @@ static outrider_status encode_valid(const struct tokenizer *t, const char *text,
     while (t->cut_at_spaces && bytes > PART_BYTES) {
         size_t cut = PART_BYTES;
         while (cut < bytes && !spaces_begin(text, cut)) cut++;
-        TRY(spm_encode(t->library, text, cut, out));
+        TRY(encode_part(t, text, cut, out));
         text += cut;
         bytes -= cut;
     }
-    return bytes > 0 ? spm_encode(t->library, text, bytes, out) : OUTRIDER_OK;
+    return bytes > 0 ? encode_part(t, text, bytes, out) : OUTRIDER_OK;
 }
 
 /* Ids of bytes that are no UTF-8: one byte piece each, or one unknown piece for all of them. */

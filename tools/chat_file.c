@@ -17,9 +17,12 @@
 #include "tools/chat.h"
 
 static const char format[] = "outrider chat 1";
-enum { MAX_FILE_BYTES = 64 << 20 };
+enum { MAX_FILE_BYTES = 64 << 20, PARSED_BYTES = 128 }; /* memory for a byte of JSON, at most */
 
 /* ---- save ---- */
+
+/* Without memory the makers of JSON give NULL, and taking NULL in is a failure: nothing is left out in
+ * silence. */
 
 static json_t *message_json(const char *role, const char *text, size_t bytes) {
     return json_pack("{s:s, s:o}", "role", role, "content", json_text(bytes ? text : "", bytes));
@@ -28,27 +31,40 @@ static json_t *message_json(const char *role, const char *text, size_t bytes) {
 static json_t *messages_json(const struct chat *c) {
     const char *system = c->options->values[OPT_SYSTEM_PROMPT].text;
     json_t *messages = json_array();
-    if (system) json_array_append_new(messages, message_json("system", system, strlen(system)));
+    int failed = 0;
+    if (system) failed |= json_array_append_new(messages, message_json("system", system, strlen(system)));
     for (size_t i = 0; i < c->n_turns; i++) {
         const struct turn *t = &c->turns[i];
-        json_array_append_new(messages, message_json("user", t->user.data, t->user.bytes));
-        json_array_append_new(messages, message_json("assistant", t->answer.data, t->answer.bytes));
+        failed |= json_array_append_new(messages, message_json("user", t->user.data, t->user.bytes));
+        failed |= json_array_append_new(messages, message_json("assistant", t->answer.data, t->answer.bytes));
     }
-    return messages;
+    if (!failed) return messages;
+    json_decref(messages);
+    return NULL;
+}
+
+static json_t *value_json(const struct option_spec *s, const struct option_value *v) {
+    if (s->kind != KIND_LIST) return json_text(v->text, strlen(v->text));
+    json_t *list = json_array();
+    int failed = 0;
+    for (size_t i = 0; i < v->n; i++)
+        failed |= json_array_append_new(list, json_text(v->list[i], strlen(v->list[i])));
+    if (!failed) return list;
+    json_decref(list);
+    return NULL;
 }
 
 static json_t *settings_json(const struct chat *c) {
     json_t *settings = json_object();
+    int failed = 0;
     for (int id = 0; id < N_OPTIONS; id++) {
         const struct option_spec *s = option_spec(id);
         const struct option_value *v = &c->options->values[id];
-        if (!v->given || !chat_may_set(id)) continue;
-        json_t *list = s->kind == KIND_LIST ? json_array() : NULL;
-        for (size_t i = 0; i < v->n; i++)
-            json_array_append_new(list, json_text(v->list[i], strlen(v->list[i])));
-        json_object_set_new(settings, s->name, list ? list : json_text(v->text, strlen(v->text)));
+        if (v->given && chat_may_set(id)) failed |= json_object_set_new(settings, s->name, value_json(s, v));
     }
-    return settings;
+    if (!failed) return settings;
+    json_decref(settings);
+    return NULL;
 }
 
 static int put(int file, const char *data, size_t bytes) {
@@ -84,12 +100,12 @@ static int replace_file(const char *path, const char *data, size_t bytes) {
     if (snprintf(fresh, sizeof fresh, "%s.XXXXXX", path) >= (int)sizeof fresh)
         return complain(OUTRIDER_EINVAL, "/save: the name is too long");
     int file = mkstemp(fresh); /* mode 0600 */
-    if (file < 0) return complain(OUTRIDER_EFAIL, "%s: %s", path, strerror(errno));
+    if (file < 0) return complain_file(path);
     int failed = put(file, data, bytes);
     failed |= close(file);
     if (!failed) failed = rename(fresh, path);
     if (failed) {
-        int code = complain(OUTRIDER_EFAIL, "%s: %s", path, strerror(errno));
+        int code = complain_file(path);
         unlink(fresh);
         return code;
     }
@@ -116,13 +132,20 @@ static int bad(const char *path, const char *field) {
 
 static int read_json(const char *path, json_t **out) {
     struct stat s;
-    if (stat(path, &s)) return complain(OUTRIDER_EFAIL, "%s: %s", path, strerror(errno));
+    if (stat(path, &s)) return complain_file(path);
     if (!S_ISREG(s.st_mode) || s.st_size > MAX_FILE_BYTES)
         return complain(OUTRIDER_EFAIL, "%s: no regular file of at most %d bytes", path, MAX_FILE_BYTES);
+    struct text text = {0};
     json_error_t error;
-    *out = json_load_file(path, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
-    if (!*out) return complain(OUTRIDER_EFAIL, "%s: line %d: %s", path, error.line, error.text);
-    return 0;
+    int code = text_read_file(&text, path);
+    /* the parser does not survive it when memory runs out within, so all it may take is asked for first */
+    void *probe = code ? NULL : malloc(text.bytes * PARSED_BYTES + 1);
+    if (!code && !probe) code = complain_memory();
+    free(probe);
+    if (!code && !(*out = json_loadb(text.data, text.bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error)))
+        code = complain(OUTRIDER_EFAIL, "%s: line %d: %s", path, error.line, error.text);
+    text_clear(&text);
+    return code;
 }
 
 /* The text of a setting; NULL for what is none. One with a NUL inside would be cut at it. */

@@ -1,6 +1,8 @@
 /* How the command line tells a failure: one line on standard error. */
+#include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "tools/text.h"
 #include "tools/tools.h"
@@ -22,4 +24,9 @@ int tell(outrider_status status) {
 
 int complain_memory(void) {
     return complain(OUTRIDER_ENOMEM, "out of memory");
+}
+
+int complain_file(const char *path) {
+    if (errno == ENOMEM) return complain_memory();
+    return complain(OUTRIDER_EFAIL, "%s: %s", path, strerror(errno));
 }

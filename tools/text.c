@@ -34,14 +34,14 @@ static int read_stream(struct text *t, FILE *in, const char *name) {
     char chunk[65536];
     size_t n;
     while ((n = fread(chunk, 1, sizeof chunk, in)) > 0) CHECK(text_append(t, chunk, n));
-    if (ferror(in)) return complain(OUTRIDER_EFAIL, "%s: %s", name, strerror(errno));
+    if (ferror(in)) return complain_file(name);
     return text_append(t, "", 0);
 }
 
 int text_read_file(struct text *t, const char *path) {
     if (!strcmp(path, "-")) return read_stream(t, stdin, "standard input");
     FILE *in = fopen(path, "rb");
-    if (!in) return complain(OUTRIDER_EFAIL, "%s: %s", path, strerror(errno));
+    if (!in) return complain_file(path);
     int code = read_stream(t, in, path);
     fclose(in);
     return code;

@@ -23,6 +23,7 @@ int cmd_inspect(struct options *options);
 /* "outrider: error: ..." on standard error, control characters shown as '?'. Returns `code`. */
 int complain(int code, const char *format, ...) __attribute__((format(printf, 2, 3), cold));
 int complain_memory(void);
+int complain_file(const char *path); /* of what the system says, in errno */
 /* The library's own line on a failed call; the status goes through, 0 included. */
 int tell(outrider_status status);
 

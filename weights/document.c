@@ -7,12 +7,15 @@
 #include "runtime/status.h"
 #include "weights/map.h"
 
-enum { MAX_DEPTH = 64, MAX_VALUES = 1 << 20 };
+enum { MAX_DEPTH = 64, MAX_VALUES = 1 << 20, MAX_OBJECTS = 1 << 18 };
+enum { OBJECT_BYTES = 256, ARRAY_BYTES = 128, VALUE_BYTES = 96 };
 
-/* Bounds what the parser will allocate before it runs: a value costs it up to some 250 bytes, and every value
- * but the first follows one of the characters counted here. Malformed text is left to the parser. */
+/* Bounds what the parser will allocate before it runs: every value but the first follows one of the
+ * characters counted here, at the costs that its libraries' structures have. Malformed text is left to the
+ * parser. When memory runs out within a word, jansson loses characters in silence or aborts, so all that it
+ * may take is asked for. */
 static outrider_status check_limits(const char *path, const char *text, size_t bytes) {
-    size_t values = 1, depth = 0;
+    size_t objects = 0, values = 1, depth = 0, cost = 4 * bytes; /* a word's buffer doubles as it grows */
     bool quoted = false;
     for (size_t i = 0; i < bytes; i++) {
         char c = text[i];
@@ -25,12 +28,15 @@ static outrider_status check_limits(const char *path, const char *text, size_t b
         if (c == '{' || c == '[') depth++;
         if ((c == '}' || c == ']') && depth > 0) depth--;
         values += c == ',' || c == '{' || c == '[';
+        objects += c == '{';
+        cost += c == '{' ? OBJECT_BYTES : c == '[' ? ARRAY_BYTES : c == ',' ? VALUE_BYTES : 0;
         if (depth > MAX_DEPTH)
             return fail(OUTRIDER_EMODEL, "%s: JSON deeper than %d levels", path, MAX_DEPTH);
-        if (values > MAX_VALUES)
-            return fail(OUTRIDER_EMODEL, "%s: JSON of more than %d values", path, MAX_VALUES);
+        if (values > MAX_VALUES || objects > MAX_OBJECTS)
+            return fail(OUTRIDER_EMODEL, "%s: JSON of more than %d values or %d objects", path, MAX_VALUES,
+                        MAX_OBJECTS);
     }
-    return OUTRIDER_OK;
+    return memory_probe(path, cost);
 }
 
 outrider_status document_parse(const char *path, const void *text, size_t bytes, json_t **out) {
@@ -38,7 +44,6 @@ outrider_status document_parse(const char *path, const void *text, size_t bytes,
     TRY(check_limits(path, text, bytes));
     json_error_t error;
     json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
-    /* When memory runs out half way, jansson may leave the reason blank, or take it for a syntax error. */
     if (!root && (!error.text[0] || json_error_code(&error) == json_error_out_of_memory))
         return fail_memory(path, bytes);
     if (!root) return fail(OUTRIDER_EMODEL, "%s: JSON line %d: %s", path, error.line, error.text);

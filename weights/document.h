@@ -1,6 +1,7 @@
 /* JSON objects out of untrusted files, and fields out of them with their type and range checked.
  *
- * Parsing refuses duplicate keys, more than 64 levels and more than 2^20 values, so that memory stays a small
+ * Parsing refuses duplicate keys, more than 64 levels, more than 2^20 values and
+ * more than 2^18 objects, so that memory stays a small
  * multiple of the file whatever it holds. A field that is absent or null leaves *out as the caller set it.
  */
 #ifndef OUTRIDER_DOCUMENT_H
