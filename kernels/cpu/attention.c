@@ -15,12 +15,13 @@
 #include "kernels/cpu/vec.h"
 
 enum {
-    SPLIT = BLOCK_MAX,
+    SPLIT = 32,
     HEADS_MAX = 16, /* query heads that share one pass over the pages */
+    FOLD_HEADS = 3, /* of them folded together */
     SPAN = 4,       /* vectors of a value accumulated together */
 };
 
-typedef float scores[SPLIT];
+typedef float scores[BLOCK_MAX]; /* SPLIT of them used */
 
 struct attend {
     const struct rows *rows;
@@ -64,8 +65,8 @@ static void split_prefetch(const struct attend *p, const struct split *s) {
 static void score(const struct attend *p, const struct split *s, const struct acts *q, int32_t heads,
                   scores *score) {
     const struct matrix k = {s->k, p->kv->dtype, s->tokens, p->b->head_dim};
-    for (int32_t h = 0; h < heads; h += ROW_TILE)
-        tile(&k, 0, s->tokens, q, h, min_i32(ROW_TILE, heads - h), false, score + h);
+    for (int32_t h = 0; h < heads; h += ROWS_MAX)
+        tile(&k, 0, s->tokens, q, h, min_i32(ROWS_MAX, heads - h), score + h);
 }
 
 /* The heads' greatest scores so far, this page's included; shrink: the factor for what was weighted by the
@@ -101,14 +102,14 @@ INLINE void gather(enum dtype t, int32_t heads, int32_t vectors, int32_t n, cons
                    const scores *weight, int32_t tokens, const float *shrink, float *out, size_t dim) {
     const size_t step = LANES * dtype_bytes(t);
     const bool cut = n < LANES;
-    vf acc[ROW_TILE][SPAN];
+    vf acc[FOLD_HEADS][SPAN];
     UNROLL for (int32_t h = 0; h < heads; h++) UNROLL for (int32_t i = 0; i < vectors; i++) {
         const float *from = out + h * dim + i * LANES;
         acc[h][i] = (cut ? vf_load_n(from, n) : vf_load(from)) * shrink[h];
     }
     for (int32_t token = 0; token < tokens; token++, v += v_row)
         UNROLL for (int32_t i = 0; i < vectors; i++) {
-            vf value = cut ? weights_load_n(t, v + i * step, n) : weights_load(t, v + i * step);
+            vf value = cut ? weights_part_n(t, v + i * step, 0, n) : weights_part(t, v + i * step, 0);
             UNROLL for (int32_t h = 0; h < heads; h++) acc[h][i] =
                 vf_fma(vf_all(weight[h][token]), value, acc[h][i]);
         }
@@ -143,10 +144,10 @@ INLINE void gather_type(enum dtype t, int32_t heads, const char *v, const scores
 static void fold(const struct attend *p, const struct split *s, scores *score, int32_t heads,
                  struct running *seen, float *out) {
     const int32_t dim = p->b->head_dim;
-    for (int32_t h = 0; h < heads; h += ROW_TILE) {
-        const int32_t n = min_i32(ROW_TILE, heads - h);
+    for (int32_t h = 0; h < heads; h += FOLD_HEADS) {
+        const int32_t n = min_i32(FOLD_HEADS, heads - h);
         const scores *weight = (const scores *)(score + h);
-        float shrink[ROW_TILE];
+        float shrink[FOLD_HEADS];
         raise(score + h, n, s->tokens, seen + h, shrink);
         for (int32_t i = h; i < h + n; i++) soften(score[i], s->tokens, shrink[i - h], &seen[i]);
         if (p->kv->dtype == DTYPE_F16)

@@ -241,6 +241,8 @@ void cpu_weight_release(struct backend *be, const struct matrix *m) {
 
 outrider_status cpu_reserve(struct backend *be, int32_t max_rows, int32_t max_width) {
     assert(max_rows > 0 && max_width > 0);
+    max_width =
+        ((max_width + 63) & ~63) + ROW_PADDING / 4; /* whole steps of activations, and their padding */
     if (max_rows <= be->max_rows && max_width <= be->max_width) return OUTRIDER_OK;
     if (max_rows < be->max_rows) max_rows = be->max_rows;
     if (max_width < be->max_width) max_width = be->max_width;

@@ -4,8 +4,8 @@
  * ISA_NAME. Work is cut into *items* (blocks of outputs, pairs of row and kv head) that any worker may take:
  * an item's bits never depend on who computed it.
  *
- * A product's right-hand side are *activations*: rows rounded the way the weights want them (acts_bytes), k
- * elements each, without padding.
+ * A product's right-hand side are *activations*: rows rounded and ordered the way the weights want them
+ * (acts.h).
  */
 #ifndef OUTRIDER_CPU_H
 #define OUTRIDER_CPU_H
@@ -24,6 +24,8 @@ static inline int32_t ceil_div(int32_t a, int32_t b) {
 }
 
 /* ---- cpu.c: workers and memory ---- */
+
+enum { ROW_PADDING = 64 }; /* bytes between prepared rows */
 
 /* Activations up to this size are prepared by each worker for itself, which costs less than meeting. */
 enum { WORKER_SCRATCH_BYTES = 64 * 1024 };
@@ -94,34 +96,21 @@ struct acts inputs_of(const struct inputs *in, struct worker *w);
 #define product_grain ISA_NAME(product_grain)
 
 enum {
-    BLOCK_MAX = 32, /* outputs */
-    FRESH_ROWS = 8, /* rows that take part when a block of weights is first read */
-    ROW_TILE = 3,   /* and how many at a time read it again */
+    BLOCK_MAX = 48, /* outputs of a block: a multiple of every tile's (matmul.c) */
+    ROWS_MAX = 8,   /* rows that read a block's weights together */
 };
 
-/* y[r][j] = w[first + j] . a[row + r] for r < rows, j < count <= BLOCK_MAX. rows <= FRESH_ROWS when the
- * weights are fresh, that is, not in the caches yet; else <= ROW_TILE. Each has one vector accumulator that
- * walks k in order and is summed by one tree, whatever rows, count and fresh are. */
+/* y[r][j] = w[first + j] . a[row + r] for r < rows <= ROWS_MAX, j < count <= BLOCK_MAX. Each has one vector
+ * accumulator that walks k in order and is summed by one tree, whatever rows and count are. */
 void tile(const struct matrix *w, int32_t first, int32_t count, const struct acts *a, int32_t row,
-          int32_t rows, bool fresh, float (*y)[BLOCK_MAX]);
+          int32_t rows, float (*y)[BLOCK_MAX]);
 
-/* How rows are walked: for (row = 0, m = first_rows(n); row < n; row += m, m = next_rows(n, row)). */
-static inline int32_t first_rows(int32_t n) {
-    return min_i32(n, FRESH_ROWS);
-}
-static inline int32_t next_rows(int32_t n, int32_t row) {
-    return min_i32(n - row, ROW_TILE);
+/* Many rows walk in even portions. */
+static inline int32_t rows_abreast(int32_t n) {
+    return ceil_div(n, ceil_div(n, ROWS_MAX));
 }
 
-/* Outputs of a block, at least 8: long runs of memory while few rows pass; when many do, what stays in the
- * first-level cache meanwhile. */
-static inline int32_t block_size(int32_t rows, int32_t k) {
-    if (rows <= FRESH_ROWS) return BLOCK_MAX;
-    const int32_t outputs = 24 * 1024 / (2 * k);
-    return outputs >= BLOCK_MAX ? BLOCK_MAX : outputs >= 16 ? 16 : 8;
-}
-
-int32_t product_grain(int32_t k, int32_t rows); /* blocks of OUT_TILE outputs worth handing over */
+int32_t product_grain(int32_t k, int32_t rows); /* blocks worth handing over */
 
 void cpu_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,
                  float *x);

@@ -1,146 +1,138 @@
 /* Products of weights with rows, and the three operations that are little else.
  *
- * Weights are read where they lie. A block of OUT_TILE outputs is taken up once, for one row from memory and
- * for the others from the first-level cache, so a pass of a few rows costs hardly more than a pass of one.
- * Each (row, output) has one vector accumulator that walks k in order, so tiling changes no bits.
+ * Weights are read where they lie, once for up to ROWS_MAX rows. A *tile* is a few outputs by a few rows
+ * whose accumulators fill the registers: each weight, once widened, meets all rows, and each activation, once
+ * loaded, all outputs. Each (row, output) has one vector accumulator that walks k in order, so tiling changes
+ * no bits.
+ *
+ * The weights of a tile's outputs lie one row after the other. Walked side by side they are too many streams
+ * for the hardware to run ahead of, so each step asks for as many bytes as it reads, in the order of memory,
+ * AHEAD bytes further on.
  */
 #include "kernels/cpu/acts.h"
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
 
-/* Outputs abreast: their accumulators, times ROW_TILE, fit the registers. */
-enum { WIDE = SUMS };
-
-/* Bytes. With one row a prefetch only gets in the hardware's way; with more the loop is too slow for the
- * hardware to see a stream worth running far ahead of: 8 rows, k 1024, from 9 to 16 GB/s a core. */
 enum { AHEAD = 8192 };
 
-/* One step along k, of n < dot_step elements at its end. */
+/* Outputs of a tile. With weights, or activations where those are fewer, the accumulators fit the registers;
+ * and there are at least eight of them, the latency times the rate of fused multiply-adds. */
+INLINE int32_t tile_outs(int32_t rows) {
+#ifdef VEC_512
+    return rows <= 3 ? 8 : rows == 4 ? 6 : rows <= 6 ? 4 : 3;
+#else
+    return rows == 1 ? 8 : rows <= 3 ? 4 : rows == 4 ? 3 : rows <= 6 ? 2 : 1;
+#endif
+}
+
+INLINE vf weights_at(enum dtype t, const char *w, int32_t part, int32_t n) {
+    vf v = n < dot_step(t) ? weights_part_n(t, w, part, n) : weights_part(t, w, part);
+    vf_hold(&v);
+    return v;
+}
+
+INLINE vf acts_at(enum dtype t, const char *a, int32_t part, int32_t n) {
+    vf v = n < dot_step(t) ? acts_part_n(t, a, part, n) : acts_part(t, a, part);
+    vf_hold(&v);
+    return v;
+}
+
+/* acc[r * outs + o] += weights of output o, activations of row r, over one step, of n elements at the end.
+ * The fewer of the two are all held in registers. */
 INLINE void walk_step(enum dtype t, int32_t outs, int32_t rows, int32_t n, const char *w, size_t w_row,
                       const char *a, size_t a_row, vf *acc) {
-    const bool cut = n < dot_step(t);
-    vf row[FRESH_ROWS];
-    UNROLL for (int32_t r = 0; r < rows; r++) row[r] =
-        cut ? acts_load_n(t, a + r * a_row, n) : acts_load(t, a + r * a_row);
-    UNROLL for (int32_t o = 0; o < outs; o++) {
-        vf weight = cut ? weights_load_n(t, w + o * w_row, n) : weights_load(t, w + o * w_row);
-        UNROLL for (int32_t r = 0; r < rows; r++) acc[r * outs + o] =
-            dot(t, weight, row[r], acc[r * outs + o]);
+    UNROLL for (int32_t part = 0; part < dot_parts(t); part++) {
+        vf few[8];
+        if (rows < outs) {
+            UNROLL for (int32_t r = 0; r < rows; r++) few[r] = acts_at(t, a + r * a_row, part, n);
+            UNROLL for (int32_t o = 0; o < outs; o++) {
+                const vf weight = weights_at(t, w + o * w_row, part, n);
+                UNROLL for (int32_t r = 0; r < rows; r++) acc[r * outs + o] =
+                    dot(t, weight, few[r], acc[r * outs + o]);
+            }
+        } else {
+            UNROLL for (int32_t o = 0; o < outs; o++) few[o] = weights_at(t, w + o * w_row, part, n);
+            UNROLL for (int32_t r = 0; r < rows; r++) {
+                const vf row = acts_at(t, a + r * a_row, part, n);
+                UNROLL for (int32_t o = 0; o < outs; o++) acc[r * outs + o] =
+                    dot(t, few[o], row, acc[r * outs + o]);
+            }
+        }
     }
 }
 
-/* acc[r * outs + o] for o < outs, r < rows. Both are constants at each call, so acc is all registers. */
+/* y[r][o] for o < outs, r < rows. Both are constants at each call, so acc is all registers. */
 INLINE void walk(enum dtype t, int32_t outs, int32_t rows, const char *w, const char *a, size_t a_row,
-                 int32_t k, vf *acc) {
-    const size_t w_size = dtype_bytes(t), a_size = acts_bytes(t), w_row = (size_t)k * w_size;
-    const int32_t step = dot_step(t), whole = k - k % step;
-    UNROLL for (int32_t i = 0; i < outs * rows; i++) acc[i] = vf_zero();
-    for (int32_t i = 0; i < whole; i += step) {
-        if (outs == 1 && rows > 1 && i * w_size % 64 == 0) __builtin_prefetch(w + i * w_size + AHEAD, 0, 2);
-        walk_step(t, outs, rows, step, w + i * w_size, w_row, a + i * a_size, a_row, acc);
+                 int32_t k, float *y) {
+    const size_t w_step = dot_step(t) * dtype_bytes(t), a_step = dot_step(t) * acts_bytes(t);
+    const size_t w_row = (size_t)k * dtype_bytes(t);
+    const int32_t step = dot_step(t), sums = (outs * rows + SUMS - 1) / SUMS * SUMS;
+    vf acc[24];
+    float sum[24];
+    const char *ahead = w + AHEAD;
+    UNROLL for (int32_t i = 0; i < sums; i++) acc[i] = vf_zero();
+    for (; k >= step; k -= step, w += w_step, a += a_step) {
+        UNROLL for (int32_t o = 0; o < outs; o++, ahead += w_step) __builtin_prefetch(ahead, 0, 2);
+        walk_step(t, outs, rows, step, w, w_row, a, a_row, acc);
     }
-    if (whole < k)
-        walk_step(t, outs, rows, k - whole, w + whole * w_size, w_row, a + whole * a_size, a_row, acc);
+    if (k) walk_step(t, outs, rows, k, w, w_row, a, a_row, acc);
+    UNROLL for (int32_t i = 0; i < sums; i += SUMS) vf_sums(acc + i, sum + i);
+    UNROLL for (int32_t r = 0; r < rows; r++) UNROLL for (int32_t o = 0; o < outs; o++) y[r * BLOCK_MAX + o] =
+        sum[r * outs + o];
 }
 
-/* WIDE outputs, their weights walked side by side. */
-INLINE void abreast(enum dtype t, int32_t rows, const char *w, const char *a, size_t a_row, int32_t k,
-                    float *y) {
-    vf acc[ROW_TILE * WIDE];
-    walk(t, WIDE, rows, w, a, a_row, k, acc);
-    UNROLL for (int32_t r = 0; r < rows; r++) vf_sums(acc + r * WIDE, y + r * BLOCK_MAX);
+INLINE void tile_rows(enum dtype t, int32_t rows, const char *w, int32_t count, const char *a, size_t a_row,
+                      int32_t k, float *y) {
+    const size_t w_row = (size_t)k * dtype_bytes(t);
+    const int32_t outs = tile_outs(rows);
+    int32_t o = 0;
+    for (; o + outs <= count; o += outs) walk(t, outs, rows, w + o * w_row, a, a_row, k, y + o);
+    for (; o < count; o++) walk(t, 1, rows, w + o * w_row, a, a_row, k, y + o);
 }
 
-/* A few outputs, their weights walked one after the other. */
-INLINE void in_turn(enum dtype t, int32_t outs, int32_t rows, const char *w, const char *a, size_t a_row,
+INLINE void tile_of(enum dtype t, int32_t rows, const char *w, int32_t count, const char *a, size_t a_row,
                     int32_t k, float *y) {
-    const int32_t n = outs * rows;
-    vf acc[FRESH_ROWS];
-    float sum[FRESH_ROWS];
-    UNROLL for (int32_t o = 0; o < outs; o++)
-        walk(t, 1, rows, w + o * (size_t)k * dtype_bytes(t), a, a_row, k, acc + o * rows);
-    UNROLL for (int32_t i = n; i % SUMS; i++) acc[i] = vf_zero();
-    UNROLL for (int32_t i = 0; i < n; i += SUMS) {
-        if (n - i > 2)
-            vf_sums(acc + i, sum + i);
-        else
-            UNROLL for (int32_t j = i; j < n; j++) sum[j] = vf_sum(acc[j]);
-    }
-    UNROLL for (int32_t o = 0; o < outs; o++) UNROLL for (int32_t r = 0; r < rows; r++) y[r * BLOCK_MAX + o] =
-        sum[o * rows + r];
-}
-
-/* Weights come one row after the other, which is how the hardware prefetches: several rows abreast read three
- * times slower from memory. */
-INLINE void tile_fresh(enum dtype t, int32_t rows, const char *w, int32_t count, const char *a, size_t a_row,
-                       int32_t k, float *y) {
-    const size_t w_row = (size_t)k * dtype_bytes(t);
-    const int32_t group = rows < SUMS ? SUMS / rows : 1; /* as many as are summed at once */
-    int32_t o = 0;
-    for (; o + group <= count; o += group) in_turn(t, group, rows, w + o * w_row, a, a_row, k, y + o);
-    for (; o < count; o++) in_turn(t, 1, rows, w + o * w_row, a, a_row, k, y + o);
-}
-
-INLINE void tile_again(enum dtype t, int32_t rows, const char *w, int32_t count, const char *a, size_t a_row,
-                       int32_t k, float *y) {
-    const size_t w_row = (size_t)k * dtype_bytes(t);
-    int32_t o = 0;
-    for (; o + WIDE <= count; o += WIDE) abreast(t, rows, w + o * w_row, a, a_row, k, y + o);
-    for (; o < count; o++) in_turn(t, 1, rows, w + o * w_row, a, a_row, k, y + o);
-}
-
-INLINE void tile_of(enum dtype t, int32_t rows, bool fresh, const char *w, int32_t count, const char *a,
-                    size_t a_row, int32_t k, float *y) {
-    switch (fresh ? rows : rows + FRESH_ROWS) {
+    switch (rows) {
     case 1:
-        tile_fresh(t, 1, w, count, a, a_row, k, y);
+        tile_rows(t, 1, w, count, a, a_row, k, y);
         break;
     case 2:
-        tile_fresh(t, 2, w, count, a, a_row, k, y);
+        tile_rows(t, 2, w, count, a, a_row, k, y);
         break;
     case 3:
-        tile_fresh(t, 3, w, count, a, a_row, k, y);
+        tile_rows(t, 3, w, count, a, a_row, k, y);
         break;
     case 4:
-        tile_fresh(t, 4, w, count, a, a_row, k, y);
+        tile_rows(t, 4, w, count, a, a_row, k, y);
         break;
     case 5:
-        tile_fresh(t, 5, w, count, a, a_row, k, y);
+        tile_rows(t, 5, w, count, a, a_row, k, y);
         break;
     case 6:
-        tile_fresh(t, 6, w, count, a, a_row, k, y);
+        tile_rows(t, 6, w, count, a, a_row, k, y);
         break;
     case 7:
-        tile_fresh(t, 7, w, count, a, a_row, k, y);
+        tile_rows(t, 7, w, count, a, a_row, k, y);
         break;
     case 8:
-        tile_fresh(t, 8, w, count, a, a_row, k, y);
-        break;
-    case FRESH_ROWS + 1:
-        tile_again(t, 1, w, count, a, a_row, k, y);
-        break;
-    case FRESH_ROWS + 2:
-        tile_again(t, 2, w, count, a, a_row, k, y);
-        break;
-    case FRESH_ROWS + 3:
-        tile_again(t, 3, w, count, a, a_row, k, y);
+        tile_rows(t, 8, w, count, a, a_row, k, y);
         break;
     }
 }
 
 void tile(const struct matrix *w, int32_t first, int32_t count, const struct acts *a, int32_t row,
-          int32_t rows, bool fresh, float (*y)[BLOCK_MAX]) {
+          int32_t rows, float (*y)[BLOCK_MAX]) {
     const char *from = (const char *)w->data + (size_t)first * (size_t)w->k * dtype_bytes(w->dtype);
     const char *acts = a->data + (size_t)row * a->row_bytes;
     switch (w->dtype) {
     case DTYPE_F32:
-        tile_of(DTYPE_F32, rows, fresh, from, count, acts, a->row_bytes, w->k, *y);
+        tile_of(DTYPE_F32, rows, from, count, acts, a->row_bytes, w->k, *y);
         break;
     case DTYPE_F16:
-        tile_of(DTYPE_F16, rows, fresh, from, count, acts, a->row_bytes, w->k, *y);
+        tile_of(DTYPE_F16, rows, from, count, acts, a->row_bytes, w->k, *y);
         break;
     case DTYPE_BF16:
-        tile_of(DTYPE_BF16, rows, fresh, from, count, acts, a->row_bytes, w->k, *y);
+        tile_of(DTYPE_BF16, rows, from, count, acts, a->row_bytes, w->k, *y);
         break;
     default: /* cpu_weight takes no other */
         break;
@@ -149,7 +141,7 @@ void tile(const struct matrix *w, int32_t first, int32_t count, const struct act
 
 /* Blocks that take about 1.5 us: a row more costs a fifth of reading the weights. */
 int32_t product_grain(int32_t k, int32_t rows) {
-    const int64_t cost = (int64_t)k * block_size(rows, k) * (rows + 5);
+    const int64_t cost = (int64_t)k * BLOCK_MAX * (rows + 5);
     return cost >= 120000 ? 1 : (int32_t)(120000 / cost) + 1;
 }
 
@@ -163,12 +155,11 @@ struct product {
 };
 
 static void product_block(const struct product *p, const struct acts *a, int32_t block) {
-    float y[FRESH_ROWS][BLOCK_MAX];
-    const int32_t size = block_size(p->in.rows, p->in.k), first = block * size,
-                  count = min_i32(size, p->w->n - first);
-    for (int32_t row = 0, rows = first_rows(p->in.rows); row < p->in.rows;
-         row += rows, rows = next_rows(p->in.rows, row)) {
-        tile(p->w, first, count, a, row, rows, row == 0, y);
+    float y[ROWS_MAX][BLOCK_MAX];
+    const int32_t first = block * BLOCK_MAX, count = min_i32(BLOCK_MAX, p->w->n - first);
+    for (int32_t row = 0, rows; row < p->in.rows; row += rows) {
+        rows = min_i32(rows_abreast(p->in.rows), p->in.rows - row);
+        tile(p->w, first, count, a, row, rows, y);
         for (int32_t r = 0; r < rows; r++) {
             float *out = p->y + (size_t)(row + r) * (size_t)p->w->n + first;
             for (int32_t j = 0; j < count; j++) out[j] = p->add ? out[j] + y[r][j] : y[r][j];
@@ -185,8 +176,7 @@ static void product_work(void *job, struct worker *w) {
 
 static void product_run(struct backend *be, struct product *p) {
     inputs_ready(be, &p->in);
-    cpu_parallel(be, ceil_div(p->w->n, block_size(p->in.rows, p->in.k)), product_grain(p->w->k, p->in.rows),
-                 product_work, p);
+    cpu_parallel(be, ceil_div(p->w->n, BLOCK_MAX), product_grain(p->w->k, p->in.rows), product_work, p);
 }
 
 void cpu_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,
@@ -231,13 +221,12 @@ static void silu_product(const float *gate, const float *up, int32_t count, floa
 }
 
 static void gate_up_block(const struct gate_up *p, const struct acts *a, int32_t block) {
-    float gate[FRESH_ROWS][BLOCK_MAX], up[FRESH_ROWS][BLOCK_MAX];
-    const int32_t n = p->b->gate.n, size = block_size(p->in.rows, p->in.k), first = block * size,
-                  count = min_i32(size, n - first);
-    for (int32_t row = 0, rows = first_rows(p->in.rows); row < p->in.rows;
-         row += rows, rows = next_rows(p->in.rows, row)) {
-        tile(&p->b->gate, first, count, a, row, rows, row == 0, gate);
-        tile(&p->b->up, first, count, a, row, rows, row == 0, up);
+    float gate[ROWS_MAX][BLOCK_MAX], up[ROWS_MAX][BLOCK_MAX];
+    const int32_t n = p->b->gate.n, first = block * BLOCK_MAX, count = min_i32(BLOCK_MAX, n - first);
+    for (int32_t row = 0, rows; row < p->in.rows; row += rows) {
+        rows = min_i32(rows_abreast(p->in.rows), p->in.rows - row);
+        tile(&p->b->gate, first, count, a, row, rows, gate);
+        tile(&p->b->up, first, count, a, row, rows, up);
         for (int32_t r = 0; r < rows; r++)
             silu_product(gate[r], up[r], count, p->hidden + (size_t)(row + r) * (size_t)n + first);
     }
@@ -260,6 +249,6 @@ void cpu_gate_up(struct backend *be, const struct rows *rows, const struct mlp_b
                         .dtype = b->gate.dtype};
     struct gate_up p = {in, b, hidden};
     inputs_ready(be, &p.in);
-    cpu_parallel(be, ceil_div(b->gate.n, block_size(rows->n, b->gate.k)),
-                 ceil_div(product_grain(b->gate.k, rows->n), 2), gate_up_work, &p);
+    cpu_parallel(be, ceil_div(b->gate.n, BLOCK_MAX), ceil_div(product_grain(b->gate.k, rows->n), 2),
+                 gate_up_work, &p);
 }

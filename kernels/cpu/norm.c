@@ -15,6 +15,13 @@ static vf load_n(enum dtype type, const char *p, int32_t n) {
     return n < LANES ? vf_load_bf16_n(p, n) : vf_load_bf16(p);
 }
 
+INLINE void store_some(float *p, vf v, int32_t n) {
+    if (n < LANES)
+        vf_store_n(p, v, n);
+    else
+        vf_store(p, v);
+}
+
 void cpu_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float *x) {
     (void)be;
     size_t size = dtype_bytes(table->dtype), k = (size_t)table->k;
@@ -23,11 +30,7 @@ void cpu_embed(struct backend *be, const struct rows *rows, const struct matrix 
         float *to = x + (size_t)r * k;
         for (int32_t i = 0; i < table->k; i += LANES) {
             int32_t n = table->k - i;
-            vf v = load_n(table->dtype, from + (size_t)i * size, n);
-            if (n < LANES)
-                vf_store_n(to + i, v, n);
-            else
-                vf_store(to + i, v);
+            store_some(to + i, load_n(table->dtype, from + (size_t)i * size, n), n);
         }
     }
 }
@@ -43,20 +46,30 @@ static float rms_scale(const float *x, int32_t k, float eps) {
     return 1 / sqrtf(vf_sum(sum) / (float)k + eps);
 }
 
-static void prepare_row(const struct inputs *in, int32_t row, char *to) {
-    const float *x = in->x + (size_t)(in->pick ? in->pick[row] : row) * (size_t)in->k;
-    size_t size = acts_bytes(in->dtype);
-    vf scale = vf_all(in->norm ? rms_scale(x, in->k, in->norm_eps) : 1);
-    for (int32_t i = 0; i < in->k; i += LANES) {
-        int32_t n = in->k - i;
-        vf v = n < LANES ? vf_load_n(x + i, n) : vf_load(x + i);
-        if (in->norm) v = v * scale * (n < LANES ? vf_load_n(in->norm + i, n) : vf_load(in->norm + i));
-        acts_store(in->dtype, to + (size_t)i * size, v, n);
-    }
+INLINE vf load_some(const float *p, int32_t n) {
+    return n >= LANES ? vf_load(p) : n > 0 ? vf_load_n(p, n) : vf_zero();
 }
 
+/* LANES normed elements from place i on, zeros behind the last. */
+INLINE vf normed(const struct inputs *in, const float *x, vf scale, int32_t i) {
+    const vf v = load_some(x + i, in->k - i);
+    return in->norm ? v * scale * load_some(in->norm + i, in->k - i) : v;
+}
+
+static void prepare_row(const struct inputs *in, int32_t row, char *to) {
+    const float *x = in->x + (size_t)(in->pick ? in->pick[row] : row) * (size_t)in->k;
+    const vf scale = vf_all(in->norm ? rms_scale(x, in->k, in->norm_eps) : 1);
+    if (in->dtype == DTYPE_BF16)
+        for (int32_t i = 0; i < in->k; i += 2 * LANES, to += 2 * LANES * acts_bytes(DTYPE_BF16))
+            acts_store_bf16(to, normed(in, x, scale, i), normed(in, x, scale, i + LANES), in->k - i);
+    else
+        for (int32_t i = 0; i < in->k; i += LANES, to += sizeof(vf))
+            store_some((float *)to, normed(in, x, scale, i), in->k - i);
+}
+
+/* Rows a power of two apart would all want the same few places of the first-level cache. */
 static size_t row_bytes(const struct inputs *in) {
-    return (size_t)in->k * acts_bytes(in->dtype);
+    return acts_row_bytes(in->dtype, in->k) + ROW_PADDING;
 }
 
 static void prepare_work(void *job, struct worker *w) {

@@ -33,6 +33,11 @@ static struct part part_of(const struct attention_block *b, int32_t head) {
     return (struct part){&b->v, head - b->kv_heads, VALUE};
 }
 
+/* Outputs of each half in an item: even portions of a half head. */
+static int32_t rope_block(int32_t half) {
+    return ceil_div(half, ceil_div(half, BLOCK_MAX));
+}
+
 /* (low, high) turned by the angles of `rope` ([count][2] cos, sin). */
 static void rotate(const float *rope, int32_t count, float *low, float *high) {
     for (int32_t j = 0; j < count; j++) {
@@ -71,18 +76,17 @@ static char *place(const struct qkv *p, const struct part *part, int32_t row) {
 }
 
 static void qkv_item(const struct qkv *p, const struct acts *a, int32_t item) {
-    float low[FRESH_ROWS][BLOCK_MAX], high[FRESH_ROWS][BLOCK_MAX];
-    const int32_t half = p->b->head_dim / 2, size = block_size(p->rows->n, p->in.k),
-                  blocks = ceil_div(half, size);
+    float low[ROWS_MAX][BLOCK_MAX], high[ROWS_MAX][BLOCK_MAX];
+    const int32_t half = p->b->head_dim / 2, size = rope_block(half), blocks = ceil_div(half, size);
     const struct part part = part_of(p->b, item / blocks);
     const int32_t first = item % blocks * size, count = min_i32(size, half - first);
     const int32_t output = part.head * p->b->head_dim + first;
     const enum dtype type = part.what == QUERY ? DTYPE_F32 : p->kv->dtype;
     const size_t bytes = dtype_bytes(type);
-    for (int32_t row = 0, rows = first_rows(p->rows->n); row < p->rows->n;
-         row += rows, rows = next_rows(p->rows->n, row)) {
-        tile(part.w, output, count, a, row, rows, row == 0, low);
-        tile(part.w, output + half, count, a, row, rows, row == 0, high);
+    for (int32_t row = 0, rows; row < p->rows->n; row += rows) {
+        rows = min_i32(rows_abreast(p->rows->n), p->rows->n - row);
+        tile(part.w, output, count, a, row, rows, low);
+        tile(part.w, output + half, count, a, row, rows, high);
         for (int32_t r = 0; r < rows; r++) {
             const float *rope =
                 p->b->rope + ((size_t)p->rows->position[row + r] * (size_t)half + (size_t)first) * 2;
@@ -110,7 +114,7 @@ void cpu_qkv(struct backend *be, const struct rows *rows, const struct attention
         .x = x, .norm = b->norm, .norm_eps = b->norm_eps, .rows = rows->n, .k = b->q.k, .dtype = b->q.dtype};
     struct qkv p = {in, rows, b, kv, q, 1 / sqrtf((float)b->head_dim)};
     const int32_t items =
-        (b->heads + 2 * b->kv_heads) * ceil_div(b->head_dim / 2, block_size(rows->n, b->q.k));
+        (b->heads + 2 * b->kv_heads) * ceil_div(b->head_dim / 2, rope_block(b->head_dim / 2));
     inputs_ready(be, &p.in);
     cpu_parallel(be, items, ceil_div(product_grain(b->q.k, rows->n), 2), qkv_work, &p);
 }

@@ -46,6 +46,18 @@ typedef uint32_t vu __attribute__((vector_size(4 * LANES)));
 #define UNROLL _Pragma("GCC unroll 64")
 #endif
 
+/* Holds a value that was loaded for several uses: compilers would else load it anew for each, and the loads
+ * become what the loop waits for. */
+INLINE void vf_hold(vf *v) {
+#if defined(VEC_512)
+    __asm__("" : "+v"(*v));
+#elif defined(VEC_256)
+    __asm__("" : "+x"(*v));
+#else
+    (void)v;
+#endif
+}
+
 INLINE vf vf_zero(void) {
     return (vf){0};
 }
@@ -73,6 +85,20 @@ INLINE vf vf_round_bf16(vf x) {
     vu rounded = bits + 0x7fff + ((bits >> 16) & 1);
     vu nan = (vu)(x != x);
     return (vf)(((nan & (bits | 0x400000)) | (~nan & rounded)) & 0xffff0000);
+}
+
+/* The elements of a and b at even places, and those at odd ones. */
+INLINE void vf_unzip(vf a, vf b, vf *even, vf *odd) {
+#if defined(VEC_512)
+    const __m512i places = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    *even = _mm512_permutex2var_ps(a, places, b);
+    *odd = _mm512_permutex2var_ps(a, _mm512_add_epi32(places, _mm512_set1_epi32(1)), b);
+#else
+    for (int i = 0; i < LANES / 2; i++) {
+        (*even)[i] = a[2 * i], (*even)[i + LANES / 2] = b[2 * i];
+        (*odd)[i] = a[2 * i + 1], (*odd)[i + LANES / 2] = b[2 * i + 1];
+    }
+#endif
 }
 
 /* ---- AVX-512 ---- */
