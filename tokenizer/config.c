@@ -1,9 +1,9 @@
 /* tokenizer_config.json and chat_template.jinja of a model's folder. Both may be missing.
  *
- * A token that the configuration calls special becomes a control piece, whatever type tokenizer.model gives
+ * A token that the configuration calls special becomes a control piece, whatever type the model's file gives
  * it, so that no text can yield it. Tokens behind the last piece are added; gaps between them stay empty.
- * Does not read added_tokens.json, special_tokens_map.json and tokenizer.json: what this program needs of
- * them stands in tokenizer_config.json too. */
+ * Does not read added_tokens.json and special_tokens_map.json: what this program needs of them stands in
+ * tokenizer_config.json too. */
 #include <errno.h>
 #include <limits.h>
 #include <stdio.h>
@@ -68,6 +68,20 @@ static outrider_status grow_pieces(struct tokenizer *t, int32_t n) {
     return OUTRIDER_OK;
 }
 
+uint8_t added_flags(const json_t *token) {
+    static const struct {
+        const char *key;
+        uint8_t flag;
+    } keys[] = {{"lstrip", PIECE_LSTRIP},
+                {"rstrip", PIECE_RSTRIP},
+                {"single_word", PIECE_SINGLE_WORD},
+                {"normalized", PIECE_NORMALIZED}};
+    uint8_t flags = PIECE_ADDED;
+    for (size_t i = 0; i < sizeof keys / sizeof *keys; i++)
+        if (json_is_true(json_object_get(token, keys[i].key))) flags |= keys[i].flag;
+    return flags;
+}
+
 static outrider_status apply_added_token(struct tokenizer *t, const char *key, const json_t *token) {
     int32_t id;
     TRY(parse_id(t, key, &id));
@@ -80,11 +94,13 @@ static outrider_status apply_added_token(struct tokenizer *t, const char *key, c
     struct piece *p = &t->model.pieces[id];
     const char *text = json_string_value(content);
     if (id >= t->model.n) {
-        *p = (struct piece){text, 0, (uint16_t)bytes, special ? PIECE_CONTROL : PIECE_USER_DEFINED};
+        *p = (struct piece){text, 0, (uint16_t)bytes, special ? PIECE_CONTROL : PIECE_USER_DEFINED,
+                            added_flags(token)};
     } else if (special && (p->bytes != bytes || memcmp(p->text, text, bytes) != 0)) {
-        return bad_added(key, "content differs from the piece in tokenizer.model");
+        return bad_added(key, "content differs from the piece in the model's file");
     } else if (special && (p->type == PIECE_NORMAL || p->type == PIECE_USER_DEFINED)) {
         p->type = PIECE_CONTROL;
+        p->flags |= added_flags(token);
     }
     return OUTRIDER_OK;
 }
@@ -116,7 +132,7 @@ static outrider_status apply_special(struct tokenizer *t, const char *field, int
         return fail(OUTRIDER_EMODEL, "%s: %s: \"%.64s\" is not a token", FILE_NAME, field,
                     json_string_value(value));
     struct piece *p = &t->model.pieces[*id];
-    if (p->type == PIECE_USER_DEFINED) p->type = PIECE_CONTROL;
+    if (p->type == PIECE_USER_DEFINED || (t->bpe && p->type == PIECE_NORMAL)) p->type = PIECE_CONTROL;
     if (p->type != PIECE_CONTROL)
         return fail(OUTRIDER_EMODEL, "%s: %s: \"%.64s\" is not a control piece", FILE_NAME, field,
                     json_string_value(value));
@@ -125,7 +141,7 @@ static outrider_status apply_special(struct tokenizer *t, const char *field, int
 
 static outrider_status apply_add_bos(struct tokenizer *t) {
     const json_t *value = json_object_get(t->config, "add_bos_token");
-    t->add_bos = t->bos >= 0; /* as LlamaTokenizer does by default */
+    t->add_bos = t->bos >= 0 && (!t->bpe || t->add_bos); /* as LlamaTokenizer does by default */
     if (!value || json_is_null(value)) return OUTRIDER_OK;
     if (!json_is_boolean(value)) return fail(OUTRIDER_EMODEL, "%s: add_bos_token: not a boolean", FILE_NAME);
     t->add_bos = json_is_true(value) && t->bos >= 0;

@@ -30,6 +30,17 @@ struct piece {
     float score;
     uint16_t bytes;
     uint8_t type;
+    uint8_t flags; /* enum piece_flag */
+};
+
+/* What a text is searched for before anything else, and how. */
+enum piece_flag {
+    PIECE_ADDED = 1,       /* not of the model itself */
+    PIECE_LSTRIP = 2,      /* takes the white space in front of it */
+    PIECE_RSTRIP = 4,      /* takes the white space behind it */
+    PIECE_SINGLE_WORD = 8, /* only where no word goes on around it */
+    PIECE_NORMALIZED = 16, /* looked for in normalized text */
+    PIECE_LITERAL = 32,    /* byte-level models: not written in their alphabet, so no word */
 };
 
 struct sp_model {

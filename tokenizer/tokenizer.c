@@ -21,9 +21,6 @@
 #include "tokenizer/internal.h"
 #include "tokenizer/utf8.h"
 
-static const char SPACE[] = "\xE2\x96\x81"; /* U+2581, a space inside pieces */
-enum { SPACE_BYTES = 3 };
-
 /* ---- lists ---- */
 
 outrider_status token_list_push(struct token_list *list, int32_t id) {
@@ -84,10 +81,6 @@ outrider_status read_file(const char *path, size_t max, unsigned char **bytes, s
     return OUTRIDER_OK;
 }
 
-static bool starts_with_space(const char *text, size_t bytes) {
-    return bytes >= SPACE_BYTES && memcmp(text, SPACE, SPACE_BYTES) == 0;
-}
-
 /* Writes what piece `id` adds to a text, at most its own bytes or the unknown surface; returns how many. */
 static size_t decode_piece(const struct sp_model *m, const struct piece *p, char *out) {
     size_t n = 0;
@@ -117,7 +110,15 @@ static outrider_status build_decoder(struct tokenizer *t) {
     uint32_t end = 0;
     for (int32_t id = 0; id < t->n; id++) {
         t->at[id] = end;
-        end += (uint32_t)decode_piece(&t->model, &t->model.pieces[id], t->text + end);
+        const struct piece *p = &t->model.pieces[id];
+        size_t n = p->bytes;
+        if (!t->rules.byte_level)
+            n = decode_piece(&t->model, p, t->text + end);
+        else if (p->type == PIECE_CONTROL)
+            n = 0;
+        else
+            memcpy(t->text + end, p->text, n);
+        end += (uint32_t)n;
     }
     t->at[t->n] = end;
     return OUTRIDER_OK;
@@ -154,19 +155,58 @@ static outrider_status open_library(struct tokenizer *t) {
     return status;
 }
 
-static outrider_status open_files(struct tokenizer *t, const char *dir) {
+static outrider_status open_sentencepiece(struct tokenizer *t, const char *dir) {
     char path[PATH_MAX];
     size_t n;
-    if (snprintf(path, sizeof path, "%s/tokenizer.model", dir) >= (int)sizeof path)
-        return fail(OUTRIDER_EINVAL, "%s: the path is too long", dir);
+    snprintf(path, sizeof path, "%s/tokenizer.model", dir); /* fitted before */
     TRY(read_file(path, PRECHECK_MAX_FILE, &t->file, &n));
     TRY(precheck_read(path, t->file, n, &t->model));
     t->n = t->model.n;
     t->bos = t->model.bos;
     t->eos = t->model.eos;
-    t->cut_at_spaces = words_are_apart(&t->model);
     TRY(tokenizer_config_read(t, dir));
-    TRY(open_library(t)); /* after the configuration, which makes control pieces */
+    return open_library(t); /* after the configuration, which makes control pieces */
+}
+
+/* What is looked for in a text: added pieces that are no control pieces. Those of tokenizer.model itself are
+ * the library's business. */
+static outrider_status build_added(struct tokenizer *t) {
+    for (int32_t id = 0; id < t->n; id++) {
+        const struct piece *p = &t->model.pieces[id];
+        if (!(p->flags & PIECE_ADDED) || p->type != PIECE_USER_DEFINED) continue;
+        struct added a = {p->text, p->bytes, p->flags, false, id};
+        bool normalized = t->bpe && (p->flags & PIECE_NORMALIZED);
+        if (normalized && run_length(p->text, p->bytes, true) == p->bytes) {
+            char *text;
+            TRY(normalize(&t->rules, p->text, p->bytes, &text, &a.bytes));
+            a.text = text;
+            a.owned = true;
+        }
+        if (a.bytes == 0) continue;
+        TRY(added_push(&t->added[normalized], a));
+    }
+    for (int i = 0; i < 2; i++) added_sort(&t->added[i]);
+    return OUTRIDER_OK;
+}
+
+/* tokenizer.model where the folder has one, else tokenizer.json. */
+static outrider_status choose_file(const char *dir, bool *json) {
+    char path[PATH_MAX];
+    struct stat st;
+    if (snprintf(path, sizeof path, "%s/tokenizer.model", dir) >= (int)sizeof path)
+        return fail(OUTRIDER_EINVAL, "%s: the path is too long", dir);
+    bool has_model = lstat(path, &st) == 0 || errno != ENOENT;
+    snprintf(path, sizeof path, "%s/tokenizer.json", dir);
+    *json = !has_model && lstat(path, &st) == 0;
+    return OUTRIDER_OK;
+}
+
+static outrider_status open_files(struct tokenizer *t, const char *dir) {
+    bool json;
+    TRY(choose_file(dir, &json));
+    TRY(json ? tokenizer_json_read(t, dir) : open_sentencepiece(t, dir));
+    t->cut_at_spaces = words_are_apart(&t->model);
+    TRY(build_added(t));
     return build_decoder(t);
 }
 
@@ -184,10 +224,14 @@ outrider_status tokenizer_open(const char *dir, struct tokenizer **out) {
 void tokenizer_close(struct tokenizer *t) {
     if (!t) return;
     spm_close(t->library);
+    bpe_destroy(t->bpe);
+    splitter_destroy(t->splitter);
+    for (int i = 0; i < 2; i++) added_free(&t->added[i]);
     precheck_free(&t->model);
     json_decref(t->config);
     free(t->template_file);
     free(t->file);
+    free(t->texts);
     free(t->text);
     free(t->at);
     free(t);
@@ -212,7 +256,7 @@ const char *tokenizer_chat_template(const struct tokenizer *t) {
 }
 
 int32_t tokenizer_find(const struct tokenizer *t, const char *text, size_t bytes) {
-    int32_t id = precheck_find(&t->model, text, bytes);
+    int32_t id = t->bpe ? bpe_find(t->bpe, text, bytes, false) : precheck_find(&t->model, text, bytes);
     if (id >= 0) return id;
     for (id = t->model.n; id < t->n; id++) {
         const struct piece *p = &t->model.pieces[id];
@@ -269,12 +313,6 @@ static outrider_status encode_part(const struct tokenizer *t, const char *text, 
     return spm_encode(t->library, text, bytes, out);
 }
 
-/* Whether a run of spaces, typed or written as U+2581, begins at text[i], i > 0. */
-static bool spaces_begin(const char *text, size_t i) {
-    if (text[i] != ' ' || text[i - 1] == ' ') return false;
-    return i < SPACE_BYTES || !starts_with_space(text + i - SPACE_BYTES, SPACE_BYTES);
-}
-
 static outrider_status encode_valid(const struct tokenizer *t, const char *text, size_t bytes,
                                     struct token_list *out) {
     while (t->cut_at_spaces && bytes > PART_BYTES) {
@@ -293,17 +331,6 @@ static outrider_status encode_invalid(const struct tokenizer *t, const char *tex
     if (!t->model.byte_fallback) return token_list_push(out, t->model.unk);
     for (size_t i = 0; i < bytes; i++) TRY(token_list_push(out, t->model.byte_ids[(unsigned char)text[i]]));
     return OUTRIDER_OK;
-}
-
-/* Length of the run at the start of the text that is all well-formed, or all not. */
-static size_t run_length(const char *text, size_t bytes, bool valid) {
-    size_t i = 0;
-    while (i < bytes) {
-        int length = utf8_check((const unsigned char *)text + i, bytes - i);
-        if ((length > 0) != valid) break;
-        i += length > 0 ? (size_t)length : 1;
-    }
-    return i;
 }
 
 static outrider_status encode_runs(const struct tokenizer *t, const char *text, size_t bytes,
@@ -343,18 +370,37 @@ static size_t normalize_spaces(const struct sp_model *m, const char *text, size_
     return n;
 }
 
-static outrider_status encode(const struct tokenizer *t, const char *text, size_t bytes, bool start,
-                              struct token_list *out) {
-    if (bytes == 0) return OUTRIDER_OK;
-    if (bytes > TEXT_MAX_BYTES)
-        return fail(OUTRIDER_EINVAL, "a text of %zu bytes is too long to encode; at most %d", bytes,
-                    TEXT_MAX_BYTES);
-    size_t before = out->n;
+static outrider_status encode_library(const struct tokenizer *t, const char *text, size_t bytes, bool start,
+                                      struct token_list *out) {
     char *copy = malloc(bytes + 1);
     if (!copy) return fail_memory("a text", bytes + 1);
     size_t n = normalize_spaces(&t->model, text, bytes, start, copy);
     outrider_status status = encode_runs(t, copy, n, out);
     free(copy);
+    return status;
+}
+
+/* The text between added tokens is the engine's. */
+static outrider_status encode_parts(const struct tokenizer *t, const char *text, size_t bytes, bool start,
+                                    struct token_list *out) {
+    const struct added *token;
+    for (size_t i = 0, begin, end; i < bytes; i = end) {
+        bool found = added_next(&t->added[0], text, bytes, i, &token, &begin, &end);
+        if (!found) begin = end = bytes;
+        if (begin > i)
+            TRY((t->bpe ? encode_bpe : encode_library)(t, text + i, begin - i, start && i == 0, out));
+        if (found) TRY(token_list_push(out, token->id));
+    }
+    return OUTRIDER_OK;
+}
+
+static outrider_status encode(const struct tokenizer *t, const char *text, size_t bytes, bool start,
+                              struct token_list *out) {
+    if (bytes > TEXT_MAX_BYTES)
+        return fail(OUTRIDER_EINVAL, "a text of %zu bytes is too long to encode; at most %d", bytes,
+                    TEXT_MAX_BYTES);
+    size_t before = out->n;
+    outrider_status status = encode_parts(t, text, bytes, start, out);
     if (status != OUTRIDER_OK) out->n = before;
     return status;
 }

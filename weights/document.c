@@ -14,7 +14,7 @@ enum { OBJECT_BYTES = 256, ARRAY_BYTES = 128, VALUE_BYTES = 96 };
  * characters counted here, at the costs that its libraries' structures have. Malformed text is left to the
  * parser. When memory runs out within a word, jansson loses characters in silence or aborts, so all that it
  * may take is asked for. */
-static outrider_status check_limits(const char *path, const char *text, size_t bytes) {
+static outrider_status check_limits(const char *path, const char *text, size_t bytes, size_t max_values) {
     size_t objects = 0, values = 1, depth = 0, cost = 4 * bytes; /* a word's buffer doubles as it grows */
     bool quoted = false;
     for (size_t i = 0; i < bytes; i++) {
@@ -32,16 +32,21 @@ static outrider_status check_limits(const char *path, const char *text, size_t b
         cost += c == '{' ? OBJECT_BYTES : c == '[' ? ARRAY_BYTES : c == ',' ? VALUE_BYTES : 0;
         if (depth > MAX_DEPTH)
             return fail(OUTRIDER_EMODEL, "%s: JSON deeper than %d levels", path, MAX_DEPTH);
-        if (values > MAX_VALUES || objects > MAX_OBJECTS)
-            return fail(OUTRIDER_EMODEL, "%s: JSON of more than %d values or %d objects", path, MAX_VALUES,
+        if (values > max_values || objects > MAX_OBJECTS)
+            return fail(OUTRIDER_EMODEL, "%s: JSON of more than %zu values or %d objects", path, max_values,
                         MAX_OBJECTS);
     }
     return memory_probe(path, cost);
 }
 
 outrider_status document_parse(const char *path, const void *text, size_t bytes, json_t **out) {
+    return document_parse_large(path, text, bytes, MAX_VALUES, out);
+}
+
+outrider_status document_parse_large(const char *path, const void *text, size_t bytes, size_t max_values,
+                                     json_t **out) {
     *out = NULL;
-    TRY(check_limits(path, text, bytes));
+    TRY(check_limits(path, text, bytes, max_values));
     json_error_t error;
     json_t *root = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &error);
     if (!root && (!error.text[0] || json_error_code(&error) == json_error_out_of_memory))

@@ -25,6 +25,9 @@ void document_close(struct document *doc); /* zeroed is fine */
 
 /* Parses text that came from `path` and must be an object; json_decref it. */
 outrider_status document_parse(const char *path, const void *text, size_t bytes, json_t **out);
+/* The same with a limit of its own to the number of values. */
+outrider_status document_parse_large(const char *path, const void *text, size_t bytes, size_t max_values,
+                                     json_t **out);
 
 json_t *document_get(const struct document *doc, const char *key); /* NULL when absent or null */
 outrider_status document_int(const struct document *doc, const char *key, int32_t min, int32_t max,
