@@ -6,6 +6,7 @@
 
 #include "runtime/engine.h"
 #include "runtime/status.h"
+#include "weights/hub.h"
 
 const char *outrider_version(void) {
     return OUTRIDER_VERSION;
@@ -184,8 +185,7 @@ static outrider_status choose_chat(outrider_engine *e, const outrider_engine_opt
     return OUTRIDER_OK;
 }
 
-outrider_status outrider_engine_open(const outrider_engine_options *o, outrider_engine **out) {
-    *out = NULL;
+static outrider_status open_engine(const outrider_engine_options *o, outrider_engine **out) {
     enum dtype cache;
     TRY(check_options(o));
     TRY(cache_type(o->cache_type, &cache));
@@ -219,6 +219,23 @@ cleanup:
     return status;
 }
 
+/* From here on models are paths. */
+outrider_status outrider_engine_open(const outrider_engine_options *o, outrider_engine **out) {
+    char *model = NULL, *draft = NULL;
+    outrider_engine_options resolved = *o;
+    outrider_status status = OUTRIDER_OK;
+    *out = NULL;
+    if (o->model) TRY_GOTO(done, hub_resolve(o->model, &model));
+    if (o->draft) TRY_GOTO(done, hub_resolve(o->draft, &draft));
+    resolved.model = model;
+    resolved.draft = draft;
+    status = open_engine(&resolved, out);
+done:
+    free(model);
+    free(draft);
+    return status;
+}
+
 void outrider_engine_close(outrider_engine *e) {
     if (!e) return;
     batch_destroy(e);
@@ -232,13 +249,17 @@ void outrider_engine_close(outrider_engine *e) {
 
 /* ---- description ---- */
 
-outrider_status outrider_inspect(const char *folder, const char *cache, const char *quant_name,
+outrider_status outrider_inspect(const char *model, const char *cache, const char *quant_name,
                                  outrider_model_info *info) {
     enum dtype type;
     enum quant quant;
     TRY(cache_type(cache, &type));
     TRY(quant_by_name(quant_name, &quant));
-    return model_inspect(folder, type, quant, info);
+    char *path;
+    TRY(hub_resolve(model, &path));
+    outrider_status status = model_inspect(path, type, quant, info);
+    free(path);
+    return status;
 }
 
 outrider_status outrider_engine_get_info(const outrider_engine *e, outrider_engine_info *info) {

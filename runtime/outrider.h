@@ -62,8 +62,10 @@ enum {
 /* ---- engine ---- */
 
 typedef struct {
-    const char *model;      /* folder of the verifier */
-    const char *draft;      /* folder of the draft; NULL for none. Its vocabulary must equal the verifier's */
+    /* The verifier: a folder in Hugging Face's layout, a GGUF file (any one of a split model's), a folder
+     * with one, or ORG/NAME[@REVISION][:PART OF A GGUF FILE'S NAME] in the local Hugging Face cache. */
+    const char *model;
+    const char *draft;      /* named likewise; NULL for none. Its vocabulary must equal the verifier's */
     const char *device;     /* "auto", "cpu", "cpu:avx2" (an instruction set by name), "cuda", "cuda:1" */
     int32_t threads;        /* 0: one a core */
     int32_t ctx_size;       /* tokens a session can hold; 0: the models' own limit, at most 8192 */
@@ -117,7 +119,8 @@ typedef struct {
 } outrider_engine_info;
 
 outrider_status outrider_engine_get_info(const outrider_engine *engine, outrider_engine_info *info);
-/* The same of a folder, without loading it. cache_type and quant as in the options. */
+/* The same of a model, named as in the options, without loading it. cache_type and quant as in the options.
+ */
 outrider_status outrider_inspect(const char *folder, const char *cache_type, const char *quant,
                                  outrider_model_info *info);
 

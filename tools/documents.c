@@ -118,6 +118,11 @@ static void choices(FILE *out, const struct option_spec *s) {
     for (const char *at = s->argument; *at; at++) fputc(*at == '|' ? ' ' : *at, out);
 }
 
+/* A model may be a file or a folder: completing files goes through folders too. */
+static bool names_file(const struct option_spec *s) {
+    return !strcmp(s->argument, "FILE") || !strcmp(s->argument, "MODEL");
+}
+
 /* ---- bash ---- */
 
 static void bash_names(FILE *out, const struct option_spec *s) {
@@ -135,7 +140,7 @@ static void bash_value(FILE *out, const struct option_spec *s) {
         fputs("' ;;\n", out);
         return;
     }
-    const char *kind = !strcmp(s->argument, "DIR") ? "-d" : !strcmp(s->argument, "FILE") ? "-f" : NULL;
+    const char *kind = !strcmp(s->argument, "DIR") ? "-d" : names_file(s) ? "-f" : NULL;
     if (kind)
         fprintf(out, "compopt -o filenames; COMPREPLY=($(compgen %s -- \"$cur\")); return ;;\n", kind);
     else
@@ -189,7 +194,7 @@ static void zsh_option(FILE *out, const struct option_spec *s, const char *dashe
         choices(out, s);
         fputc(')', out);
     } else if (s->kind != KIND_FLAG) {
-        bool folder = !strcmp(s->argument, "DIR"), file = !strcmp(s->argument, "FILE");
+        bool folder = !strcmp(s->argument, "DIR"), file = names_file(s);
         fprintf(out, ":%s:%s", s->argument, folder ? "_files -/" : file ? "_files" : "");
     }
     fputs("'\n", out);
@@ -242,7 +247,7 @@ static void fish_option(FILE *out, const struct option_spec *s) {
         choices(out, s);
         fputc('\'', out);
     } else if (s->kind != KIND_FLAG) {
-        bool folder = !strcmp(s->argument, "DIR"), file = !strcmp(s->argument, "FILE");
+        bool folder = !strcmp(s->argument, "DIR"), file = names_file(s);
         fputs(folder ? " -x -a '(__fish_complete_directories)'" : file ? " -r -F" : " -x", out);
     }
     fputs(" -d ", out);

@@ -12,11 +12,13 @@ static const char of_model[] = "the model's own";
 
 /* clang-format off */
 static const struct option_spec table[N_OPTIONS] = {
-    [OPT_MODEL] = {"model", "m", NULL, KIND_TEXT, CMD_ALL, "model", "DIR",
-        .shown = "the shipped pair", .help = "folder of the model that writes the text, the verifier"},
+    [OPT_MODEL] = {"model", "m", NULL, KIND_TEXT, CMD_ALL, "model", "MODEL",
+        .shown = "the shipped pair",
+        .help = "the model that writes the text, the verifier: a folder, a GGUF file, or ORG/NAME in the local "
+        "Hugging Face cache (ORG/NAME:Q4_K_M for one of several GGUF files)"},
     [OPT_MODEL_DRAFT] = {"model-draft", "md", "draft-model spec-draft-model", KIND_TEXT,
-        CMD_WRITES | CMD_INSPECT, "model", "DIR", .shown = "none; with the shipped pair its draft",
-        .help = "folder of the small model that proposes; its vocabulary must equal the verifier's"},
+        CMD_WRITES | CMD_INSPECT, "model", "MODEL", .shown = "none; with the shipped pair its draft",
+        .help = "the small model that proposes, named likewise; its vocabulary must equal the verifier's"},
     [OPT_CTX_SIZE] = {"ctx-size", "c", NULL, KIND_INT, CMD_ALL, "model", "N", 0, INT32_MAX,
         .shown = "what the models know, up to 8192",
         .help = "tokens that a session can hold; 0 for the default"},

@@ -21,8 +21,7 @@ static bool ends_with(const char *name, const char *end) {
     return n > m && strcmp(name + n - m, end) == 0;
 }
 
-/* Not the later parts of a split model, nor what stands beside a model that sees. */
-static bool is_model(const char *name) {
+bool source_is_gguf(const char *name) {
     const char *of = strstr(name, "-of-");
     if (!ends_with(name, ".gguf") || strncmp(name, "mmproj", 6) == 0) return false;
     bool part = of && of - name >= 6 && of[-6] == '-' && strspn(of - 5, "0123456789") == 5;
@@ -31,7 +30,7 @@ static bool is_model(const char *name) {
 
 static outrider_status find_in_folder(const char *dir, DIR *folder, char **file) {
     for (struct dirent *e; (e = readdir(folder));) {
-        if (!is_model(e->d_name)) continue;
+        if (!source_is_gguf(e->d_name)) continue;
         if (*file)
             return fail(OUTRIDER_EMODEL, "%s: holds several GGUF models (%.100s, %.100s): name one of them",
                         dir, strrchr(*file, '/') + 1, e->d_name);
