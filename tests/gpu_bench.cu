@@ -1,6 +1,7 @@
 /* Times whole passes of the 8B and 1B shapes on random weights, as a share of the read bandwidth measured in
- * the same run, their parts, prompts and loading. Arguments: `brief` times only whole passes; `trace` N runs
- * two 8B layers with N rows twice, for a profiler. */
+ * the same run, their parts, prompts and loading. Arguments: `brief` times only whole passes; `trace` N q8|q4
+ * runs two 8B layers with N rows twice, for a profiler. */
+#include "kernels/cuda/quantized.cuh"
 #include "tests/helpers_gpu.cuh"
 
 #include <algorithm>
@@ -9,7 +10,12 @@
 struct big {
     const char *name;
     int hidden, layers, heads, kv_heads, head_dim, ffn, vocab;
+    enum dtype type;
 };
+
+static size_t matrix_bytes(enum dtype type, size_t n, size_t k) {
+    return dtype_is_quantized(type) ? quantized_bytes(type, n, k) : n * k * 2;
+}
 
 __global__ void fill_bf16(bf16 *p, size_t n, uint32_t seed, float scale) {
     for (size_t i = blockIdx.x * (size_t)blockDim.x + threadIdx.x; i < n;
@@ -35,11 +41,13 @@ static struct bench open_bench(const struct big &s) {
     struct bench b = {};
     b.s = s;
     size_t d = s.hidden, width = (size_t)s.heads * s.head_dim, kv = (size_t)s.kv_heads * s.head_dim;
-    size_t layer = (width + 2 * kv) * d + d * width + 2 * (size_t)s.ffn * d + d * s.ffn;
-    size_t elements = layer * s.layers + (size_t)s.vocab * d;
-    b.bytes = elements * 2;
+    auto bytes = [&](size_t n, size_t k) { return matrix_bytes(s.type, n, k); };
+    size_t layer =
+        bytes(width, d) + 2 * bytes(kv, d) + bytes(d, width) + 2 * bytes(s.ffn, d) + bytes(d, s.ffn);
+    b.bytes = layer * s.layers + bytes(s.vocab, d);
+    /* As quantised weights these are as good as any; as scales they are numbers about 1. */
     must(ops->alloc(be, b.bytes, (void **)&b.weights));
-    fill_bf16<<<2112, 256, 0, be->stream>>>((bf16 *)b.weights, elements, 1, .02f);
+    fill_bf16<<<2112, 256, 0, be->stream>>>((bf16 *)b.weights, b.bytes / 2, 1, .02f);
     b.ones = on_device(std::vector<float>(d, 1));
     b.rope = on_device(std::vector<float>((size_t)BENCH_POSITIONS * s.head_dim, .7f));
     size_t cache = (size_t)BENCH_POSITIONS * kv * s.layers * 2;
@@ -73,10 +81,10 @@ enum { QKV = 1, ATTENTION = 2, OUT = 4, GATE = 8, DOWN = 16, HEAD = 32, ALL = 63
 static void issue(const struct bench &b, const struct rows &rows, int parts) {
     const struct big &s = b.s;
     const int d = s.hidden, width = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
-    const bf16 *w = (const bf16 *)b.weights;
+    const char *w = b.weights;
     auto matrix = [&](int n, int k) {
-        struct matrix m = {w, DTYPE_BF16, n, k};
-        w += (size_t)n * k;
+        struct matrix m = {w, s.type, n, k};
+        w += matrix_bytes(s.type, n, k);
         return m;
     };
     struct matrix embedding = {b.weights, DTYPE_BF16, s.vocab, d};
@@ -195,8 +203,8 @@ static void bench_loading() {
     for (const struct matrix &m : parts) ops->weight_release(be, &m);
 }
 
-static void trace(int n) {
-    struct bench b = open_bench({"8B", 4096, 2, 32, 8, 128, 14336, 8192});
+static void trace(int n, enum dtype type) {
+    struct bench b = open_bench({"8B", 4096, 2, 32, 8, 128, 14336, 8192, type});
     struct rows rows = {n,    b.rows, b.rows + 512, b.rows + 1024, b.table, BENCH_POSITIONS / BENCH_PAGE,
                         1023, false};
     for (int i = 0; i < 2; i++) issue(b, rows, ALL);
@@ -208,13 +216,21 @@ int main(int argc, char **argv) {
     double gb_per_s;
     open_card();
     if (mode == "trace") {
-        trace(argc > 2 ? atoi(argv[2]) : 1);
+        const std::string type = argc > 3 ? argv[3] : "";
+        trace(argc > 2 ? atoi(argv[2]) : 1, type == "q8"   ? DTYPE_Q8_0
+                                            : type == "q4" ? DTYPE_Q4_0
+                                                           : DTYPE_BF16);
         return 0;
     }
     must(ops->read_bandwidth(be, (size_t)14 << 30, &gb_per_s));
     printf("read bandwidth %.0f GB/s\n", gb_per_s);
-    bench({"8B", 4096, 32, 32, 8, 128, 14336, 8192}, gb_per_s, mode == "brief");
-    bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192}, gb_per_s, mode == "brief");
+    bench({"8B", 4096, 32, 32, 8, 128, 14336, 8192, DTYPE_BF16}, gb_per_s, mode == "brief");
+    bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192, DTYPE_BF16}, gb_per_s, mode == "brief");
+    for (enum dtype type : {DTYPE_Q8_0, DTYPE_Q4_0}) {
+        printf("%s\n", dtype_name(type));
+        bench({"8B", 4096, 32, 32, 8, 128, 14336, 8192, type}, gb_per_s, true);
+        bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192, type}, gb_per_s, true);
+    }
     if (mode.empty()) bench_loading();
     must(ops->sync(be));
     ops->close(be);

@@ -60,8 +60,34 @@ struct tensor {
     std::vector<float> host; /* as rounded */
     struct matrix device;
 };
+/* A block as files have it, and what its values are. */
+static void quantize(float *x, enum dtype t, char *block) {
+    float top = 0;
+    for (int i = 0; i < 32; i++) top = std::max(top, fabsf(x[i]));
+    const __half scale = __float2half(top / (t == DTYPE_Q8_0 ? 127 : 7));
+    const float d = __half2float(scale);
+    memcpy(block, &scale, 2);
+    for (int i = 0; i < 32; i++) {
+        const int limit = t == DTYPE_Q8_0 ? 127 : 7, q = std::clamp((int)lrintf(x[i] / d), -limit, limit);
+        x[i] = d * q;
+        if (t == DTYPE_Q8_0)
+            block[2 + i] = (char)q;
+        else if (i < 16)
+            block[2 + i] = (char)(q + 8);
+        else
+            block[2 + i - 16] |= (char)((q + 8) << 4);
+    }
+}
 static struct tensor random_matrix(int n, int k, enum dtype t) {
     struct tensor m;
+    if (dtype_is_quantized(t)) {
+        std::vector<char> blocks((size_t)n * dtype_row_bytes(t, k));
+        for (size_t i = 0; i < (size_t)n * k; i++) m.host.push_back(uniform() * 1.7f / sqrtf(k));
+        for (size_t i = 0; i < (size_t)n * k / 32; i++)
+            quantize(&m.host[i * 32], t, &blocks[i * dtype_bytes(t)]);
+        must(ops->weight(be, blocks.data(), t, n, k, &m.device));
+        return m;
+    }
     std::vector<char> raw((size_t)n * k * dtype_bytes(t));
     m.host.resize((size_t)n * k);
     for (size_t i = 0; i < m.host.size(); i++) {
@@ -88,6 +114,8 @@ struct shape {
     enum dtype weights, cache;
     double tolerance;
 };
+/* Activations rounded to 8 bits differ by a whole step where the reference's and the backend's bf16 fall on
+ * two sides of a border: 1 to 2% of a product that follows another. Widened weights lose up to 1 in 512. */
 static const struct shape shapes[] = {
     {"tale verifier", 384, 6, 2, 64, 1024, 8192, 16, DTYPE_BF16, DTYPE_F16, 6e-3},
     {"tale draft", 128, 2, 1, 64, 384, 8192, 64, DTYPE_BF16, DTYPE_F16, 6e-3},
@@ -99,6 +127,10 @@ static const struct shape shapes[] = {
     {"bf16, f32 cache", 256, 4, 2, 64, 512, 640, 16, DTYPE_BF16, DTYPE_F32, 6e-3},
     {"f32", 192, 6, 3, 32, 250, 301, 16, DTYPE_F32, DTYPE_F32, 1e-5},
     {"f16", 128, 2, 2, 64, 200, 300, 128, DTYPE_F16, DTYPE_F16, 2e-3},
+    {"q8", 1024, 16, 4, 64, 2816, 1001, 64, DTYPE_Q8_0, DTYPE_F16, 2.5e-2},
+    {"q4", 1024, 16, 4, 64, 2816, 1001, 64, DTYPE_Q4_0, DTYPE_F16, 2.5e-2},
+    {"q8, odd chunks", 4512, 3, 1, 32, 96, 77, 16, DTYPE_Q8_0, DTYPE_F16, 2.5e-2},
+    {"q4, odd chunks", 4512, 3, 1, 32, 96, 77, 16, DTYPE_Q4_0, DTYPE_F16, 2.5e-2},
 };
 
 struct row {
@@ -144,7 +176,7 @@ static struct model make_model(const struct shape &s, int slots) {
     struct model m = {};
     m.s = s;
     int width = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
-    m.table = random_matrix(s.vocab, s.hidden, s.weights);
+    m.table = random_matrix(s.vocab, s.hidden, dtype_is_quantized(s.weights) ? DTYPE_BF16 : s.weights);
     m.q = random_matrix(width, s.hidden, s.weights);
     m.k = random_matrix(kv, s.hidden, s.weights);
     m.v = random_matrix(kv, s.hidden, s.weights);
@@ -257,6 +289,9 @@ static struct result run(struct model &m, const std::vector<row> &list, bool pre
 
 /* ---- the reference ---- */
 
+static enum dtype activations(enum dtype weights) {
+    return weights == DTYPE_BF16 || dtype_is_quantized(weights) ? DTYPE_BF16 : DTYPE_F32;
+}
 static std::vector<float> normed(const struct model &m, const std::vector<float> &x, int which, size_t row) {
     size_t d = m.s.hidden;
     double sum = 0;
@@ -265,13 +300,22 @@ static std::vector<float> normed(const struct model &m, const std::vector<float>
     float scale = (float)(1 / sqrt(sum / d + 1e-5));
     /* The backend's rounding: before the row's factor, which it applies to the sums. */
     for (size_t i = 0; i < d; i++)
-        out[i] = scale * round_to(x[row * d + i] * m.norm[which][i],
-                                  m.s.weights == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32);
+        out[i] = scale * round_to(x[row * d + i] * m.norm[which][i], activations(m.s.weights));
     return out;
 }
-static std::vector<float> times(const struct tensor &w, const std::vector<float> &a) {
+/* Few rows of activations meet quantised weights as 8-bit integers, a scale for every 128. */
+static void round_chunks(std::vector<float> &a) {
+    for (size_t from = 0; from < a.size(); from += 128) {
+        const size_t to = std::min(from + 128, a.size());
+        float top = 0;
+        for (size_t i = from; i < to; i++) top = std::max(top, fabsf(a[i]));
+        for (size_t i = from; i < to && top > 0; i++) a[i] = rintf(a[i] / top * 127) * top / 127;
+    }
+}
+static std::vector<float> times(const struct tensor &w, std::vector<float> a, bool prefill) {
     int n = w.device.n, k = w.device.k;
     std::vector<float> out(n);
+    if (dtype_is_quantized(w.device.dtype) && !prefill) round_chunks(a);
 #pragma omp parallel for
     for (int i = 0; i < n; i++) {
         double sum = 0;
@@ -291,16 +335,17 @@ static void turn(const struct model &m, float *head, int position) {
     }
 }
 /* Appends to keys and values as it goes, like the device. Differences of x, not x, so that errors show. */
-static struct result reference(const struct model &m, const std::vector<row> &list, std::vector<float> &keys,
-                               std::vector<float> &values) {
+static struct result reference(const struct model &m, const std::vector<row> &list, bool prefill,
+                               std::vector<float> &keys, std::vector<float> &values) {
     const struct shape &s = m.s;
     int D = s.head_dim;
-    enum dtype act = s.weights == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    enum dtype act = activations(s.weights);
     std::vector<float> x, q;
     struct result out;
     for (size_t r = 0; r < list.size(); r++) {
         for (int i = 0; i < s.hidden; i++) x.push_back(m.table.host[(size_t)list[r].token * s.hidden + i]);
-        auto n = normed(m, x, 0, r), qr = times(m.q, n), k = times(m.k, n), v = times(m.v, n);
+        auto n = normed(m, x, 0, r), qr = times(m.q, n, prefill), k = times(m.k, n, prefill),
+             v = times(m.v, n, prefill);
         for (int h = 0; h < s.heads; h++) turn(m, &qr[h * D], list[r].position);
         for (int h = 0; h < s.kv_heads; h++) turn(m, &k[h * D], list[r].position);
         q.insert(q.end(), qr.begin(), qr.end());
@@ -330,19 +375,19 @@ static struct result reference(const struct model &m, const std::vector<row> &li
             }
             for (int d = 0; d < D; d++) attended[h * D + d] = round_to((float)(sum[d] / total), act);
         }
-        auto add = times(m.o, attended);
+        auto add = times(m.o, attended, prefill);
         for (int i = 0; i < s.hidden; i++) x[r * s.hidden + i] += add[i];
     }
     out.after_attention = x;
     for (size_t r = 0; r < list.size(); r++) {
-        auto n = normed(m, x, 1, r), gate = times(m.gate, n), up = times(m.up, n);
+        auto n = normed(m, x, 1, r), gate = times(m.gate, n, prefill), up = times(m.up, n, prefill);
         for (int i = 0; i < s.ffn; i++) gate[i] = round_to(gate[i] / (1 + expf(-gate[i])) * up[i], act);
-        auto add = times(m.down, gate);
+        auto add = times(m.down, gate, prefill);
         for (int i = 0; i < s.hidden; i++) x[r * s.hidden + i] += add[i];
     }
     out.after_mlp = x;
     for (size_t r = 0; r < list.size(); r++) {
-        auto l = times(m.head, normed(m, x, 2, r));
+        auto l = times(m.head, normed(m, x, 2, r), false);
         out.logits.insert(out.logits.end(), l.begin(), l.end());
     }
     return out;
@@ -385,7 +430,7 @@ static void check_against_reference(struct model &m, const std::vector<row> &lis
                                     const char *what) {
     restore_cache(m);
     auto keys = m.keys, values = m.values;
-    auto want = reference(m, list, keys, values);
+    auto want = reference(m, list, prefill, keys, values);
     auto got = run(m, list, prefill);
     std::vector<float> start;
     for (auto &r : list)

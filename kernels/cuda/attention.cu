@@ -369,7 +369,7 @@ void cuda_attention(struct backend *be, const struct rows *rows, const struct at
     p.k = (const __half *)kv->k;
     p.v = (const __half *)kv->v;
     p.attended = attended;
-    p.wide = b->q.dtype != DTYPE_BF16;
+    p.wide = b->q.dtype == DTYPE_F32 || b->q.dtype == DTYPE_F16;
     p.whole = rows->prefill;
     if (attention_is_fast(be, b, kv))
         return b->head_dim == 64 ? run_fast<64>(be, &p, rows->max_position)

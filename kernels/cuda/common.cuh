@@ -9,7 +9,7 @@
  * before.
  *
  * Activations: `q` is f16, scaled for exp2, where the tensor-core attention reads it and f32 elsewhere;
- * `attended` and `hidden` are bf16 under bf16 weights and f32 under others. */
+ * `attended` and `hidden` are bf16 under bf16 and quantised weights and f32 under others. */
 #ifndef OUTRIDER_CUDA_COMMON_CUH
 #define OUTRIDER_CUDA_COMMON_CUH
 
@@ -61,6 +61,8 @@ struct backend {
     struct held *held; /* a projection that waits for the norm behind it */
     void *padded;      /* [PREFILL_ROWS][max_width] bf16 */
     float *sums;       /* [max_rows][3 * max_width]: products that are finished by another kernel */
+    bf16 *widened;     /* the largest quantised matrix, for products that know only bf16 */
+    size_t widened_bytes;
 };
 
 /* Keeps the first error for sync to report. */
@@ -136,10 +138,10 @@ static __device__ __forceinline__ uint32_t shared_address(const void *p) {
 /* c += a b for a 16x16 tile a (rows g and g + 8 of thread 4g + t) and a 16x8 tile b (column g). */
 static __device__ __forceinline__ void mma_bf16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                                 uint32_t a3, uint32_t b0, uint32_t b1) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
-                 "{%0,%1,%2,%3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+        "{%0,%1,%2,%3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(a0), "r"(a1), "r"(a2), "r"(a3), "r"(b0), "r"(b1));
 }
 static __device__ __forceinline__ void mma_f16(float (&c)[4], uint32_t a0, uint32_t a1, uint32_t a2,
                                                uint32_t a3, uint32_t b0, uint32_t b1) {

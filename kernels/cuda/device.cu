@@ -4,7 +4,7 @@
  * download. Uploads are copied to pinned memory at once and sent by one small kernel in front of whatever
  * runs next; small downloads are written to pinned memory by a kernel while the host watches a ticket, which
  * is several microseconds quicker than a copy and an event. Not done here: more than one device. */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/quantized.cuh"
 
 #include <algorithm>
 #include <atomic>
@@ -303,13 +303,9 @@ static cudaError_t load(struct backend *be, char *to, const char *from, size_t b
     return cudaSuccess;
 }
 
-static outrider_status cuda_weight(struct backend *be, const void *host, enum dtype dtype, int32_t n,
-                                   int32_t k, struct matrix *out) {
-    *out = (struct matrix){NULL, dtype, n, k};
-    if (dtype_is_quantized(dtype))
-        return fail(OUTRIDER_EINVAL, "%s weights are not supported on this device yet: take --device cpu",
-                    dtype_name(dtype));
-    size_t bytes = (size_t)n * dtype_row_bytes(dtype, (size_t)k);
+/* A device copy of host memory. */
+static outrider_status load_copy(struct backend *be, const void *host, size_t bytes, void **out) {
+    *out = NULL;
     if (!be->loader) {
         be->loader = new (std::nothrow) struct loader();
         if (!be->loader) return fail_memory("the loader", sizeof *be->loader);
@@ -318,16 +314,48 @@ static outrider_status cuda_weight(struct backend *be, const void *host, enum dt
             return fail(OUTRIDER_ENOMEM, "cuda:%d: pinned memory for loading: %s", be->device,
                         cudaGetErrorString(error));
     }
-    void *p;
-    TRY(cuda_alloc(be, bytes, &p));
-    cudaError_t error = load(be, (char *)p, (const char *)host, bytes);
-    if (error == cudaSuccess) {
-        out->data = p;
-        return OUTRIDER_OK;
-    }
-    cudaFree(p);
+    TRY(cuda_alloc(be, bytes, out));
+    cudaError_t error = load(be, (char *)*out, (const char *)host, bytes);
+    if (error == cudaSuccess) return OUTRIDER_OK;
+    cudaFree(*out);
+    *out = NULL;
     return fail(OUTRIDER_EFAIL, "cuda:%d: loading %zu bytes: %s", be->device, bytes,
                 cudaGetErrorString(error));
+}
+
+/* Room to widen a matrix of n x k in. */
+static outrider_status reserve_widened(struct backend *be, size_t bytes) {
+    if (bytes <= be->widened_bytes) return OUTRIDER_OK;
+    TRY(cuda_sync(be));
+    drop_records(be); /* they hold the old address */
+    cuda_release(be, be->widened);
+    be->widened = NULL;
+    be->widened_bytes = 0;
+    TRY(cuda_alloc(be, bytes, (void **)&be->widened));
+    be->widened_bytes = bytes;
+    return OUTRIDER_OK;
+}
+
+static outrider_status cuda_weight(struct backend *be, const void *host, enum dtype dtype, int32_t n,
+                                   int32_t k, struct matrix *out) {
+    *out = (struct matrix){NULL, dtype, n, k};
+    if (!dtype_is_computed(dtype))
+        return fail(OUTRIDER_EINVAL, "cuda:%d: no kernels for %s", be->device, dtype_name(dtype));
+    size_t bytes = (size_t)n * dtype_row_bytes(dtype, (size_t)k);
+    void *copy, *packed;
+    TRY(load_copy(be, host, bytes, &copy));
+    out->data = copy;
+    if (!dtype_is_quantized(dtype)) return OUTRIDER_OK;
+    out->data = NULL;
+    outrider_status status = cuda_alloc(be, quantized_bytes(dtype, n, k), &packed);
+    if (status == OUTRIDER_OK) {
+        out->data = packed;
+        quantized_pack(be, copy, dtype, n, k, packed);
+        status = reserve_widened(be, (size_t)n * k * 2);
+    }
+    if (status == OUTRIDER_OK) status = cuda_sync(be); /* before the copy goes */
+    cuda_release(be, copy);
+    return status;
 }
 
 static void cuda_weight_release(struct backend *be, const struct matrix *m) {
@@ -457,7 +485,7 @@ static void cuda_close(struct backend *be) {
     loader_close(be->loader);
     link_close(be->link);
     discard_held(be);
-    void *scratch[] = {be->normed, be->scale, be->squares, be->padded, be->sums, be->blas_space};
+    void *scratch[] = {be->normed, be->scale, be->squares, be->padded, be->sums, be->widened, be->blas_space};
     for (void *p : scratch) cudaFree(p);
     if (be->blas) cublasDestroy(be->blas);
     if (be->stream) cudaStreamDestroy(be->stream);

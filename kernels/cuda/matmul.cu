@@ -1,9 +1,12 @@
 /* Matrix products and what is fused around them: three ways to the same sums.
  *
- * skinny    bf16 weights, 1 to 64 rows, near the card's read bandwidth: skinny.cuh.
- * prefill   bf16 weights, rows of a prompt: cuBLAS on PREFILL_ROWS rows, padded, so that it always sees one
- *           shape and a row's bits cannot depend on how many came with it.
- * plain     any type and shape: one warp an output. Correct, not fast. */
+ * skinny    bf16 and quantised weights, few rows, near the card's read bandwidth: skinny.cuh.
+ * prefill   rows of a prompt: cuBLAS on PREFILL_ROWS rows, padded, so that it always sees one shape and a
+ *           row's bits cannot depend on how many came with it.
+ * plain     any type and shape: one warp an output. Correct, not fast.
+ *
+ * Quantised weights are widened to bf16, matrix by matrix, for the latter two. */
+#include "kernels/cuda/quantized.cuh"
 #include "kernels/cuda/skinny.cuh"
 
 #include <new>
@@ -14,10 +17,11 @@ namespace {
  * dot product allows. Of 128 bytes of a row thread t takes pieces 2t and 2t + 1, and piece c of row r lies at
  * c ^ r % 8. */
 template <int WIDTH_> struct bf16_weights {
-    static constexpr int WIDTH = WIDTH_, STEP = 128, ROW_BYTES = WIDTH * 2, SCALE_BYTES = 0;
+    static constexpr int WARPS = 8, WIDTH = WIDTH_, STEP = 128, ROW_BYTES = WIDTH * 2, SCALE_BYTES = 0;
+    static constexpr bool MOST_REGISTERS = false;
     static __device__ __forceinline__ size_t pitch(int k) { return (size_t)k * 2; }
     static __device__ __forceinline__ int padded(int k) { return k; }
-    static __device__ __forceinline__ int swap(int piece, int row) {
+    template <int> static __device__ __forceinline__ int swap(int piece, int row) {
         return (piece & 8) | ((piece ^ row) & 7);
     }
     template <int RT, int NT>
@@ -26,7 +30,7 @@ template <int WIDTH_> struct bf16_weights {
         const char *w = stage + g * ROW_BYTES, *a = stage + RT * 16 * ROW_BYTES;
 #pragma unroll
         for (int h = 0; h < WIDTH / 32; h++) {
-            const int piece = h / 2 * 8 + t * 2 + h % 2, swapped = swap(piece, g);
+            const int piece = h / 2 * 8 + t * 2 + h % 2, swapped = swap<ROW_BYTES>(piece, g);
             uint4 lo[RT], hi[RT];
 #pragma unroll
             for (int r = 0; r < RT; r++) {
@@ -36,7 +40,7 @@ template <int WIDTH_> struct bf16_weights {
 #pragma unroll
             for (int j = 0; j < NT; j++) {
                 const int row = min(j * 8 + g, m - 1);
-                const uint4 b = *(const uint4 *)(a + row * ROW_BYTES + swap(piece, row) * 16);
+                const uint4 b = *(const uint4 *)(a + row * ROW_BYTES + swap<ROW_BYTES>(piece, row) * 16);
 #pragma unroll
                 for (int r = 0; r < RT; r++) {
                     mma_bf16(c[r][j], lo[r].x, hi[r].x, lo[r].y, hi[r].y, b.x, b.y);
@@ -106,8 +110,18 @@ struct job {
     const float *squares; /* of the product that made x */
 };
 
+/* Weights whose activations are bf16. */
+bool is_narrow(enum dtype type) {
+    return type == DTYPE_BF16 || dtype_is_quantized(type);
+}
+
 bool is_skinny(const struct backend *be, const struct job *j) {
-    return be->architecture >= 90 && j->dtype == DTYPE_BF16 && j->k % 8 == 0;
+    return be->architecture >= 90 && is_narrow(j->dtype) && j->k % 8 == 0;
+}
+
+/* Rows that one launch of the skinny product takes; quantised weights leave the ring no room for more. */
+int32_t slice_rows(enum dtype type) {
+    return dtype_is_quantized(type) ? 8 : PRODUCT_ROWS;
 }
 
 void *after_rows(void *p, enum dtype type, size_t n) {
@@ -134,17 +148,24 @@ template <int RT> void launch_rows(struct backend *be, struct product *p) {
     launch_skinny<bf16_weights<64>, RT, 8>(be, p);
 }
 
+template <int RT> void launch_tiles(struct backend *be, struct product *p) {
+    if (p->dtype == DTYPE_Q8_0) return launch_skinny<quantized_weights<8>, RT, 1>(be, p);
+    if (p->dtype == DTYPE_Q4_0) return launch_skinny<quantized_weights<4>, RT, 1>(be, p);
+    launch_rows<RT>(be, p);
+}
+
 void launch_product(struct backend *be, struct product *p) {
     if (tile_outputs(be, p->finish.n) == 32)
-        launch_rows<2>(be, p);
+        launch_tiles<2>(be, p);
     else
-        launch_rows<1>(be, p);
+        launch_tiles<1>(be, p);
 }
 
 struct product product_of(const struct job *j, const void *a, int32_t from) {
     struct product p = {};
     p.stack = j->stack;
-    p.m = j->m - from < PRODUCT_ROWS ? j->m - from : PRODUCT_ROWS;
+    p.dtype = j->dtype;
+    p.m = std::min(j->m - from, slice_rows(j->dtype));
     p.k = j->k;
     p.a = (const bf16 *)a + (size_t)from * j->k;
     p.finish = finish_from(j->finish, from);
@@ -155,7 +176,7 @@ struct product product_of(const struct job *j, const void *a, int32_t from) {
 
 void run_skinny(struct backend *be, const struct job *j, const void *a) {
     settle(be);
-    for (int32_t from = 0; from < j->m; from += PRODUCT_ROWS) {
+    for (int32_t from = 0; from < j->m; from += slice_rows(j->dtype)) {
         struct product p = product_of(j, a, from);
         p.square_tiles = ceil_div(ceil_div(j->k, 2), tile_outputs(be, j->k) / 2);
         launch_product(be, &p);
@@ -165,6 +186,14 @@ void run_skinny(struct backend *be, const struct job *j, const void *a) {
 void finish_rows(struct backend *be, const struct finish &f, int32_t n) {
     launch(be, "finish", finish_sums, dim3(ceil_div(f.pairs, FINISH_THREADS * FINISH_EACH), n),
            FINISH_THREADS, 0, f, (const float *)be->sums);
+}
+
+/* Matrix i of the job as the type that its activations have. */
+const void *widened(struct backend *be, const struct job *j, int i) {
+    if (!dtype_is_quantized(j->dtype)) return j->stack.w[i];
+    const int32_t n = j->stack.end[i] - (i ? j->stack.end[i - 1] : 0);
+    quantized_widen(be, j->stack.w[i], j->dtype, n, j->k, be->widened);
+    return be->widened;
 }
 
 void run_prefill(struct backend *be, const struct job *j, const void *a) {
@@ -179,7 +208,7 @@ void run_prefill(struct backend *be, const struct job *j, const void *a) {
         const float one = 1, zero = 0;
         for (int i = 0, first = 0; i < 3 && first < j->finish.n; first = j->stack.end[i++])
             if (cublasGemmEx(be->blas, CUBLAS_OP_T, CUBLAS_OP_N, j->stack.end[i] - first, PREFILL_ROWS, j->k,
-                             &one, j->stack.w[i], CUDA_R_16BF, j->k, rows, CUDA_R_16BF, j->k, &zero,
+                             &one, widened(be, j, i), CUDA_R_16BF, j->k, rows, CUDA_R_16BF, j->k, &zero,
                              be->sums + first, CUDA_R_32F, j->finish.n, CUBLAS_COMPUTE_32F,
                              CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
                 note(be, cudaErrorUnknown, "cuBLAS");
@@ -193,7 +222,7 @@ template <typename W, typename A> void run_plain(struct backend *be, const struc
         for (int i = 0, first = 0; i < 3 && first < j->finish.n; first = j->stack.end[i++]) {
             int32_t n = j->stack.end[i] - first;
             launch(be, "plain product", plain<W, A>, dim3(ceil_div(n, 8), m), 256, 0,
-                   (const W *)j->stack.w[i], (const A *)a + (size_t)from * j->k, be->sums, n, j->k,
+                   (const W *)widened(be, j, i), (const A *)a + (size_t)from * j->k, be->sums, n, j->k,
                    j->finish.n, first);
         }
         finish_rows(be, finish_from(j->finish, from), m);
@@ -205,15 +234,15 @@ template <typename W, typename A> void run_plain(struct backend *be, const struc
 bool take_held(struct backend *be, struct job *j);
 
 void run(struct backend *be, struct job *j) {
-    enum dtype type = j->dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    enum dtype type = is_narrow(j->dtype) ? DTYPE_BF16 : DTYPE_F32;
     const void *a = j->x ? be->normed : j->a;
     if (j->x && !take_held(be, j)) {
         rmsnorm(be, j->x, j->pick, j->norm, j->eps, j->m, j->k, type);
         j->finish.scale = be->scale;
     }
-    if (j->prefill && j->dtype == DTYPE_BF16 && j->k % 8 == 0) return run_prefill(be, j, a);
+    if (j->prefill && is_narrow(j->dtype) && j->k % 8 == 0) return run_prefill(be, j, a);
     if (is_skinny(be, j)) return run_skinny(be, j, a);
-    if (j->dtype == DTYPE_BF16) return run_plain<bf16, bf16>(be, j, a);
+    if (is_narrow(j->dtype)) return run_plain<bf16, bf16>(be, j, a);
     if (j->dtype == DTYPE_F16) return run_plain<__half, float>(be, j, a);
     run_plain<float, float>(be, j, a);
 }
@@ -257,7 +286,7 @@ void release_held(struct backend *be) {
 namespace {
 
 bool can_hold(const struct backend *be, const struct job *j) {
-    return is_skinny(be, j) && !j->prefill && j->m <= PRODUCT_ROWS;
+    return is_skinny(be, j) && !j->prefill && j->m <= slice_rows(j->dtype);
 }
 
 bool take_held(struct backend *be, struct job *j) {
@@ -329,7 +358,7 @@ void cuda_gate_up(struct backend *be, const struct rows *rows, const struct mlp_
     j.finish.n = 2 * b->gate.n;
     j.finish.half = j.finish.pairs = b->gate.n;
     j.finish.wide = hidden;
-    j.finish.wide_type = j.dtype == DTYPE_BF16 ? DTYPE_BF16 : DTYPE_F32;
+    j.finish.wide_type = is_narrow(j.dtype) ? DTYPE_BF16 : DTYPE_F32;
     run(be, &j);
 }
 
@@ -373,10 +402,14 @@ cudaError_t prepare_products(struct backend *be) {
     if (be->architecture < 90) return cudaSuccess;
     using wide = bf16_weights<128>;
     using narrow = bf16_weights<64>;
+    using q8 = quantized_weights<8>;
+    using q4 = quantized_weights<4>;
     const void *kernels[] = {(const void *)skinny<wide, 1, 1>,   (const void *)skinny<wide, 1, 2>,
                              (const void *)skinny<narrow, 1, 4>, (const void *)skinny<narrow, 1, 8>,
                              (const void *)skinny<wide, 2, 1>,   (const void *)skinny<wide, 2, 2>,
-                             (const void *)skinny<narrow, 2, 4>, (const void *)skinny<narrow, 2, 8>};
+                             (const void *)skinny<narrow, 2, 4>, (const void *)skinny<narrow, 2, 8>,
+                             (const void *)skinny<q8, 1, 1>,     (const void *)skinny<q8, 2, 1>,
+                             (const void *)skinny<q4, 1, 1>,     (const void *)skinny<q4, 2, 1>};
     for (const void *kernel : kernels) {
         cudaError_t error =
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);

@@ -1,16 +1,18 @@
 /* The product of 1 to 64 rows that reads each weight once, whatever the weights are stored as.
  *
  * The weights are the 16-row operand of the tensor cores and the rows of activations its 8 columns, so that a
- * column's sum never sees its neighbours. Each of a block's eight warps takes its own step of every eight
+ * column's sum never sees its neighbours. Each of a block's warps takes its own step of every so many
  * along k and keeps a ring of its own filled by asynchronous copies; the warps' sums are added in warp order:
  * one order for any number of rows, tile or grid. A block has a multiprocessor to itself, because two streams
  * of weights at once cost the memory more than they hide; dependent launch lets the block of the next product
  * follow as soon as this one leaves.
  *
- * A format is a class: WIDTH, elements along k of one stage of a ring; STEP, of a warp's turn; ROW_BYTES and
+ * A format is a class: WARPS of a block; WIDTH, elements along k of one stage of a ring; STEP, of a warp's
+ * turn; ROW_BYTES and
  * SCALE_BYTES, what a stage holds of one row; pitch and padded, bytes of a row in memory and its elements;
- * swap, which place in a row a 16-byte piece takes so that neither copies nor reads meet in a bank; and
- * multiply, which adds the products of a stage. Scales lie behind the matrix, [chunk of WIDTH][row]. */
+ * swap, which place in a row (of so many bytes) a 16-byte piece takes so that neither copies nor reads meet
+ * in a bank; and multiply, which adds the products of a stage. Scales, 16 bytes a stage's row, lie behind the
+ * matrix, [k / WIDTH][row]. */
 #ifndef OUTRIDER_CUDA_SKINNY_CUH
 #define OUTRIDER_CUDA_SKINNY_CUH
 
@@ -28,16 +30,18 @@ struct stack {
 
 struct product {
     struct stack stack;
+    enum dtype dtype;
     int32_t m, k;
     const bf16 *a;        /* [m][k] */
     const float *squares; /* [m][square_tiles]: the factors of a norm, before the last sum; or null */
     int32_t square_tiles;
     float eps;
     int32_t tiles, stages;
+    bool aligned; /* each half of every tile lies in one matrix, its rows one after the other */
     struct finish finish;
 };
 
-constexpr int WARPS = 8, MAX_STAGES = 8;
+constexpr int MAX_STAGES = 8;
 constexpr int FINISH_COLUMNS = 8; /* columns whose sums meet in shared memory at a time */
 constexpr int SHARED_BYTES = 227 << 10;
 constexpr int SQUARES_ROWS = 32; /* most rows whose squares are brought to shared memory ahead */
@@ -49,10 +53,11 @@ struct tables {
 };
 struct layout {
     int part, squares, ring, stage; /* the last in bytes, of one warp */
-    __host__ __device__ layout(const struct product &p, int tile, int weight_bytes, int row_bytes) {
+    __host__ __device__ layout(const struct product &p, int warps, int tile, int weight_bytes,
+                               int row_bytes) {
         const int columns = p.m < FINISH_COLUMNS ? p.m : FINISH_COLUMNS;
         part = sizeof(struct tables);
-        squares = part + WARPS * columns * (tile + 4) * 4;
+        squares = part + warps * columns * (tile + 4) * 4;
         ring =
             (squares + (p.squares && p.m <= SQUARES_ROWS ? p.m * p.square_tiles * 4 : 0) + 127) / 128 * 128;
         stage = tile * weight_bytes + p.m * row_bytes;
@@ -127,31 +132,30 @@ template <class F, int TILE> struct feeder {
     const struct product &p;
     const uint64_t policy = policy_stream();
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    const int turns = (p.k + WARPS * F::STEP - 1) / (WARPS * F::STEP) * PARTS; /* fillings a tile takes */
+    const int turns =
+        (p.k + F::WARPS * F::STEP - 1) / (F::WARPS * F::STEP) * PARTS; /* fillings a tile takes */
     const uint32_t ring;
     const int stage;
     int tile = blockIdx.x, turn = 0;
-    const char *row[TILE / ROWS], *scale = nullptr;
+    const char *half[2] = {}, *scale = nullptr; /* this lane's first piece of each half of the tile */
     int scale_pitch = 0;
 
     __device__ feeder(const struct product &product, const char *ring_, int stage_)
         : p(product), ring(shared_address(ring_)), stage(stage_) {
         aim();
     }
+    __device__ const char *piece_of(const struct spot &s, int below) const {
+        return (const char *)s.w + (s.row + below) * F::pitch(p.k) + lane % PIECES * 16;
+    }
     __device__ void aim() {
-#pragma unroll
-        for (int j = 0; j < TILE / ROWS; j++) {
-            const struct spot s = find_spot<TILE>(p, tile, lane / PIECES + j * ROWS);
-            row[j] = (const char *)s.w + s.row * F::pitch(p.k);
-        }
+        for (int h = 0; h < 2 && p.aligned; h++)
+            half[h] = piece_of(find_spot<TILE>(p, tile, h * (TILE / 2)), lane / PIECES);
         if (F::SCALE_BYTES == 0 || lane >= TILE) return;
         const struct spot s = find_spot<TILE>(p, tile, lane);
         scale = (const char *)s.w + s.rows * F::pitch(p.k) + (size_t)s.row * F::SCALE_BYTES;
         scale_pitch = s.rows * F::SCALE_BYTES;
     }
-    __device__ bool done() const {
-        return tile >= p.tiles;
-    }
+    __device__ bool done() const { return tile >= p.tiles; }
     __device__ void advance() {
         if (++turn < turns) return;
         turn = 0;
@@ -160,33 +164,41 @@ template <class F, int TILE> struct feeder {
     }
     /* First element of this warp's part of a turn. */
     __device__ int begin(int at_turn) const {
-        return at_turn / PARTS * WARPS * F::STEP + warp * F::STEP + at_turn % PARTS * F::WIDTH;
+        return at_turn / PARTS * F::WARPS * F::STEP + warp * F::STEP + at_turn % PARTS * F::WIDTH;
     }
     __device__ void weights(int slot) const {
-        const int end = F::padded(p.k), r = lane / PIECES, piece = lane % PIECES;
+        const int end = F::padded(p.k), first = lane / PIECES, piece = lane % PIECES;
         const int k = begin(turn) + piece * EACH, bytes = k < end ? 16 : 0;
+        const size_t along = (size_t)(bytes ? begin(turn) / EACH : 0) * 16, pitch = F::pitch(p.k);
         const uint32_t to = ring + slot * stage;
+        auto row = [&](int r, const char *from) {
+            copy_stream(to + r * F::ROW_BYTES + F::template swap<F::ROW_BYTES>(piece, r) * 16, from + along,
+                        bytes, policy);
+        };
+        if (p.aligned)
 #pragma unroll
-        for (int j = 0; j < TILE / ROWS; j++)
-            copy_stream(to + (r + j * ROWS) * F::ROW_BYTES + F::swap(piece, r + j * ROWS) * 16,
-                        row[j] + (size_t)(min(k, end - EACH) / EACH) * 16, bytes, policy);
+            for (int j = 0; j < TILE / ROWS; j++)
+                row(first + j * ROWS, half[j * ROWS >= TILE / 2] + j * ROWS % (TILE / 2) * pitch);
+        else
+            for (int j = 0; j < TILE / ROWS; j++)
+                row(first + j * ROWS, piece_of(find_spot<TILE>(p, tile, first + j * ROWS), 0));
         if (F::SCALE_BYTES == 0 || lane >= TILE) return;
-        const int chunk = begin(turn) / F::WIDTH, in = begin(turn) < end;
+        const bool in = begin(turn) < end;
         copy_async(to + TILE * F::ROW_BYTES + lane * F::SCALE_BYTES,
-                   scale + (size_t)(in * chunk) * scale_pitch, in * 16);
+                   scale + (in ? (size_t)(begin(turn) / F::WIDTH) * scale_pitch : 0), in * 16);
     }
     __device__ void activations(int slot, int at_turn) const {
         const int piece = lane % A_PIECES, k = begin(at_turn) + piece * 8, bytes = k < p.k ? 16 : 0;
         const uint32_t to = ring + slot * stage + TILE * (F::ROW_BYTES + F::SCALE_BYTES);
         for (int r = lane / A_PIECES; r < p.m; r += A_ROWS)
-            copy_async(to + r * F::WIDTH * 2 + F::swap(piece, r) * 16,
+            copy_async(to + r * F::WIDTH * 2 + F::template swap<F::WIDTH * 2>(piece, r) * 16,
                        p.a + (size_t)r * p.k + min(k, p.k - 8), bytes);
     }
 };
 
 /* The factors by which rows' sums are multiplied: ready, or from the squares of what made x. */
 __device__ __forceinline__ void find_scales(const struct product &p, const float *ahead, struct tables *s) {
-    for (int r = threadIdx.x / 32; r < p.m; r += WARPS) {
+    for (int r = threadIdx.x / 32; r < p.m; r += blockDim.x / 32) {
         const int first = r * p.square_tiles;
         auto square = [&](int i) {
             return p.m <= SQUARES_ROWS ? ahead[first + i] : __ldcg(p.squares + first + i);
@@ -207,7 +219,7 @@ template <int TILE> __device__ __forceinline__ float2 old_values(const struct pr
 }
 
 /* Adds the warps' sums of a tile in warp order and finishes them, FINISH_COLUMNS columns at a time. */
-template <int RT, int NT>
+template <int WARPS, int RT, int NT>
 __device__ __forceinline__ void finish_tile(const struct product &p, int tile, const float (&c)[RT][NT][4],
                                             const float2 (&old)[NT], float *part, const struct tables *s) {
     constexpr int TILE = RT * 16, LANES = TILE / 2, COLUMN = TILE + 4;
@@ -248,20 +260,22 @@ __device__ __forceinline__ void finish_tile(const struct product &p, int tile, c
 /* F: how the weights are stored, RT: 16-row tiles of weights a block takes at a time, NT: 8-row tiles of
  * activations. */
 template <class F, int RT, int NT>
-__global__ __launch_bounds__(WARPS * 32) void skinny(const __grid_constant__ struct product p) {
+__global__ __launch_bounds__(F::WARPS * 32, F::MOST_REGISTERS
+                                                ? 1
+                                                : 0) void skinny(const __grid_constant__ struct product p) {
     constexpr int TILE = RT * 16;
     extern __shared__ __align__(128) char shared[];
-    const layout at(p, TILE, F::ROW_BYTES + F::SCALE_BYTES, F::WIDTH * 2);
+    const layout at(p, F::WARPS, TILE, F::ROW_BYTES + F::SCALE_BYTES, F::WIDTH * 2);
     struct tables *s = (struct tables *)shared;
     char *ring = shared + at.ring + threadIdx.x / 32 * p.stages * at.stage;
 
     pdl_release();
     struct feeder<F, TILE> feed(p, ring, at.stage);
     for (int i = 0; i < p.stages && !feed.done(); i++, feed.advance()) feed.weights(i);
-    for (int r = threadIdx.x; r < p.m; r += WARPS * 32) s->place[r] = find_place(p.finish, r);
+    for (int r = threadIdx.x; r < p.m; r += F::WARPS * 32) s->place[r] = find_place(p.finish, r);
     pdl_wait();
     const int squares = p.squares && p.m <= SQUARES_ROWS ? p.m * p.square_tiles : 0;
-    for (int i = threadIdx.x * 4; i < squares; i += WARPS * 32 * 4)
+    for (int i = threadIdx.x * 4; i < squares; i += F::WARPS * 32 * 4)
         copy_async(shared_address(shared + at.squares) + i * 4, p.squares + i, 16);
     for (int i = 0; i < p.stages; i++, commit()) feed.activations(i, i % feed.turns);
 
@@ -288,21 +302,23 @@ __global__ __launch_bounds__(WARPS * 32) void skinny(const __grid_constant__ str
             __syncthreads();
             find_scales(p, (const float *)(shared + at.squares), s);
         }
-        finish_tile<RT, NT>(p, tile, c, old, (float *)(shared + at.part), s);
+        finish_tile<F::WARPS, RT, NT>(p, tile, c, old, (float *)(shared + at.part), s);
     }
 }
 
 template <class F, int RT, int NT> void launch_skinny(struct backend *be, struct product *p) {
     constexpr int TILE = RT * 16;
     p->tiles = ceil_div(p->finish.pairs, TILE / 2);
-    const layout at(*p, TILE, F::ROW_BYTES + F::SCALE_BYTES, F::WIDTH * 2);
-    p->stages = (SHARED_BYTES - at.ring) / (at.stage * WARPS);
+    p->aligned = p->finish.half % (TILE / 2) == 0;
+    for (int32_t end : p->stack.end) p->aligned = p->aligned && end % (TILE / 2) == 0;
+    const layout at(*p, F::WARPS, TILE, F::ROW_BYTES + F::SCALE_BYTES, F::WIDTH * 2);
+    p->stages = (SHARED_BYTES - at.ring) / (at.stage * F::WARPS);
     const int grid = p->tiles < be->multiprocessors ? p->tiles : be->multiprocessors;
-    const int useful = ceil_div(p->tiles, grid) * ceil_div(p->k, WARPS * F::STEP) * (F::STEP / F::WIDTH);
+    const int useful = ceil_div(p->tiles, grid) * ceil_div(p->k, F::WARPS * F::STEP) * (F::STEP / F::WIDTH);
     assert(p->stages >= 2);
     p->stages = std::clamp(useful, 2, std::min(p->stages, MAX_STAGES));
-    launch_raw(be, "product", skinny<F, RT, NT>, grid, WARPS * 32,
-               at.ring + (size_t)p->stages * at.stage * WARPS, 1, *p);
+    launch_raw(be, "product", skinny<F, RT, NT>, grid, F::WARPS * 32,
+               at.ring + (size_t)p->stages * at.stage * F::WARPS, 1, *p);
 }
 
 } // namespace
