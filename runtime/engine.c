@@ -161,7 +161,7 @@ static outrider_status open_model(outrider_engine *e, const outrider_engine_opti
 static outrider_status check_pair(const outrider_engine *e, const outrider_engine_options *o) {
     const struct model *v = e->model[OUTRIDER_VERIFIER], *d = e->model[OUTRIDER_DRAFT];
     if (tokenizer_size(e->tokenizer) > v->config.vocab_size)
-        return fail(OUTRIDER_EMODEL, "%s: tokenizer.model has %d pieces, config.json's vocab_size is %d",
+        return fail(OUTRIDER_EMODEL, "%s: the tokenizer has %d pieces, the model's vocab_size is %d",
                     o->model, tokenizer_size(e->tokenizer), v->config.vocab_size);
     if (!d) return OUTRIDER_OK;
     if (v->config.vocab_size != d->config.vocab_size)
@@ -170,11 +170,15 @@ static outrider_status check_pair(const outrider_engine *e, const outrider_engin
     struct tokenizer *t;
     TRY(tokenizer_open(o->draft, &t));
     int32_t differs = tokenizer_difference(e->tokenizer, t);
-    tokenizer_close(t);
+    outrider_status status = OUTRIDER_OK;
+    char ours[80], theirs[80];
     if (differs >= 0)
-        return fail(OUTRIDER_EMODEL, "%s cannot draft for %s: their tokenizers differ from piece %d on",
-                    o->draft, o->model, differs);
-    return OUTRIDER_OK;
+        status = fail(OUTRIDER_EMODEL,
+                      "%s cannot draft for %s: their tokenizers differ from piece %d on, %s against %s",
+                      o->draft, o->model, differs, tokenizer_spell(t, differs, theirs),
+                      tokenizer_spell(e->tokenizer, differs, ours));
+    tokenizer_close(t);
+    return status;
 }
 
 static outrider_status choose_chat(outrider_engine *e, const outrider_engine_options *o) {

@@ -69,6 +69,10 @@ outrider_status read_file(const char *path, size_t max, unsigned char **bytes, s
  * whose model is read: added tokens, special pieces, bos, eos, add_bos_token and the chat template. */
 outrider_status tokenizer_config_read(struct tokenizer *t, const char *dir);
 
+/* -- gguf_file.c -- */
+/* The same from a GGUF file. */
+outrider_status tokenizer_gguf_read(struct tokenizer *t, const char *path);
+
 /* The piece flags of an added token as JSON files write it. */
 uint8_t added_flags(const json_t *token);
 

@@ -382,6 +382,13 @@ failed:
     return status;
 }
 
+outrider_status precheck_index(const char *path, struct sp_model *m) {
+    m->sorted = calloc((size_t)m->n, sizeof *m->sorted);
+    if (!m->sorted) return fail_memory("the table of pieces", (size_t)m->n * sizeof *m->sorted);
+    TRY(sort_and_check_distinct(path, m));
+    return check_types(path, m);
+}
+
 void precheck_free(struct sp_model *m) {
     free(m->pieces);
     free(m->sorted);

@@ -59,6 +59,8 @@ struct sp_model {
 /* Parses the n bytes of `file`, which must outlive the result. `path` is for messages. On failure nothing is
  * left to free. */
 outrider_status precheck_read(const char *path, const unsigned char *file, size_t n, struct sp_model *out);
+/* Checks and indexes pieces that came from elsewhere: m's pieces, n and byte_fallback are set. */
+outrider_status precheck_index(const char *path, struct sp_model *m);
 void precheck_free(struct sp_model *m);
 
 /* Id of the piece with this text, -1 when there is none. */

@@ -20,6 +20,7 @@
 #include "runtime/status.h"
 #include "tokenizer/internal.h"
 #include "tokenizer/utf8.h"
+#include "weights/source.h"
 
 /* ---- lists ---- */
 
@@ -202,9 +203,15 @@ static outrider_status choose_file(const char *dir, bool *json) {
 }
 
 static outrider_status open_files(struct tokenizer *t, const char *dir) {
-    bool json;
-    TRY(choose_file(dir, &json));
-    TRY(json ? tokenizer_json_read(t, dir) : open_sentencepiece(t, dir));
+    char *gguf;
+    bool json = false;
+    TRY(source_gguf(dir, &gguf));
+    outrider_status status = gguf ? tokenizer_gguf_read(t, gguf) : choose_file(dir, &json);
+    bool from_gguf = gguf != NULL;
+    free(gguf);
+    TRY(status);
+    if (!from_gguf) TRY(json ? tokenizer_json_read(t, dir) : open_sentencepiece(t, dir));
+    if (from_gguf && !t->bpe) TRY(open_library(t));
     t->cut_at_spaces = words_are_apart(&t->model);
     TRY(build_added(t));
     return build_decoder(t);
@@ -300,6 +307,14 @@ int32_t tokenizer_difference(const struct tokenizer *a, const struct tokenizer *
         if (p->type != q->type || p->bytes != q->bytes || memcmp(p->text, q->text, p->bytes) != 0) return id;
     }
     return a->n == b->n ? -1 : shared;
+}
+
+const char *tokenizer_spell(const struct tokenizer *t, int32_t id, char out[80]) {
+    if (id < 0 || id >= t->n) return strcpy(out, "none");
+    const struct piece *p = &t->model.pieces[id];
+    snprintf(out, 80, "%s\"%.*s\"", p->type == PIECE_CONTROL ? "control " : "", p->bytes < 60 ? p->bytes : 60,
+             p->text);
+    return out;
 }
 
 /* ---- encode ---- */

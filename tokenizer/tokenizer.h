@@ -2,7 +2,8 @@
  *
  * User text never yields a control token (<s>, </s>, added specials); only tokenizer_control and chat
  * templates name them. Files are untrusted: tokenizer.model is parsed and checked by precheck.c before the
- * sentencepiece library, whose packaged version has memory faults on hostile models, ever sees it.
+ * sentencepiece library, whose packaged version has memory faults on hostile models, ever sees it. Byte-pair
+ * models of tokenizer.json and GGUF files run in bpe.c.
  */
 #ifndef OUTRIDER_TOKENIZER_H
 #define OUTRIDER_TOKENIZER_H
@@ -23,8 +24,10 @@ struct token_list {
 outrider_status token_list_push(struct token_list *list, int32_t id);
 void token_list_free(struct token_list *list);
 
-/* Reads tokenizer.model and tokenizer_config.json from folder `dir`. OUTRIDER_EMODEL with file and field. */
-outrider_status tokenizer_open(const char *dir, struct tokenizer **out);
+/* Opens the tokenizer of the model at `path`: what a GGUF file holds, or a folder's tokenizer.model, or else
+ * its tokenizer.json, each with tokenizer_config.json and chat_template.jinja. OUTRIDER_EMODEL with file and
+ * field. */
+outrider_status tokenizer_open(const char *path, struct tokenizer **out);
 void tokenizer_close(struct tokenizer *t);
 
 int32_t tokenizer_size(const struct tokenizer *t); /* number of pieces */
@@ -42,10 +45,11 @@ bool tokenizer_is_control(const struct tokenizer *t, int32_t id);
 int32_t tokenizer_marker(const struct tokenizer *t, const char *piece, size_t bytes);
 
 /* Appends the ids of `bytes` bytes of plain text, at most 256 MiB. Adds no BOS. For well-formed UTF-8 they
- * are those of spm_encode. Other bytes become byte pieces of their own, or one <unk> a run where the model
- * has no byte fallback; NUL is an ordinary character. Decoding gives every byte back where the model has byte
- * fallback and keeps white space, but for U+2581, which comes back as a space. On failure nothing is
- * appended. */
+ * are those of spm_encode, or of the tokenizers library. Other bytes become byte pieces (merged where merges
+ * are over bytes), or one <unk> a run where the model has no byte fallback; NUL is an ordinary character.
+ * Decoding gives every byte back where the model works on bytes or has byte fallback and keeps white space,
+ * but for U+2581 in models over characters, which comes back as a space, and what a normal form changes. On
+ * failure nothing is appended. */
 outrider_status tokenizer_encode(const struct tokenizer *t, const char *text, size_t bytes,
                                  struct token_list *out);
 /* The same for text that goes on behind other tokens: without the dummy prefix of models that have one. */
@@ -59,6 +63,8 @@ const char *tokenizer_piece(const struct tokenizer *t, int32_t id, bool first, s
 
 /* First id at which two tokenizers differ, -1 when a draft with `b` may serve a verifier with `a`. */
 int32_t tokenizer_difference(const struct tokenizer *a, const struct tokenizer *b);
+/* A piece for a message, in quotes and cut to what fits; returns `out`. */
+const char *tokenizer_spell(const struct tokenizer *t, int32_t id, char out[80]);
 
 /* Keeps an output stream valid UTF-8: bytes go in, whole characters come out; a sequence that can never
  * become valid comes out as U+FFFD (one for each maximal ill-formed part, Unicode 15 section 3.9). */
