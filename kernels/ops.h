@@ -66,12 +66,37 @@ struct attention_block {
     struct matrix q, k, v; /* [heads * head_dim][hidden], [kv_heads * head_dim][hidden] twice */
     const float *rope;     /* [positions][head_dim / 2][2] cos and sin (Su et al. 2021); halves rotate */
     int32_t heads, kv_heads, head_dim; /* query head h reads kv head h / (heads / kv_heads) */
+    float scale;                       /* of scores; 1 / sqrt(head_dim) for most */
+    /* What only some families have. */
+    float softcap;     /* a score s counts as softcap tanh(s / softcap); 0: as it is */
+    int32_t window;    /* a row attends to positions > its own - window; 0: to all before it */
+    const float *bias; /* [heads + 2 kv_heads][head_dim], of queries, keys and values; NULL: none */
+    const float *q_norm, *k_norm; /* [head_dim], RMSNorm of each query and key before RoPE; NULL: none */
 };
 
 struct mlp_block {
     const float *norm;
     float norm_eps;
     struct matrix gate, up; /* [intermediate][hidden] */
+    bool gelu;              /* GELU by tanh (Hendrycks and Gimpel 2016) in place of SiLU */
+    const float *bias;      /* [2][intermediate], of gate and up; NULL: none */
+};
+
+/* What ends each half of a layer: x += W a, or of some families x += rmsnorm(W a + bias). */
+struct projection {
+    struct matrix w;   /* [hidden][heads * head_dim or intermediate] */
+    const float *bias; /* [hidden]; NULL: none */
+    const float *norm; /* [hidden], RMSNorm weight; NULL: the product is added as it is */
+    float norm_eps;
+};
+
+/* What makes logits of x: W rmsnorm(x), and a logit l counts as softcap tanh(l / softcap) unless that is 0.
+ */
+struct head_block {
+    const float *norm;
+    float norm_eps;
+    struct matrix w; /* [vocab][hidden] */
+    float softcap;
 };
 
 /* Activations q, attended and hidden below are [rows][width] in a type of the backend's choosing, at most
@@ -102,27 +127,29 @@ struct ops {
     outrider_status (*sync)(struct backend *be);
 
     /* -- the forward pass -- */
-    /* x[r] = table[token[r]]. table: [vocab][hidden]; x: [rows][hidden] f32. */
-    void (*embed)(struct backend *be, const struct rows *rows, const struct matrix *table, float *x);
+    /* x[r] = scale table[token[r]]. table: [vocab][hidden]; x: [rows][hidden] f32. */
+    void (*embed)(struct backend *be, const struct rows *rows, const struct matrix *table, float scale,
+                  float *x);
     /* n = rmsnorm(x); q = rope(Wq n); k = rope(Wk n) and v = Wv n appended to the cache at the row's
-     * position. q: [rows][heads * head_dim]. */
+     * position, with the block's bias and norms between product and RoPE. q: [rows][heads * head_dim]. */
     void (*qkv)(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x,
                 void *q, const struct kv_layer *kv);
-    /* attended[r] = softmax(q K^T / sqrt(head_dim)) V over positions 0..position[r] of the row's sequence.
+    /* attended[r] = softmax(scale q K^T) V over positions 0..position[r] of the row's sequence, or the last
+     * `window` of them.
      * Source: paged layout, Kwon et al. 2023; online softmax, Milakov and Gimelshein 2018. */
     void (*attention)(struct backend *be, const struct rows *rows, const struct attention_block *b,
                       const void *q, const struct kv_layer *kv, void *attended);
-    /* x[r] += W a[r]. a: [rows][w->k] from attention or gate_up; x: [rows][w->n] f32. */
-    void (*project)(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,
+    /* x[r] += W a[r], see struct projection. a: [rows][k] from attention or gate_up; x: [rows][n] f32. */
+    void (*project)(struct backend *be, const struct rows *rows, const struct projection *p, const void *a,
                     float *x);
-    /* n = rmsnorm(x); hidden = silu(Wgate n) * (Wup n) (SwiGLU, Shazeer 2020). hidden: [rows][intermediate].
-     */
+    /* n = rmsnorm(x); hidden = silu(Wgate n) * (Wup n) (SwiGLU, Shazeer 2020), or gelu.
+     * hidden: [rows][intermediate]. */
     void (*gate_up)(struct backend *be, const struct rows *rows, const struct mlp_block *b, const float *x,
                     void *hidden);
-    /* logits[i] = Whead rmsnorm(x[pick[i]]) for i < n_pick; pick in host memory, NULL for rows 0..n_pick;
+    /* logits[i] = W rmsnorm(x[pick[i]]) for i < n_pick; pick in host memory, NULL for rows 0..n_pick;
      * logits [n_pick][vocab] f32. */
-    void (*logits)(struct backend *be, const float *norm, float norm_eps, const struct matrix *head,
-                   const float *x, const int32_t *host_pick, int32_t n_pick, float *logits);
+    void (*logits)(struct backend *be, const struct head_block *h, const float *x, const int32_t *host_pick,
+                   int32_t n_pick, float *logits);
 
     /* token[i] = index of the greatest of logits[i][0..vocab), the lowest such index on a tie; NaN counts as
      * -infinity. token in backend memory. */

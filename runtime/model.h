@@ -23,9 +23,9 @@ struct model_options {
 
 struct layer {
     struct attention_block attention;
-    struct matrix output; /* [hidden][heads * head_dim] */
+    struct projection output; /* [hidden][heads * head_dim] */
     struct mlp_block mlp;
-    struct matrix down; /* [hidden][intermediate] */
+    struct projection down; /* [hidden][intermediate] */
     struct kv_layer kv;
 };
 
@@ -37,11 +37,12 @@ struct model {
     struct weights *weights;
     struct layer *layers;
     outrider_which id;
-    struct matrix embedding, head;
+    struct matrix embedding;
+    struct head_block head;
     enum quant quant;
-    float *final_norm;
-    float *rope;      /* [ctx_size][head_dim / 2][2]; filled as far as positions were asked for */
-    float *rope_host; /* [ROPE_CHUNK] of its positions, to fill it with */
+    float *rope;       /* [ctx_size][head_dim / 2][2]; filled as far as positions were asked for */
+    float *rope_local; /* of local layers, the same way; NULL: they rotate as all do */
+    float *rope_host;  /* [ROPE_CHUNK] of its positions, to fill it with */
     int32_t rope_filled, ctx_size;
     int32_t page_size, pages, max_rows, max_logits;
     /* activations of one pass, backend memory */

@@ -32,8 +32,8 @@ struct model {
 };
 
 static struct model models[] = {
-    {.s = {"verifier", 384, 1024, 6, 2, 64, 8192, 16, DTYPE_BF16, DTYPE_F16}, .layers = 8},
-    {.s = {"draft", 128, 384, 2, 1, 64, 8192, 16, DTYPE_BF16, DTYPE_F16}, .layers = 4},
+    {.s = {SHAPE("verifier", 384, 1024, 6, 2, 64, 8192, 16, DTYPE_BF16, DTYPE_F16)}, .layers = 8},
+    {.s = {SHAPE("draft", 128, 384, 2, 1, 64, 8192, 16, DTYPE_BF16, DTYPE_F16)}, .layers = 4},
 };
 
 static void die(outrider_status status) {
@@ -76,8 +76,8 @@ static void model_open(const struct ops *ops, struct backend *be, struct model *
     for (int l = 0; l < m->layers; l++) {
         struct layer *y = &m->layer[l];
         *y = random_layer(&seed, s, rope);
-        struct matrix *of_layer[] = {&y->attention.q, &y->attention.k, &y->attention.v, &y->output,
-                                     &y->mlp.gate,    &y->mlp.up,      &y->down};
+        struct matrix *of_layer[] = {&y->attention.q, &y->attention.k, &y->attention.v, &y->output.w,
+                                     &y->mlp.gate,    &y->mlp.up,      &y->down.w};
         for (int i = 0; i < 7; i++) all[n++] = of_layer[i];
         m->kv[l] =
             (struct kv_layer){get_memory(ops, be, pool), get_memory(ops, be, pool), s->cache, s->page_size};
@@ -104,7 +104,7 @@ static double forward(const struct ops *ops, struct backend *be, struct model *m
     struct rows rows = {n, token, position, slot, table, POSITIONS / m->s.page_size, DEPTH + n, n > 64};
     double start = seconds(), from = start, now;
 #define STAGE(which, call) (call, now = seconds(), stage[which] += now - from, from = now)
-    ops->embed(be, &rows, &m->head, m->x);
+    ops->embed(be, &rows, &m->head, 1, m->x);
     for (int l = 0; l < m->layers; l++) {
         struct layer *y = &m->layer[l];
         STAGE(QKV, ops->qkv(be, &rows, &y->attention, m->x, m->q, &m->kv[l]));
@@ -113,8 +113,8 @@ static double forward(const struct ops *ops, struct backend *be, struct model *m
         STAGE(GATE_UP, ops->gate_up(be, &rows, &y->mlp, m->x, m->hidden));
         STAGE(DOWN, ops->project(be, &rows, &y->down, m->hidden, m->x));
     }
-    STAGE(LOGITS, ops->logits(be, m->layer[0].mlp.norm, 1e-5f, &m->head, m->x, n > 64 ? &last : NULL,
-                              n > 64 ? 1 : n, m->logits));
+    const struct head_block head = {m->layer[0].mlp.norm, 1e-5f, m->head, 0};
+    STAGE(LOGITS, ops->logits(be, &head, m->x, n > 64 ? &last : NULL, n > 64 ? 1 : n, m->logits));
     return seconds() - start;
 }
 

@@ -88,13 +88,14 @@ static void issue(const struct bench &b, const struct rows &rows, int parts) {
         return m;
     };
     struct matrix embedding = {b.weights, DTYPE_BF16, s.vocab, d};
-    ops->embed(be, &rows, &embedding, b.x);
+    ops->embed(be, &rows, &embedding, 1, b.x);
     for (int i = 0; i < s.layers; i++) {
         struct attention_block a = {b.ones, 1e-5f,   matrix(width, d), matrix(kv, d), matrix(kv, d),
-                                    b.rope, s.heads, s.kv_heads,       s.head_dim};
-        struct matrix o = matrix(d, width);
+                                    b.rope, s.heads, s.kv_heads,       s.head_dim,
+                                    1 / sqrtf((float)s.head_dim)};
+        struct projection o = {matrix(d, width)};
         struct mlp_block f = {b.ones, 1e-5f, matrix(s.ffn, d), matrix(s.ffn, d)};
-        struct matrix down = matrix(d, s.ffn);
+        struct projection down = {matrix(d, s.ffn)};
         size_t cache = (size_t)BENCH_POSITIONS * kv * i * 2;
         struct kv_layer l = {(char *)b.k + cache, (char *)b.v + cache, DTYPE_F16, BENCH_PAGE};
         if (parts & QKV) ops->qkv(be, &rows, &a, b.x, b.q, &l);
@@ -103,9 +104,9 @@ static void issue(const struct bench &b, const struct rows &rows, int parts) {
         if (parts & GATE) ops->gate_up(be, &rows, &f, b.x, b.hidden);
         if (parts & DOWN) ops->project(be, &rows, &down, b.hidden, b.x);
     }
-    struct matrix head = matrix(s.vocab, d);
+    struct head_block head = {b.ones, 1e-5f, matrix(s.vocab, d)};
     int n = rows.n < 64 ? rows.n : 64;
-    if (parts & HEAD) ops->logits(be, b.ones, 1e-5f, &head, b.x, NULL, n, b.logits);
+    if (parts & HEAD) ops->logits(be, &head, b.x, NULL, n, b.logits);
     if (parts & HEAD) ops->argmax(be, b.logits, n, s.vocab, b.tokens);
 }
 

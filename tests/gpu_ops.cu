@@ -113,6 +113,10 @@ struct shape {
     int hidden, heads, kv_heads, head_dim, ffn, vocab, page;
     enum dtype weights, cache;
     double tolerance;
+    /* what only some families have */
+    bool bias, qk_norm, post_norm, gelu;
+    int window;
+    float score_cap, logit_cap, embedding_scale; /* 0: none, none, 1 */
 };
 /* Activations rounded to 8 bits differ by a whole step where the reference's and the backend's bf16 fall on
  * two sides of a border: 1 to 2% of a product that follows another. Widened weights lose up to 1 in 512. */
@@ -131,6 +135,15 @@ static const struct shape shapes[] = {
     {"q4", 1024, 16, 4, 64, 2816, 1001, 64, DTYPE_Q4_0, DTYPE_F16, 2.5e-2},
     {"q8, odd chunks", 4512, 3, 1, 32, 96, 77, 16, DTYPE_Q8_0, DTYPE_F16, 2.5e-2},
     {"q4, odd chunks", 4512, 3, 1, 32, 96, 77, 16, DTYPE_Q4_0, DTYPE_F16, 2.5e-2},
+    {"biases", 384, 6, 2, 64, 1024, 500, 16, DTYPE_BF16, DTYPE_F16, 6e-3, true},
+    {"normed heads", 512, 8, 4, 128, 768, 500, 64, DTYPE_BF16, DTYPE_F16, 6e-3, false, true},
+    {"window", 512, 8, 2, 128, 768, 500, 16, DTYPE_BF16, DTYPE_F16, 6e-3, false, false, false, false, 200},
+    {"caps, heads of 128", 512, 8, 4, 128, 768, 500, 16, DTYPE_BF16, DTYPE_F16, 6e-3, false, false, true, true,
+     300, 2, 3, 22.5f},
+    {"caps, heads of 256", 320, 4, 2, 256, 672, 517, 16, DTYPE_BF16, DTYPE_F16, 6e-3, false, true, true, true,
+     130, 2, 3, 17},
+    {"all at once, f32", 192, 6, 3, 32, 250, 301, 16, DTYPE_F32, DTYPE_F32, 1e-5, true, true, true, true, 77, 2,
+     3, 0.5f},
 };
 
 struct row {
@@ -142,6 +155,12 @@ struct model {
     struct tensor table, q, k, v, o, gate, up, down, head;
     std::vector<float> norm[3], rope;
     float *norm_device[3], *rope_device;
+    struct vector { /* empty and null where the shape has none */
+        std::vector<float> host;
+        float *device;
+    } qkv_bias, o_bias, mlp_bias, down_bias, q_norm, k_norm, o_norm, down_norm;
+    struct projection output, second; /* of attention, of the MLP */
+    struct head_block last;
     struct attention_block attention;
     struct mlp_block mlp;
     /* cache: history of `slots` sequences, everything else NaN */
@@ -172,6 +191,11 @@ static void restore_cache(struct model &m) {
     ops->upload(be, m.kv.v, cache_bytes(m.values, m.s.cache, raw), bytes);
 }
 
+static void make_vector(model::vector &v, bool wanted, int n, float middle) {
+    for (int i = 0; i < n && wanted; i++) v.host.push_back(middle + uniform() / 2);
+    if (wanted) v.device = on_device(v.host);
+}
+
 static struct model make_model(const struct shape &s, int slots) {
     struct model m = {};
     m.s = s;
@@ -196,9 +220,22 @@ static struct model make_model(const struct shape &s, int slots) {
             m.rope.push_back((float)sin(angle));
         }
     m.rope_device = on_device(m.rope);
-    m.attention = {m.norm_device[0], 1e-5f,   m.q.device, m.k.device, m.v.device,
-                   m.rope_device,    s.heads, s.kv_heads, s.head_dim};
-    m.mlp = {m.norm_device[1], 1e-5f, m.gate.device, m.up.device};
+    make_vector(m.qkv_bias, s.bias, width + 2 * kv, 0);
+    make_vector(m.o_bias, s.bias, s.hidden, 0);
+    make_vector(m.mlp_bias, s.bias, 2 * s.ffn, 0);
+    make_vector(m.down_bias, s.bias, s.hidden, 0);
+    make_vector(m.q_norm, s.qk_norm, s.head_dim, 1);
+    make_vector(m.k_norm, s.qk_norm, s.head_dim, 1);
+    make_vector(m.o_norm, s.post_norm, s.hidden, 1);
+    make_vector(m.down_norm, s.post_norm, s.hidden, 1);
+    m.attention = {m.norm_device[0], 1e-5f,      m.q.device,        m.k.device,      m.v.device,
+                   m.rope_device,    s.heads,    s.kv_heads,        s.head_dim,      1 / sqrtf(s.head_dim),
+                   s.score_cap,      s.window,   m.qkv_bias.device, m.q_norm.device, m.k_norm.device};
+    m.mlp = {m.norm_device[1], 1e-5f, m.gate.device, m.up.device, s.gelu, m.mlp_bias.device};
+    m.output = {m.o.device, m.o_bias.device, m.o_norm.device, 1e-5f};
+    m.second = {m.down.device, m.down_bias.device, m.down_norm.device, 1e-5f};
+    m.last = {m.norm_device[2], 1e-5f, m.head.device, s.logit_cap};
+    if (m.s.embedding_scale == 0) m.s.embedding_scale = 1;
 
     m.slots = slots;
     m.pages_each = POSITIONS / s.page;
@@ -239,6 +276,9 @@ static void free_model(struct model &m) {
                      m.kv.v,           m.table_device,   m.rows_device,    m.token_device, m.x,
                      m.query,          m.attended,       m.hidden,         m.logits};
     for (void *p : plain) ops->release(be, p);
+    const struct model::vector *vectors[] = {&m.qkv_bias, &m.o_bias, &m.mlp_bias, &m.down_bias,
+                                             &m.q_norm,   &m.k_norm, &m.o_norm,   &m.down_norm};
+    for (auto *v : vectors) ops->release(be, v->device);
 }
 
 /* ---- on the device ---- */
@@ -271,15 +311,15 @@ static struct result run(struct model &m, const std::vector<row> &list, bool pre
     ops->upload(be, m.hidden, poison(n * s.ffn).data(), n * s.ffn * 4);
     ops->upload(be, m.logits, poison(n * s.vocab).data(), n * s.vocab * 4);
     struct result out;
-    ops->embed(be, &rows, &m.table.device, m.x);
+    ops->embed(be, &rows, &m.table.device, m.s.embedding_scale, m.x);
     ops->qkv(be, &rows, &m.attention, m.x, m.query, &m.kv);
     ops->attention(be, &rows, &m.attention, m.query, &m.kv, m.attended);
-    ops->project(be, &rows, &m.o.device, m.attended, m.x);
+    ops->project(be, &rows, &m.output, m.attended, m.x);
     if (pause) out.after_attention = from_device(m.x, n * s.hidden);
     ops->gate_up(be, &rows, &m.mlp, m.x, m.hidden);
-    ops->project(be, &rows, &m.down.device, m.hidden, m.x);
+    ops->project(be, &rows, &m.second, m.hidden, m.x);
     if (pause) out.after_mlp = from_device(m.x, n * s.hidden);
-    ops->logits(be, m.norm_device[2], 1e-5f, &m.head.device, m.x, NULL, (int)n, m.logits);
+    ops->logits(be, &m.last, m.x, NULL, (int)n, m.logits);
     ops->argmax(be, m.logits, (int)n, s.vocab, m.token_device);
     out.logits = from_device(m.logits, n * s.vocab);
     out.tokens = from_device(m.token_device, n);
@@ -334,6 +374,19 @@ static void turn(const struct model &m, float *head, int position) {
         head[d + half] = b * c + a * s;
     }
 }
+static void add_to(std::vector<float> &y, const std::vector<float> &bias, size_t first) {
+    for (size_t i = 0; i < y.size() && !bias.empty(); i++) y[i] += bias[first + i];
+}
+/* RMSNorm of as many elements as there are weights. */
+static void norm_by(float *y, const std::vector<float> &norm) {
+    double sum = 0;
+    for (size_t i = 0; i < norm.size(); i++) sum += (double)y[i] * y[i];
+    for (size_t i = 0; i < norm.size(); i++) y[i] = (float)(y[i] / sqrt(sum / norm.size() + 1e-5) * norm[i]);
+}
+static float activated(bool gelu, float x) {
+    if (!gelu) return x / (1 + expf(-x));
+    return 0.5f * x * (1 + tanhf(0.7978845608f * (x + 0.044715f * x * x * x)));
+}
 /* Appends to keys and values as it goes, like the device. Differences of x, not x, so that errors show. */
 static struct result reference(const struct model &m, const std::vector<row> &list, bool prefill,
                                std::vector<float> &keys, std::vector<float> &values) {
@@ -343,9 +396,15 @@ static struct result reference(const struct model &m, const std::vector<row> &li
     std::vector<float> x, q;
     struct result out;
     for (size_t r = 0; r < list.size(); r++) {
-        for (int i = 0; i < s.hidden; i++) x.push_back(m.table.host[(size_t)list[r].token * s.hidden + i]);
+        for (int i = 0; i < s.hidden; i++)
+            x.push_back(m.s.embedding_scale * m.table.host[(size_t)list[r].token * s.hidden + i]);
         auto n = normed(m, x, 0, r), qr = times(m.q, n, prefill), k = times(m.k, n, prefill),
              v = times(m.v, n, prefill);
+        add_to(qr, m.qkv_bias.host, 0);
+        add_to(k, m.qkv_bias.host, s.heads * D);
+        add_to(v, m.qkv_bias.host, (s.heads + s.kv_heads) * D);
+        for (int h = 0; h < s.heads; h++) norm_by(&qr[h * D], m.q_norm.host);
+        for (int h = 0; h < s.kv_heads; h++) norm_by(&k[h * D], m.k_norm.host);
         for (int h = 0; h < s.heads; h++) turn(m, &qr[h * D], list[r].position);
         for (int h = 0; h < s.kv_heads; h++) turn(m, &k[h * D], list[r].position);
         q.insert(q.end(), qr.begin(), qr.end());
@@ -362,13 +421,16 @@ static struct result reference(const struct model &m, const std::vector<row> &li
             int kv = h / (s.heads / s.kv_heads);
             std::vector<double> score(list[r].position + 1), sum(D);
             double greatest = -1e300, total = 0;
-            for (int p = 0; p <= list[r].position; p++) {
+            const int first = s.window ? std::max(0, list[r].position + 1 - s.window) : 0;
+            for (int p = first; p <= list[r].position; p++) {
                 double dot = 0;
                 for (int d = 0; d < D; d++)
                     dot += (double)q[(r * s.heads + h) * D + d] * keys[cache_at(m, list[r].slot, p, kv, d)];
-                greatest = std::max(greatest, score[p] = dot / sqrt(D));
+                score[p] = dot / sqrt(D);
+                if (s.score_cap) score[p] = s.score_cap * tanh(score[p] / s.score_cap);
+                greatest = std::max(greatest, score[p]);
             }
-            for (int p = 0; p <= list[r].position; p++) {
+            for (int p = first; p <= list[r].position; p++) {
                 double w = exp(score[p] - greatest);
                 total += w;
                 for (int d = 0; d < D; d++) sum[d] += w * values[cache_at(m, list[r].slot, p, kv, d)];
@@ -376,18 +438,26 @@ static struct result reference(const struct model &m, const std::vector<row> &li
             for (int d = 0; d < D; d++) attended[h * D + d] = round_to((float)(sum[d] / total), act);
         }
         auto add = times(m.o, attended, prefill);
+        add_to(add, m.o_bias.host, 0);
+        norm_by(add.data(), m.o_norm.host);
         for (int i = 0; i < s.hidden; i++) x[r * s.hidden + i] += add[i];
     }
     out.after_attention = x;
     for (size_t r = 0; r < list.size(); r++) {
         auto n = normed(m, x, 1, r), gate = times(m.gate, n, prefill), up = times(m.up, n, prefill);
-        for (int i = 0; i < s.ffn; i++) gate[i] = round_to(gate[i] / (1 + expf(-gate[i])) * up[i], act);
+        add_to(gate, m.mlp_bias.host, 0);
+        add_to(up, m.mlp_bias.host, s.ffn);
+        for (int i = 0; i < s.ffn; i++) gate[i] = round_to(activated(s.gelu, gate[i]) * up[i], act);
         auto add = times(m.down, gate, prefill);
+        add_to(add, m.down_bias.host, 0);
+        norm_by(add.data(), m.down_norm.host);
         for (int i = 0; i < s.hidden; i++) x[r * s.hidden + i] += add[i];
     }
     out.after_mlp = x;
     for (size_t r = 0; r < list.size(); r++) {
         auto l = times(m.head, normed(m, x, 2, r), false);
+        for (float &v : l)
+            if (s.logit_cap) v = s.logit_cap * tanhf(v / s.logit_cap);
         out.logits.insert(out.logits.end(), l.begin(), l.end());
     }
     return out;
@@ -550,12 +620,12 @@ static void check_replay() {
         if (!ops->replay(be, 77)) {
             check(i == 0, "replay: recorded once");
             ops->record_begin(be, 77);
-            ops->embed(be, &rows, &m.table.device, m.x);
+            ops->embed(be, &rows, &m.table.device, m.s.embedding_scale, m.x);
             ops->qkv(be, &rows, &m.attention, m.x, m.query, &m.kv);
             ops->attention(be, &rows, &m.attention, m.query, &m.kv, m.attended);
-            ops->project(be, &rows, &m.o.device, m.attended, m.x);
+            ops->project(be, &rows, &m.output, m.attended, m.x);
             ops->gate_up(be, &rows, &m.mlp, m.x, m.hidden);
-            ops->project(be, &rows, &m.down.device, m.hidden, m.x);
+            ops->project(be, &rows, &m.second, m.hidden, m.x);
             ops->record_end(be);
         }
         equal = equal && same(from_device(m.x, (size_t)3 * m.s.hidden), want.after_mlp);
@@ -570,7 +640,7 @@ static void check_picks_and_ties() {
     for (int i = 0; i < 6; i++) list.push_back({0, i, i * 11});
     auto all = run(m, list, false);
     int32_t pick[] = {4, 0, 4};
-    ops->logits(be, m.norm_device[2], 1e-5f, &m.head.device, m.x, pick, 3, m.logits);
+    ops->logits(be, &m.last, m.x, pick, 3, m.logits);
     auto got = from_device(m.logits, (size_t)3 * m.s.vocab);
     bool equal = true;
     for (int i = 0; i < 3; i++)

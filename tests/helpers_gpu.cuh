@@ -2,6 +2,9 @@
 #ifndef OUTRIDER_HELPERS_GPU_CUH
 #define OUTRIDER_HELPERS_GPU_CUH
 
+/* What a shape or a block does not name is zero. */
+#pragma GCC diagnostic ignored "-Wmissing-field-initializers"
+
 #include "kernels/cuda/common.cuh"
 
 #include <cstdio>

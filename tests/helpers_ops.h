@@ -81,7 +81,15 @@ struct shape {
     const char *name;
     int32_t hidden, intermediate, heads, kv_heads, head_dim, vocab, page_size;
     enum dtype weights, cache;
+    /* what only some families have */
+    bool bias, qk_norm, post_norm, gelu;
+    int32_t window;
+    float score_cap, logit_cap, embedding_scale; /* 0: none, none, 1 */
 };
+
+#define SHAPE(name_, hidden_, inner_, heads_, kv_heads_, head_dim_, vocab_, page_size_, weights_, cache_)    \
+    .name = name_, .hidden = hidden_, .intermediate = inner_, .heads = heads_, .kv_heads = kv_heads_,        \
+    .head_dim = head_dim_, .vocab = vocab_, .page_size = page_size_, .weights = weights_, .cache = cache_
 
 static inline float *rope_table(int32_t positions, int32_t head_dim) {
     int32_t half = head_dim / 2;
@@ -98,9 +106,20 @@ static inline float *rope_table(int32_t positions, int32_t head_dim) {
 /* One layer's weights. */
 struct layer {
     struct attention_block attention;
-    struct matrix output, down;
+    struct projection output, down;
     struct mlp_block mlp;
 };
+
+static inline float *random_vector(uint64_t *seed, bool wanted, int32_t n, float middle) {
+    return wanted ? random_floats(seed, (size_t)n, middle, 0.5f) : NULL;
+}
+
+static inline struct projection random_projection(uint64_t *seed, const struct shape *s, int32_t k) {
+    return (struct projection){.w = random_matrix(seed, s->weights, s->hidden, k),
+                               .bias = random_vector(seed, s->bias, s->hidden, 0),
+                               .norm = random_vector(seed, s->post_norm, s->hidden, 1),
+                               .norm_eps = 1e-6f};
+}
 
 static inline struct layer random_layer(uint64_t *seed, const struct shape *s, const float *rope) {
     int32_t wide = s->heads * s->head_dim, narrow = s->kv_heads * s->head_dim;
@@ -113,20 +132,30 @@ static inline struct layer random_layer(uint64_t *seed, const struct shape *s, c
                       .rope = rope,
                       .heads = s->heads,
                       .kv_heads = s->kv_heads,
-                      .head_dim = s->head_dim},
-        .output = random_matrix(seed, s->weights, s->hidden, wide),
+                      .head_dim = s->head_dim,
+                      .scale = 1 / sqrtf((float)s->head_dim),
+                      .softcap = s->score_cap,
+                      .window = s->window,
+                      .bias = random_vector(seed, s->bias, wide + 2 * narrow, 0),
+                      .q_norm = random_vector(seed, s->qk_norm, s->head_dim, 1),
+                      .k_norm = random_vector(seed, s->qk_norm, s->head_dim, 1)},
+        .output = random_projection(seed, s, wide),
         .mlp = {.norm = random_floats(seed, (size_t)s->hidden, 1, 0.5f),
                 .norm_eps = 1e-5f,
                 .gate = random_matrix(seed, s->weights, s->intermediate, s->hidden),
-                .up = random_matrix(seed, s->weights, s->intermediate, s->hidden)},
-        .down = random_matrix(seed, s->weights, s->hidden, s->intermediate),
+                .up = random_matrix(seed, s->weights, s->intermediate, s->hidden),
+                .gelu = s->gelu,
+                .bias = random_vector(seed, s->bias, 2 * s->intermediate, 0)},
+        .down = random_projection(seed, s, s->intermediate),
     };
 }
 
 static inline void layer_free(struct layer *l) {
-    const void *all[] = {l->attention.norm,   l->attention.q.data, l->attention.k.data,
-                         l->attention.v.data, l->output.data,      l->mlp.norm,
-                         l->mlp.gate.data,    l->mlp.up.data,      l->down.data};
+    const void *all[] = {l->attention.norm, l->attention.q.data, l->attention.k.data, l->attention.v.data,
+                         l->attention.bias, l->attention.q_norm, l->attention.k_norm, l->output.w.data,
+                         l->output.bias,    l->output.norm,      l->mlp.norm,         l->mlp.gate.data,
+                         l->mlp.up.data,    l->mlp.bias,         l->down.w.data,      l->down.bias,
+                         l->down.norm};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++) free((void *)all[i]);
 }
 

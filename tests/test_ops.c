@@ -15,15 +15,22 @@
 #include "tests/helpers_ops.h"
 
 static const struct shape shapes[] = {
-    {"even", 64, 96, 4, 2, 16, 100, 16, DTYPE_BF16, DTYPE_F16},
-    {"odd head", 72, 104, 3, 1, 20, 77, 16, DTYPE_BF16, DTYPE_F32},
-    {"odd width", 33, 45, 2, 2, 6, 131, 32, DTYPE_BF16, DTYPE_F16},
-    {"half", 130, 70, 6, 2, 64, 264, 32, DTYPE_F16, DTYPE_F16},
-    {"half, odd", 37, 51, 4, 4, 80, 9, 16, DTYPE_F16, DTYPE_F32},
-    {"float", 96, 250, 5, 5, 80, 129, 16, DTYPE_F32, DTYPE_F32},
-    {"float, odd", 61, 3, 5, 1, 10, 1, 256, DTYPE_F32, DTYPE_F16},
-    {"many heads", 40, 48, 38, 2, 24, 30, 64, DTYPE_BF16, DTYPE_F16},
-    {"verifier", 384, 1024, 6, 2, 64, 515, 16, DTYPE_BF16, DTYPE_F16},
+    {SHAPE("even", 64, 96, 4, 2, 16, 100, 16, DTYPE_BF16, DTYPE_F16)},
+    {SHAPE("odd head", 72, 104, 3, 1, 20, 77, 16, DTYPE_BF16, DTYPE_F32)},
+    {SHAPE("odd width", 33, 45, 2, 2, 6, 131, 32, DTYPE_BF16, DTYPE_F16)},
+    {SHAPE("half", 130, 70, 6, 2, 64, 264, 32, DTYPE_F16, DTYPE_F16)},
+    {SHAPE("half, odd", 37, 51, 4, 4, 80, 9, 16, DTYPE_F16, DTYPE_F32)},
+    {SHAPE("float", 96, 250, 5, 5, 80, 129, 16, DTYPE_F32, DTYPE_F32)},
+    {SHAPE("float, odd", 61, 3, 5, 1, 10, 1, 256, DTYPE_F32, DTYPE_F16)},
+    {SHAPE("many heads", 40, 48, 38, 2, 24, 30, 64, DTYPE_BF16, DTYPE_F16)},
+    {SHAPE("verifier", 384, 1024, 6, 2, 64, 515, 16, DTYPE_BF16, DTYPE_F16)},
+    {SHAPE("biases", 33, 45, 4, 2, 18, 131, 16, DTYPE_BF16, DTYPE_F16), .bias = true},
+    {SHAPE("normed heads, window", 72, 104, 4, 2, 84, 77, 16, DTYPE_BF16, DTYPE_F16), .qk_norm = true,
+     .window = 9},
+    {SHAPE("caps and post norms", 61, 51, 4, 2, 160, 67, 32, DTYPE_BF16, DTYPE_F32), .post_norm = true,
+     .gelu = true, .window = 33, .score_cap = 1.5f, .logit_cap = 2, .embedding_scale = 7.5f},
+    {SHAPE("all at once", 40, 70, 6, 3, 34, 99, 16, DTYPE_F32, DTYPE_F32), .bias = true, .qk_norm = true,
+     .post_norm = true, .gelu = true, .window = 17, .score_cap = 2, .logit_cap = 3, .embedding_scale = 0.5f},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, ROWS = 150, SLOTS = 5, MAX_THREADS = 4 };
 
@@ -247,19 +254,43 @@ static void all_close(const struct outputs *o, size_t at, struct value want) {
 static void check_embed(struct machines *all, struct world *w) {
     size_t hidden = (size_t)w->s->hidden;
     struct outputs x = outputs_open(all, w, "x", ROWS * hidden);
-    for (int i = 0; i < all->n; i++) all->m[i].ops->embed(all->m[i].be, &w->rows, &w->table, x.x[i]);
+    const float scale = w->s->embedding_scale ? w->s->embedding_scale : 1;
+    for (int i = 0; i < all->n; i++) all->m[i].ops->embed(all->m[i].be, &w->rows, &w->table, scale, x.x[i]);
     for (size_t i = 0; i < ROWS * hidden; i++) {
         double want = get(w->s->weights, w->table.data, (size_t)w->token[i / hidden] * hidden + i % hidden);
-        all_close(&x, i, (struct value){want, 0});
+        all_close(&x, i, (struct value){(float)want * scale, 0});
     }
     outputs_close(&x);
 }
 
+/* The values y[n] through RMSNorm. */
+static void normed(const struct value *y, int32_t n, const float *norm, double eps, struct value *out) {
+    double squares = 0, off = 0;
+    for (int32_t i = 0; i < n; i++) squares += y[i].is * y[i].is, off += 2 * fabs(y[i].is) * y[i].slack;
+    const double factor = 1 / sqrt(squares / n + eps), share = off / (2 * squares + 1e-30) + 1e-6;
+    for (int32_t i = 0; i < n; i++) {
+        const double is = y[i].is * factor * norm[i];
+        out[i] = (struct value){is, fabs(factor * norm[i]) * y[i].slack + fabs(is) * share};
+    }
+}
+
+static struct value plus(struct value v, const float *bias, int32_t at) {
+    if (!bias) return v;
+    return (struct value){v.is + bias[at], v.slack + 1e-7 * (fabs(v.is) + fabs(bias[at]))};
+}
+
+/* cap tanh(x / cap), of slope 1 at most. */
+static struct value capped(struct value v, double cap) {
+    if (cap == 0) return v;
+    return (struct value){cap * tanh(v.is / cap), v.slack + 3e-7 * cap};
+}
+
 static void check_project(struct machines *all, struct world *w) {
-    int32_t n = w->l.down.n, k = w->l.down.k;
+    const struct projection *p = &w->l.down;
+    int32_t n = p->w.n, k = p->w.k;
     uint64_t seed = 7;
     float *in = random_floats(&seed, (size_t)(ROWS * k), 0.1f, 1);
-    struct value *a = malloc((size_t)k * sizeof *a);
+    struct value *a = malloc((size_t)k * sizeof *a), *y = malloc((size_t)n * sizeof *y);
     struct outputs x = outputs_open(all, w, "x", (size_t)(ROWS * n));
     for (int i = 0; i < all->n; i++) {
         memcpy(x.x[i], w->x, (size_t)(ROWS * n) * sizeof(float));
@@ -267,14 +298,24 @@ static void check_project(struct machines *all, struct world *w) {
     }
     for (int32_t r = 0; r < ROWS; r++) {
         activations(w->s, in + r * k, k, NULL, 0, a);
+        for (int32_t j = 0; j < n; j++) y[j] = plus(product(&p->w, j, a), p->bias, j);
+        if (p->norm) normed(y, n, p->norm, p->norm_eps, y);
         for (int32_t j = 0; j < n; j++) {
-            struct value want = product(&w->l.down, j, a);
-            want.is += w->x[r * n + j], want.slack += 1e-7 * fabs(want.is);
+            struct value want = y[j];
+            want.is += w->x[r * n + j], want.slack += 1e-7 * (fabs(y[j].is) + fabs(want.is));
             all_close(&x, (size_t)(r * n + j), want);
         }
     }
     outputs_close(&x);
-    free(a), free(in);
+    free(a), free(y), free(in);
+}
+
+static double silu(double x) {
+    return x / (1 + exp(-x));
+}
+
+static double gelu(double x) {
+    return 0.5 * x * (1 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
 }
 
 static void check_gate_up(struct machines *all, struct world *w) {
@@ -285,9 +326,11 @@ static void check_gate_up(struct machines *all, struct world *w) {
     for (int32_t r = 0; r < ROWS; r++) {
         struct value *a = activations_of(w, r, b->norm, b->norm_eps);
         for (int32_t j = 0; j < n; j++) {
-            struct value gate = product(&b->gate, j, a), up = product(&b->up, j, a);
-            double silu = gate.is / (1 + exp(-gate.is)), is = silu * up.is; /* silu's slope is below 1.1 */
-            double slack = 1.1 * gate.slack * fabs(up.is) + fabs(silu) * up.slack + gate.slack * up.slack;
+            struct value gate = plus(product(&b->gate, j, a), b->bias, j);
+            struct value up = plus(product(&b->up, j, a), b->bias, n + j);
+            double act = (b->gelu ? gelu : silu)(gate.is), is = act * up.is; /* slopes below 1.2 */
+            double slack =
+                1.2 * gate.slack * fabs(up.is) + fabs(act) * up.slack + 1.2 * gate.slack * up.slack;
             all_close(&hidden, (size_t)(r * n + j), (struct value){is, slack + 1e-6 * fabs(is)});
         }
         free(a);
@@ -298,17 +341,18 @@ static void check_gate_up(struct machines *all, struct world *w) {
 static void check_logits(struct machines *all, struct world *w) {
     enum { PICKS = 5 };
     const int32_t pick[PICKS] = {149, 0, 77, 77, 3};
-    const float *norm = w->l.mlp.norm;
+    const struct head_block h = {w->l.mlp.norm, 1e-6f, w->table, w->s->logit_cap};
     size_t vocab = (size_t)w->s->vocab;
     for (int round = 0; round < 2; round++) {
         const int32_t *picked = round ? pick : NULL;
         struct outputs logits = outputs_open(all, w, "logits", PICKS * vocab);
         for (int i = 0; i < all->n; i++)
-            all->m[i].ops->logits(all->m[i].be, norm, 1e-6f, &w->table, w->x, picked, PICKS, logits.x[i]);
+            all->m[i].ops->logits(all->m[i].be, &h, w->x, picked, PICKS, logits.x[i]);
         for (int32_t i = 0; i < PICKS; i++) {
-            struct value *a = activations_of(w, picked ? picked[i] : i, norm, 1e-6);
+            struct value *a = activations_of(w, picked ? picked[i] : i, h.norm, h.norm_eps);
             for (size_t v = 0; v < vocab; v++)
-                all_close(&logits, (size_t)i * vocab + v, product(&w->table, (int32_t)v, a));
+                all_close(&logits, (size_t)i * vocab + v,
+                          capped(product(&w->table, (int32_t)v, a), h.softcap));
             free(a);
         }
         outputs_close(&logits);
@@ -350,7 +394,10 @@ static void check_head(const struct machines *all, const struct world *w, const 
     const size_t at = part == QUERY ? (size_t)((row * w->s->heads + head) * dim)
                                     : cache_at(w, w->slot[row], w->position[row], head);
     struct value *y = malloc((size_t)dim * sizeof *y);
-    for (int32_t d = 0; d < dim; d++) y[d] = product(m, head * dim + d, a);
+    const int32_t first = (part == QUERY ? 0 : part == KEY ? b->heads : b->heads + b->kv_heads) + head;
+    for (int32_t d = 0; d < dim; d++) y[d] = plus(product(m, head * dim + d, a), b->bias, first * dim + d);
+    const float *norm = part == QUERY ? b->q_norm : part == KEY ? b->k_norm : NULL;
+    if (norm) normed(y, dim, norm, b->norm_eps, y);
     for (int32_t d = 0; d < dim; d++) {
         struct value want = part == VALUE ? y[d] : rotated(rope, y, dim, d);
         want = stored(type, (struct value){want.is * scale, want.slack * scale + 2e-7 * fabs(want.is)});
@@ -408,20 +455,22 @@ static void check_attended(const struct outputs *out, const struct world *w, con
     const int32_t dim = w->s->head_dim, length = w->position[r] + 1;
     const int32_t kv_head = h / (w->s->heads / w->s->kv_heads);
     const size_t at = (size_t)((r * w->s->heads + h) * dim);
+    const int32_t seen = w->s->window, first = seen && seen < length ? length - seen : 0;
     double *p = malloc((size_t)length * sizeof *p), most = -INFINITY, sum = 0, magnitude = 0;
-    for (int32_t t = 0; t < length; t++) {
+    for (int32_t t = first; t < length; t++) {
         double size = p[t] = 0;
         for (int32_t d = 0; d < dim; d++) {
             size_t key = cache_at(w, w->slot[r], t, kv_head) + (size_t)d;
             double term = q[at + (size_t)d] * get(w->s->cache, w->kv.k, key);
             p[t] += term, size += fabs(term);
         }
+        if (w->s->score_cap) p[t] = w->s->score_cap * tanh(p[t] / w->s->score_cap);
         most = fmax(most, p[t]), magnitude = fmax(magnitude, size);
     }
-    for (int32_t t = 0; t < length; t++) sum += p[t] = exp(p[t] - most);
+    for (int32_t t = first; t < length; t++) sum += p[t] = exp(p[t] - most);
     for (int32_t d = 0; d < dim; d++) {
         double is = 0, around = 0;
-        for (int32_t t = 0; t < length; t++) {
+        for (int32_t t = first; t < length; t++) {
             double v = get(w->s->cache, w->kv.v, cache_at(w, w->slot[r], t, kv_head) + (size_t)d);
             is += p[t] / sum * v, around += p[t] / sum * fabs(v);
         }
@@ -507,7 +556,8 @@ static struct traces pass(struct machine *m, const struct world *w, const int32_
     m->ops->gate_up(m->be, &rows, &w->l.mlp, t.x, t.hidden);
     memcpy(t.out, t.x, (size_t)n * t.n * sizeof(float));
     m->ops->project(m->be, &rows, &w->l.down, t.hidden, t.out);
-    m->ops->logits(m->be, w->l.mlp.norm, 1e-5f, &w->table, t.out, NULL, n, t.logits);
+    const struct head_block head = {w->l.mlp.norm, 1e-5f, w->table, w->s->logit_cap};
+    m->ops->logits(m->be, &head, t.out, NULL, n, t.logits);
     return t;
 }
 
@@ -638,7 +688,7 @@ static void check_f16_store(struct machine *m) {
     for (int i = 0; i < N; i++) w[i] = (float)samples[i];
     int32_t zero = 0;
     struct matrix weights = {w, DTYPE_F32, DIM, 1};
-    struct attention_block b = {norm, 0, weights, weights, weights, rope, 1, 1, DIM};
+    struct attention_block b = {norm, 0, weights, weights, weights, rope, 1, 1, DIM, .scale = 1};
     struct rows rows = {1, &zero, &zero, &zero, &zero, 1, 0, false};
     struct kv_layer kv = {k, v, DTYPE_F16, PAGE};
     m->ops->qkv(m->be, &rows, &b, x, q, &kv);
@@ -664,7 +714,7 @@ static void check_widening(struct machine *m) {
     struct rows rows = {4096, token, zero, zero, zero, 1, 0, false};
     for (int type = DTYPE_F16; type <= DTYPE_BF16; type++) {
         struct matrix table = {all, (enum dtype)type, 4096, 16};
-        m->ops->embed(m->be, &rows, &table, x);
+        m->ops->embed(m->be, &rows, &table, 1, x);
         for (int i = 0; i < 65536; i++) {
             double want = get(table.dtype, all, (size_t)i);
             if (!(isnan(want) ? isnan(x[i]) : x[i] == want))
@@ -678,18 +728,23 @@ static void test_widening(void **state) {
     each_isa(check_widening);
 }
 
-/* silu over the whole range of exp. */
+/* silu and gelu over the whole range of exp. */
 static void check_silu(struct machine *m) {
     enum { N = 4000 };
-    static float gate[N], up[N], hidden[N];
+    static float gate[N], up[N], hidden[N], gelus[N];
     float x[1] = {1}, norm[1] = {1};
     int32_t zero = 0;
     for (int i = 0; i < N; i++) gate[i] = (float)(i - N / 2) * 0.043f, up[i] = 1;
-    struct mlp_block b = {norm, 0, {gate, DTYPE_F32, N, 1}, {up, DTYPE_F32, N, 1}};
+    struct mlp_block b = {.norm = norm, .gate = {gate, DTYPE_F32, N, 1}, .up = {up, DTYPE_F32, N, 1}};
     struct rows rows = {1, &zero, &zero, &zero, &zero, 1, 0, false};
     m->ops->gate_up(m->be, &rows, &b, x, hidden);
+    b.gelu = true;
+    m->ops->gate_up(m->be, &rows, &b, x, gelus);
     for (int i = 0; i < N; i++) {
-        double want = gate[i] / (1 + exp(-(double)gate[i]));
+        double want = gelu(gate[i]), slack = gate[i] < 0 ? 3e-7 * fabs(gate[i]) : 3e-7 * want;
+        if (!(fabs(gelus[i] - want) <= slack + 1e-36))
+            fail_msg("%s: gelu(%g) is %g, not %g", m->isa, gate[i], gelus[i], want);
+        want = silu(gate[i]);
         if (!(fabs(hidden[i] - want) <= 3e-7 * fabs(want) + 1e-36))
             fail_msg("%s: silu(%g) is %g, not %g", m->isa, gate[i], hidden[i], want);
     }

@@ -3,7 +3,8 @@
  * An item is one row and one kv head, with all query heads that read it, so a page is read once for all of
  * them. Pages are taken in order, in splits of up to SPLIT tokens, each folded into a running softmax
  * (greatest score, sum, weighted values). Where splits begin depends on the position alone, and only the
- * row's own 0..position are touched: what else lies in the last page may be anything.
+ * row's own 0..position, or the window's end of them, are touched: what else lies in the pages may be
+ * anything.
  *
  * Scores are products of keys with queries and use the same tile as the weights do. Those of the next split
  * are begun before the present one is folded in, so that neither waits for the other's last results.
@@ -67,6 +68,10 @@ static void score(const struct attend *p, const struct split *s, const struct ac
     const struct matrix k = {s->k, p->kv->dtype, s->tokens, p->b->head_dim};
     for (int32_t h = 0; h < heads; h += ROWS_MAX)
         tile(&k, 0, s->tokens, q, h, min_i32(ROWS_MAX, heads - h), score + h);
+    if (p->b->softcap == 0) return;
+    for (int32_t h = 0; h < heads; h++)
+        for (int32_t t = 0; t < s->tokens; t += LANES)
+            vf_store(score[h] + t, vf_softcap(vf_load(score[h] + t), p->b->softcap));
 }
 
 /* The heads' greatest scores so far, this page's included; shrink: the factor for what was weighted by the
@@ -168,9 +173,10 @@ static void attend_heads(const struct attend *p, int32_t row, int32_t kv_head, i
     for (int32_t h = 0; h < heads; h++) seen[h] = (struct running){-INFINITY, vf_zero()};
     memset(out, 0, (size_t)heads * dim * sizeof(float));
     scores ahead[2][HEADS_MAX];
-    struct split split[2] = {split_at(p, row, kv_head, 0)};
+    const int32_t first = p->b->window && p->b->window < length ? length - p->b->window : 0;
+    struct split split[2] = {split_at(p, row, kv_head, first)};
     score(p, &split[0], &q, heads, ahead[0]);
-    for (int32_t turn = 0, begun = split[0].tokens, done = 0; done < length; turn ^= 1) {
+    for (int32_t turn = 0, begun = first + split[0].tokens, done = first; done < length; turn ^= 1) {
         if (begun < length) {
             struct split *next = &split[turn ^ 1];
             *next = split_at(p, row, kv_head, begun);
@@ -204,6 +210,7 @@ void cpu_attention(struct backend *be, const struct rows *rows, const struct att
                    const void *q, const struct kv_layer *kv, void *attended) {
     struct attend p = {rows, b, kv, q, attended};
     /* about 5 ns a token and head; a microsecond or two is worth handing over */
-    const int64_t cost = 5 * ((int64_t)rows->max_position + 1) * (b->heads / b->kv_heads);
+    const int32_t seen = b->window ? min_i32(b->window, rows->max_position + 1) : rows->max_position + 1;
+    const int64_t cost = (int64_t)5 * seen * (b->heads / b->kv_heads);
     cpu_parallel(be, rows->n * b->kv_heads, cost >= 1500 ? 1 : (int32_t)(1500 / cost) + 1, attend_work, &p);
 }

@@ -49,7 +49,7 @@ struct backend {
     cpu_set_t cores; /* that the opener may use */
     int caller_core; /* where it was last seen */
     int32_t max_rows, max_width;
-    void *scratch; /* [max_rows][max_width] of 4 bytes */
+    void *scratch; /* [2][max_rows][max_width] of 4 bytes; what no one uses takes no memory */
 
     work_fn *work;
     void *job;
@@ -247,7 +247,7 @@ outrider_status cpu_reserve(struct backend *be, int32_t max_rows, int32_t max_wi
     if (max_rows < be->max_rows) max_rows = be->max_rows;
     if (max_width < be->max_width) max_width = be->max_width;
     void *scratch;
-    TRY(cpu_alloc(be, (size_t)max_rows * (size_t)max_width * 4, &scratch));
+    TRY(cpu_alloc(be, (size_t)max_rows * (size_t)max_width * 8, &scratch));
     free(be->scratch);
     be->scratch = scratch, be->max_rows = max_rows, be->max_width = max_width;
     return OUTRIDER_OK;
@@ -257,6 +257,10 @@ void *cpu_scratch(struct backend *be, size_t bytes) {
     assert(bytes <= (size_t)be->max_rows * (size_t)be->max_width * 4);
     (void)bytes;
     return be->scratch;
+}
+
+float *cpu_branch(struct backend *be) {
+    return (float *)be->scratch + (size_t)be->max_rows * (size_t)be->max_width;
 }
 
 void cpu_copy(struct backend *be, void *to, const void *from, size_t bytes) {

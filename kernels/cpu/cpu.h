@@ -43,7 +43,9 @@ typedef void work_fn(void *job, struct worker *w);
  * `grain`: fewest items worth handing over; fewer than two such portions stay with the caller. */
 void cpu_parallel(struct backend *be, int32_t n, int32_t grain, work_fn *work, void *job);
 bool cpu_claim(struct worker *w, int32_t *first, int32_t *last);
-void *cpu_scratch(struct backend *be, size_t bytes); /* set aside by reserve; one user an operation */
+/* Set aside by reserve, each of max_rows times max_width floats; one user an operation. */
+void *cpu_scratch(struct backend *be, size_t bytes);
+float *cpu_branch(struct backend *be); /* for what a post-norm waits for */
 
 outrider_status cpu_alloc(struct backend *be, size_t bytes, void **out);
 void cpu_release(struct backend *be, void *p);
@@ -60,12 +62,18 @@ void cpu_record_end(struct backend *be);
 void cpu_describe(struct backend *be, char *line, size_t bytes);
 void cpu_close(struct backend *be);
 
+static inline void add_bias(const float *bias, int32_t n, float *y) {
+    for (int32_t i = 0; i < n; i++) y[i] += bias[i];
+}
+
 #ifdef ISA
 /* ---- norm.c: rows in ---- */
 
 #define cpu_embed ISA_NAME(cpu_embed)
 #define inputs_ready ISA_NAME(inputs_ready)
 #define inputs_of ISA_NAME(inputs_of)
+#define rms_scale ISA_NAME(rms_scale)
+#define add_normed ISA_NAME(add_normed)
 
 struct acts {
     const char *data;
@@ -83,7 +91,11 @@ struct inputs {
     struct acts ready; /* set by inputs_ready when there are many */
 };
 
-void cpu_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float *x);
+void cpu_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float scale,
+               float *x);
+float rms_scale(const float *x, int32_t n, float eps); /* 1 / sqrt(mean(x^2) + eps) */
+/* x[r] += rmsnorm(y[r]) for n rows. */
+void add_normed(struct backend *be, int32_t n, const struct projection *p, const float *y, float *x);
 void inputs_ready(struct backend *be, struct inputs *in);
 struct acts inputs_of(const struct inputs *in, struct worker *w);
 
@@ -112,12 +124,12 @@ static inline int32_t rows_abreast(int32_t n) {
 
 int32_t product_grain(int32_t k, int32_t rows); /* blocks worth handing over */
 
-void cpu_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,
+void cpu_project(struct backend *be, const struct rows *rows, const struct projection *p, const void *a,
                  float *x);
 void cpu_gate_up(struct backend *be, const struct rows *rows, const struct mlp_block *b, const float *x,
                  void *hidden);
-void cpu_logits(struct backend *be, const float *norm, float norm_eps, const struct matrix *head,
-                const float *x, const int32_t *pick, int32_t n_pick, float *logits);
+void cpu_logits(struct backend *be, const struct head_block *h, const float *x, const int32_t *pick,
+                int32_t n_pick, float *logits);
 
 /* ---- rope.c, attention.c, sample.c ---- */
 

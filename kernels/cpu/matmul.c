@@ -150,9 +150,19 @@ int32_t product_grain(int32_t k, int32_t rows) {
 struct product {
     struct inputs in;
     const struct matrix *w;
-    float *y; /* [rows][w->n] */
+    const float *bias; /* [w->n] or NULL */
+    float softcap;     /* of y; 0: none */
+    float *y;          /* [rows][w->n] */
     bool add;
 };
+
+/* What y, count elements of outputs first.., becomes before it is stored. */
+static void dress(const struct product *p, int32_t first, int32_t count, float *y) {
+    if (p->bias) add_bias(p->bias + first, count, y);
+    if (p->softcap != 0)
+        for (int32_t j = 0; j < count; j += LANES) /* y is a whole block */
+            vf_store(y + j, vf_softcap(vf_load(y + j), p->softcap));
+}
 
 static void product_block(const struct product *p, const struct acts *a, int32_t block) {
     float y[ROWS_MAX][BLOCK_MAX];
@@ -162,6 +172,7 @@ static void product_block(const struct product *p, const struct acts *a, int32_t
         tile(p->w, first, count, a, row, rows, y);
         for (int32_t r = 0; r < rows; r++) {
             float *out = p->y + (size_t)(row + r) * (size_t)p->w->n + first;
+            dress(p, first, count, y[r]);
             for (int32_t j = 0; j < count; j++) out[j] = p->add ? out[j] + y[r][j] : y[r][j];
         }
     }
@@ -179,22 +190,27 @@ static void product_run(struct backend *be, struct product *p) {
     cpu_parallel(be, ceil_div(p->w->n, BLOCK_MAX), product_grain(p->w->k, p->in.rows), product_work, p);
 }
 
-void cpu_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,
+void cpu_project(struct backend *be, const struct rows *rows, const struct projection *b, const void *a,
                  float *x) {
-    struct product p = {{.x = a, .rows = rows->n, .k = w->k, .dtype = w->dtype}, w, x, true};
+    struct product p = {.in = {.x = a, .rows = rows->n, .k = b->w.k, .dtype = b->w.dtype},
+                        .w = &b->w,
+                        .bias = b->bias,
+                        .y = b->norm ? cpu_branch(be) : x,
+                        .add = !b->norm};
     product_run(be, &p);
+    if (b->norm) add_normed(be, rows->n, b, p.y, x);
 }
 
-void cpu_logits(struct backend *be, const float *norm, float norm_eps, const struct matrix *head,
-                const float *x, const int32_t *pick, int32_t n_pick, float *logits) {
+void cpu_logits(struct backend *be, const struct head_block *h, const float *x, const int32_t *pick,
+                int32_t n_pick, float *logits) {
     struct inputs in = {.x = x,
-                        .norm = norm,
-                        .norm_eps = norm_eps,
+                        .norm = h->norm,
+                        .norm_eps = h->norm_eps,
                         .pick = pick,
                         .rows = n_pick,
-                        .k = head->k,
-                        .dtype = head->dtype};
-    struct product p = {in, head, logits, false};
+                        .k = h->w.k,
+                        .dtype = h->w.dtype};
+    struct product p = {.in = in, .w = &h->w, .softcap = h->softcap, .y = logits};
     product_run(be, &p);
 }
 
@@ -206,13 +222,14 @@ struct gate_up {
     float *hidden;
 };
 
-/* hidden = silu(gate) up */
-static void silu_product(const float *gate, const float *up, int32_t count, float *hidden) {
+/* hidden = silu(gate) up, silu(x) = x / (1 + e^-x); gelu has 2 sqrt(2 / pi) (x + 0.044715 x^3) for that x. */
+static void gate_product(bool gelu, const float *gate, const float *up, int32_t count, float *hidden) {
     for (int32_t j = 0; j < count; j += LANES) {
         const int32_t n = min_i32(LANES, count - j);
         vf g = n < LANES ? vf_load_n(gate + j, n) : vf_load(gate + j);
         vf u = n < LANES ? vf_load_n(up + j, n) : vf_load(up + j);
-        vf h = g / (vf_exp(-g) + 1) * u;
+        vf t = gelu ? g * (1.5957691216f + 0.0713548163f * g * g) : g;
+        vf h = g / (vf_exp(-t) + 1) * u;
         if (n < LANES)
             vf_store_n(hidden + j, h, n);
         else
@@ -227,8 +244,12 @@ static void gate_up_block(const struct gate_up *p, const struct acts *a, int32_t
         rows = min_i32(rows_abreast(p->in.rows), p->in.rows - row);
         tile(&p->b->gate, first, count, a, row, rows, gate);
         tile(&p->b->up, first, count, a, row, rows, up);
-        for (int32_t r = 0; r < rows; r++)
-            silu_product(gate[r], up[r], count, p->hidden + (size_t)(row + r) * (size_t)n + first);
+        for (int32_t r = 0; r < rows; r++) {
+            if (p->b->bias) add_bias(p->b->bias + first, count, gate[r]);
+            if (p->b->bias) add_bias(p->b->bias + n + first, count, up[r]);
+            gate_product(p->b->gelu, gate[r], up[r], count,
+                         p->hidden + (size_t)(row + r) * (size_t)n + first);
+        }
     }
 }
 

@@ -22,7 +22,8 @@ INLINE void store_some(float *p, vf v, int32_t n) {
         vf_store(p, v);
 }
 
-void cpu_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float *x) {
+void cpu_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float scale,
+               float *x) {
     (void)be;
     size_t size = dtype_bytes(table->dtype), k = (size_t)table->k;
     for (int32_t r = 0; r < rows->n; r++) {
@@ -30,12 +31,12 @@ void cpu_embed(struct backend *be, const struct rows *rows, const struct matrix 
         float *to = x + (size_t)r * k;
         for (int32_t i = 0; i < table->k; i += LANES) {
             int32_t n = table->k - i;
-            store_some(to + i, load_n(table->dtype, from + (size_t)i * size, n), n);
+            store_some(to + i, load_n(table->dtype, from + (size_t)i * size, n) * scale, n);
         }
     }
 }
 
-static float rms_scale(const float *x, int32_t k, float eps) {
+float rms_scale(const float *x, int32_t k, float eps) {
     vf sum = vf_zero();
     int32_t i = 0;
     for (; i + LANES <= k; i += LANES) sum = vf_fma(vf_load(x + i), vf_load(x + i), sum);
@@ -92,4 +93,30 @@ struct acts inputs_of(const struct inputs *in, struct worker *w) {
     for (int32_t row = 0; row < in->rows; row++)
         prepare_row(in, row, (char *)w->scratch + (size_t)row * step);
     return (struct acts){w->scratch, step};
+}
+
+struct branch {
+    const struct projection *p;
+    const float *y;
+    float *x;
+};
+
+static void add_normed_row(const struct branch *b, int32_t row) {
+    const int32_t k = b->p->w.n;
+    const float *y = b->y + (size_t)row * (size_t)k;
+    float *x = b->x + (size_t)row * (size_t)k;
+    const vf scale = vf_all(rms_scale(y, k, b->p->norm_eps));
+    for (int32_t i = 0, n = k; i < k; i += LANES, n = k - i)
+        store_some(x + i, load_some(x + i, n) + load_some(y + i, n) * scale * load_some(b->p->norm + i, n),
+                   n);
+}
+
+static void add_normed_work(void *job, struct worker *w) {
+    for (int32_t row, last; cpu_claim(w, &row, &last);)
+        for (; row < last; row++) add_normed_row(job, row);
+}
+
+void add_normed(struct backend *be, int32_t n, const struct projection *p, const float *y, float *x) {
+    struct branch b = {p, y, x};
+    cpu_parallel(be, n, 8, add_normed_work, &b);
 }

@@ -2,13 +2,14 @@
  *
  * RoPE turns element i of a head together with element i + head_dim / 2, so an item is a pair of blocks that
  * far apart: both products are at hand when the rotation needs them. Values are cut the same way and not
- * rotated. Queries leave in f32 and already scaled by 1 / sqrt(head_dim).
+ * rotated. Where heads are normed an item is a whole head. Queries leave in f32 and already scaled.
  */
 #include <assert.h>
-#include <math.h>
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
+
+enum { HEAD_MAX = 512 };
 
 struct qkv {
     struct inputs in;
@@ -16,7 +17,8 @@ struct qkv {
     const struct attention_block *b;
     const struct kv_layer *kv;
     float *q;
-    float q_scale;
+    int32_t size, blocks; /* outputs of a block of half a head, and such blocks in it */
+    bool whole;           /* an item is a head, not a block */
 };
 
 /* Which head an item belongs to: queries first, then keys, then values. */
@@ -75,27 +77,67 @@ static char *place(const struct qkv *p, const struct part *part, int32_t row) {
     return (char *)(part->what == KEY ? p->kv->k : p->kv->v) + token * dim * dtype_bytes(p->kv->dtype);
 }
 
-static void qkv_item(const struct qkv *p, const struct acts *a, int32_t item) {
-    float low[ROWS_MAX][BLOCK_MAX], high[ROWS_MAX][BLOCK_MAX];
-    const int32_t half = p->b->head_dim / 2, size = rope_block(half), blocks = ceil_div(half, size);
-    const struct part part = part_of(p->b, item / blocks);
-    const int32_t first = item % blocks * size, count = min_i32(size, half - first);
-    const int32_t output = part.head * p->b->head_dim + first;
-    const enum dtype type = part.what == QUERY ? DTYPE_F32 : p->kv->dtype;
+/* One row's products of `count` pairs from `first` on become what they are kept as. */
+static void finish(const struct qkv *p, const struct part *part, int32_t row, int32_t first, int32_t count,
+                   float *low, float *high) {
+    const struct attention_block *b = p->b;
+    const int32_t half = b->head_dim / 2;
+    const enum dtype type = part->what == QUERY ? DTYPE_F32 : p->kv->dtype;
     const size_t bytes = dtype_bytes(type);
-    for (int32_t row = 0, rows; row < p->rows->n; row += rows) {
-        rows = min_i32(rows_abreast(p->rows->n), p->rows->n - row);
+    if (part->what != VALUE)
+        rotate(b->rope + ((size_t)p->rows->position[row] * (size_t)half + (size_t)first) * 2, count, low,
+               high);
+    if (part->what == QUERY) scale(b->scale, count, low), scale(b->scale, count, high);
+    char *to = place(p, part, row) + (size_t)first * bytes;
+    store(type, low, count, to);
+    store(type, high, count, to + (size_t)half * bytes);
+}
+
+/* A head's products, low halves before high ones, normed by itself. */
+static void norm_head(const struct qkv *p, const struct part *part, float *y) {
+    const float *norm = part->what == QUERY ? p->b->q_norm : p->b->k_norm;
+    if (part->what == VALUE) return;
+    const float by = rms_scale(y, p->b->head_dim, p->b->norm_eps);
+    for (int32_t i = 0; i < p->b->head_dim; i++) y[i] *= by * norm[i];
+}
+
+static void bias_pair(const struct qkv *p, int32_t output, int32_t count, float *low, float *high) {
+    if (!p->b->bias) return;
+    add_bias(p->b->bias + output, count, low);
+    add_bias(p->b->bias + output + p->b->head_dim / 2, count, high);
+}
+
+/* `rows` rows of one block, or of all blocks of a head that is normed. */
+static void qkv_rows(const struct qkv *p, const struct acts *a, int32_t item, int32_t row, int32_t rows) {
+    float low[ROWS_MAX][BLOCK_MAX], high[ROWS_MAX][BLOCK_MAX], head[ROWS_MAX][HEAD_MAX];
+    const int32_t dim = p->b->head_dim, half = dim / 2, index = p->whole ? item : item / p->blocks;
+    const struct part part = part_of(p->b, index);
+    const int32_t begin = p->whole ? 0 : item % p->blocks * p->size,
+                  end = p->whole ? half : min_i32(begin + p->size, half);
+    for (int32_t first = begin; first < end; first += p->size) {
+        const int32_t count = min_i32(p->size, half - first), output = part.head * dim + first;
         tile(part.w, output, count, a, row, rows, low);
         tile(part.w, output + half, count, a, row, rows, high);
         for (int32_t r = 0; r < rows; r++) {
-            const float *rope =
-                p->b->rope + ((size_t)p->rows->position[row + r] * (size_t)half + (size_t)first) * 2;
-            if (part.what != VALUE) rotate(rope, count, low[r], high[r]);
-            if (part.what == QUERY) scale(p->q_scale, count, low[r]), scale(p->q_scale, count, high[r]);
-            char *to = place(p, &part, row + r) + (size_t)first * bytes;
-            store(type, low[r], count, to);
-            store(type, high[r], count, to + (size_t)half * bytes);
+            bias_pair(p, index * dim + first, count, low[r], high[r]);
+            if (!p->whole) {
+                finish(p, &part, row + r, first, count, low[r], high[r]);
+                continue;
+            }
+            memcpy(head[r] + first, low[r], (size_t)count * sizeof(float));
+            memcpy(head[r] + half + first, high[r], (size_t)count * sizeof(float));
         }
+    }
+    for (int32_t r = 0; r < rows && p->whole; r++) {
+        norm_head(p, &part, head[r]);
+        finish(p, &part, row + r, 0, half, head[r], head[r] + half);
+    }
+}
+
+static void qkv_item(const struct qkv *p, const struct acts *a, int32_t item) {
+    for (int32_t row = 0, rows; row < p->rows->n; row += rows) {
+        rows = min_i32(rows_abreast(p->rows->n), p->rows->n - row);
+        qkv_rows(p, a, item, row, rows);
     }
 }
 
@@ -112,9 +154,10 @@ void cpu_qkv(struct backend *be, const struct rows *rows, const struct attention
     assert(b->q.dtype == b->k.dtype && b->q.dtype == b->v.dtype);
     struct inputs in = {
         .x = x, .norm = b->norm, .norm_eps = b->norm_eps, .rows = rows->n, .k = b->q.k, .dtype = b->q.dtype};
-    struct qkv p = {in, rows, b, kv, q, 1 / sqrtf((float)b->head_dim)};
-    const int32_t items =
-        (b->heads + 2 * b->kv_heads) * ceil_div(b->head_dim / 2, rope_block(b->head_dim / 2));
+    const int32_t size = rope_block(b->head_dim / 2), blocks = ceil_div(b->head_dim / 2, size);
+    struct qkv p = {in, rows, b, kv, q, size, blocks, b->q_norm != NULL};
+    const int32_t items = (b->heads + 2 * b->kv_heads) * (p.whole ? 1 : blocks);
+    assert(b->head_dim <= HEAD_MAX);
     inputs_ready(be, &p.in);
     cpu_parallel(be, items, ceil_div(product_grain(b->q.k, rows->n), 2), qkv_work, &p);
 }

@@ -365,4 +365,14 @@ INLINE vf vf_exp(vf x) {
     return p * (vf)(((vu)shifted + 127) << 23);
 }
 
+/* cap tanh(x / cap); NaN kept. By Taylor where the sum of e^2z and 1 would round z away. */
+INLINE vf vf_softcap(vf x, float cap) {
+    const vf z = x / cap, far = 1 - 2 / (vf_exp(z + z) + 1), s = z * z;
+    vf p = vf_fma(s, vf_all(62.0f / 2835), vf_all(-17.0f / 315));
+    p = vf_fma(p, s, vf_all(2.0f / 15));
+    p = vf_fma(p, s, vf_all(-1.0f / 3));
+    const vf near = vf_fma(p * s, z, z);
+    return cap * vf_select((vu)(s < 0.0625f), near, far);
+}
+
 #endif

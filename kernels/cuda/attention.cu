@@ -27,6 +27,9 @@ struct attend {
     const __half *q, *k, *v;
     void *attended;
     int32_t window; /* rows a cluster takes */
+    uint32_t sees;  /* positions a row sees, its own included: the sliding window, or more than there are */
+    float scale;    /* of scores: plain only, elsewhere the queries have it */
+    float softcap;  /* 0: none */
     bool wide;      /* attended is f32 */
     bool whole;     /* one span, whatever the length: passes that fill the card without splitting */
 };
@@ -41,7 +44,7 @@ __device__ __forceinline__ int span_of(const struct attend &p, int position) {
 
 /* Rows that share their reads: neighbours of one sequence and span. */
 struct crew {
-    int rows, last; /* how many, and the greatest position among them */
+    int rows, first, last; /* how many, and the least and greatest position among them */
     int stable;     /* positions below it are not written by this pass */
 };
 
@@ -50,10 +53,11 @@ __device__ __forceinline__ struct crew find_crew(const struct attend &p, int row
     const int lane = threadIdx.x % 32, slot = p.slot[row], span = span_of(p, p.position[row]);
     const bool in = lane < most && p.slot[row + lane] == slot && span_of(p, p.position[row + lane]) == span;
     const int n = __ffs(~__ballot_sync(~0u, in)) - 1;
-    int last = lane < n ? p.position[row + lane] : 0, stable = p.whole ? 0 : INT_MAX;
+    const int first = lane < n ? p.position[row + lane] : INT_MAX, last = lane < n ? first : 0;
+    int stable = p.whole ? 0 : INT_MAX;
     for (int r = lane; r < p.rows && !p.whole; r += 32)
         if (p.slot[r] == slot) stable = min(stable, p.position[r]);
-    return {n, __reduce_max_sync(~0u, last), __reduce_min_sync(~0u, stable)};
+    return {n, __reduce_min_sync(~0u, first), __reduce_max_sync(~0u, last), __reduce_min_sync(~0u, stable)};
 }
 
 __device__ __forceinline__ void copy_async(void *to, const void *from, bool valid) {
@@ -131,7 +135,10 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int vectors = s.crew.rows * heads, last = s.crew.last, stable = s.crew.stable;
     const int span = span_of(p, last), spans = last / span + 1;
-    const int begin = blockIdx.z * span, end = min(begin + span - 1, last) + 1;
+    const int end = min((int)blockIdx.z * span + span - 1, last) + 1;
+    /* Pieces that no row of the crew sees any more would count for nothing; the others stay where they are. */
+    const int unseen = max(0, (int)(s.crew.first - p.sees) + 1) / PIECE * PIECE;
+    const int begin = max((int)blockIdx.z * span, unseen);
     const bool idle = (int)blockIdx.z >= spans;
 
     const int32_t *pages = p.table + (size_t)p.slot[row] * p.table_stride;
@@ -161,7 +168,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
                 copy_async(&s.v[j][d], vector_at(p.v, piece, j) + d, piece + j <= last);
         }
     };
-    if (!idle) {
+    if (!idle && begin < end) {
         locate(begin);
         fetch(begin, begin, min(stable, last + 1));
     }
@@ -199,7 +206,8 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int position = piece + warp * 16 + n * 8 + t * 2 + i % 2;
-                if (position > (i < 2 ? sees0 : sees1)) score[n][i] = -INFINITY;
+                if (p.softcap != 0) score[n][i] = p.softcap * tanhf(score[n][i] / p.softcap);
+                if ((uint32_t)((i < 2 ? sees0 : sees1) - position) >= p.sees) score[n][i] = -INFINITY;
                 greatest[i / 2] = fmaxf(greatest[i / 2], score[n][i]);
             }
 #pragma unroll
@@ -314,12 +322,12 @@ __global__ void attend_plain(const __grid_constant__ struct attend p, const floa
     const int lane = threadIdx.x, row = blockIdx.x, head = blockIdx.y, kv = head / (p.heads / p.kv_heads);
     const int32_t *pages = p.table + (size_t)p.slot[row] * p.table_stride;
     const size_t vector = ((size_t)row * p.heads + head) * dim;
-    const float scale = 1 / sqrtf((float)dim);
     float query[MOST], out[MOST] = {}, maximum = -INFINITY, sum = 0;
 #pragma unroll
     for (int i = 0; i < MOST; i++)
-        query[i] = lane + i * 32 < dim ? __ldcg(queries + vector + lane + i * 32) * scale : 0;
-    for (int position = 0; position <= p.position[row]; position++) {
+        query[i] = lane + i * 32 < dim ? __ldcg(queries + vector + lane + i * 32) * p.scale : 0;
+    const int unseen = max(0, (int)(p.position[row] - p.sees) + 1);
+    for (int position = unseen; position <= p.position[row]; position++) {
         const size_t at = (((size_t)pages[position / p.page_size] * p.kv_heads + kv) * p.page_size +
                            position % p.page_size) *
                               dim +
@@ -329,6 +337,7 @@ __global__ void attend_plain(const __grid_constant__ struct attend p, const floa
         for (int i = 0; i < MOST; i++)
             if (lane + i * 32 < dim) score += query[i] * widen(__ldcg(k + at + i * 32));
         for (int offset = 16; offset; offset /= 2) score += __shfl_xor_sync(~0u, score, offset);
+        if (p.softcap != 0) score = p.softcap * tanhf(score / p.softcap);
         const float next = fmaxf(maximum, score), fade = expf(maximum - next), weight = expf(score - next);
         maximum = next;
         sum = sum * fade + weight;
@@ -371,6 +380,10 @@ void cuda_attention(struct backend *be, const struct rows *rows, const struct at
     p.attended = attended;
     p.wide = b->q.dtype == DTYPE_F32 || b->q.dtype == DTYPE_F16;
     p.whole = rows->prefill;
+    p.sees = b->window ? b->window : 1u << 31;
+    p.scale = b->scale;
+    p.softcap = b->softcap;
+    if (attention_is_fast(be, b, kv)) p.softcap *= 1.4426950408889634f; /* as the queries' scale */
     if (attention_is_fast(be, b, kv))
         return b->head_dim == 64 ? run_fast<64>(be, &p, rows->max_position)
                                  : run_fast<128>(be, &p, rows->max_position);

@@ -193,17 +193,18 @@ static inline int32_t tile_outputs(const struct backend *be, int32_t n) {
 
 /* ---- operations, one a file ---- */
 
-void cuda_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float *x);
+void cuda_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float scale,
+                float *x);
 void cuda_qkv(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x,
               void *q, const struct kv_layer *kv);
 void cuda_attention(struct backend *be, const struct rows *rows, const struct attention_block *b,
                     const void *q, const struct kv_layer *kv, void *attended);
-void cuda_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,
+void cuda_project(struct backend *be, const struct rows *rows, const struct projection *p, const void *a,
                   float *x);
 void cuda_gate_up(struct backend *be, const struct rows *rows, const struct mlp_block *b, const float *x,
                   void *hidden);
-void cuda_logits(struct backend *be, const float *norm, float norm_eps, const struct matrix *head,
-                 const float *x, const int32_t *host_pick, int32_t n_pick, float *logits);
+void cuda_logits(struct backend *be, const struct head_block *h, const float *x, const int32_t *host_pick,
+                 int32_t n_pick, float *logits);
 void cuda_argmax(struct backend *be, const float *logits, int32_t n, int32_t vocab, int32_t *token);
 
 /* Rows of x that a norm reads; a null `at` names them all in order. */

@@ -14,7 +14,14 @@ enum finish_kind { FINISH_ADD, FINISH_STORE, FINISH_SILU, FINISH_QKV };
 struct finish {
     enum finish_kind kind;
     int32_t n, half, pairs; /* outputs; see above */
-    const float *scale;     /* [rows], or null: what the sums are multiplied by first */
+    const float *scale;     /* [rows], or null: what the sums are multiplied by first; */
+    const float *bias;      /* [n], or null: what is added next */
+    float softcap;          /* STORE: x = softcap tanh(x / softcap); 0: none */
+    bool gelu;              /* SILU: GELU instead */
+    /* What needs all of a row or head before anything can be finished; see rows.cuh */
+    const float *q_norm, *k_norm; /* QKV: [2 * half], or null */
+    const float *post_norm;       /* ADD: [n], or null */
+    float norm_eps;
     float *x;               /* ADD: x += sum, STORE: x = sum; [rows][n] */
     /* ADD, when the norm behind it is known: x norm as bf16 and the squares of each tile, [rows][tiles] */
     const float *norm;
@@ -42,6 +49,13 @@ static __device__ __forceinline__ void store_wide(const struct finish &f, size_t
 
 static __device__ __forceinline__ int32_t first_of_pair(const struct finish &f, int32_t pair) {
     return pair + pair / f.half * f.half;
+}
+
+static __device__ __forceinline__ void add_bias(const struct finish &f, int32_t pair, float &a, float &b) {
+    if (!f.bias) return;
+    const int32_t first = first_of_pair(f, pair);
+    a += f.bias[first];
+    if (first + f.half < f.n) b += f.bias[first + f.half];
 }
 
 /* Where a row's keys begin in the cache, in units of one head's vector: page and place in it. */
@@ -85,8 +99,16 @@ static __device__ __forceinline__ void finish_qkv(const struct finish &f, int32_
 
 static __device__ __forceinline__ void finish_pair(const struct finish &f, int32_t row,
                                                    const struct place &at, int32_t pair, float a, float b) {
+    add_bias(f, pair, a, b);
     if (f.kind == FINISH_QKV) return finish_qkv(f, row, at, pair, a, b);
-    if (f.kind == FINISH_SILU) return store_wide(f, (size_t)row * f.half + pair, a / (1 + expf(-a)) * b);
+    if (f.kind == FINISH_SILU) {
+        const float t = f.gelu ? a * (1.5957691216f + 0.0713548163f * a * a) : a;
+        return store_wide(f, (size_t)row * f.half + pair, a / (1 + expf(-t)) * b);
+    }
+    if (f.softcap != 0) {
+        a = f.softcap * tanhf(a / f.softcap);
+        b = f.softcap * tanhf(b / f.softcap);
+    }
     int32_t first = first_of_pair(f, pair), second = first + f.half;
     float *x = f.x + (size_t)row * f.n;
     if (f.kind == FINISH_ADD) {
@@ -104,6 +126,7 @@ static __device__ __forceinline__ void finish_normed(const struct finish &f, int
                                                      float2 old, int lanes) {
     const bool live = mine && pair < f.pairs, both = live && pair + f.half < f.n;
     const size_t at = (size_t)row * f.n + pair;
+    if (live) add_bias(f, pair, a, b);
     a = live ? a + old.x : 0;
     b = both ? b + old.y : 0;
     const float sum = tile_squares(a, b, lanes);

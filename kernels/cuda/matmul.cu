@@ -7,6 +7,7 @@
  *
  * Quantised weights are widened to bf16, matrix by matrix, for the latter two. */
 #include "kernels/cuda/quantized.cuh"
+#include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/skinny.cuh"
 
 #include <new>
@@ -174,18 +175,29 @@ struct product product_of(const struct job *j, const void *a, int32_t from) {
     return p;
 }
 
+void finish_rows(struct backend *be, const struct finish &f, int32_t n) {
+    if (f.q_norm)
+        return launch(be, "head norms", finish_heads, dim3(ceil_div(f.pairs / f.half, HEADS_A_BLOCK), n),
+                      HEADS_A_BLOCK * 32, 0, f, (const float *)be->sums);
+    if (f.post_norm)
+        return launch(be, "post norm", finish_branch, n, BRANCH_THREADS, 0, f, (const float *)be->sums);
+    launch(be, "finish", finish_sums, dim3(ceil_div(f.pairs, FINISH_THREADS * FINISH_EACH), n),
+           FINISH_THREADS, 0, f, (const float *)be->sums);
+}
+
 void run_skinny(struct backend *be, const struct job *j, const void *a) {
     settle(be);
+    struct job now = *j;
+    if (needs_rows(j->finish)) now.finish = finish_later(j->finish, be->sums);
     for (int32_t from = 0; from < j->m; from += slice_rows(j->dtype)) {
-        struct product p = product_of(j, a, from);
+        struct product p = product_of(&now, a, from);
         p.square_tiles = ceil_div(ceil_div(j->k, 2), tile_outputs(be, j->k) / 2);
         launch_product(be, &p);
     }
-}
-
-void finish_rows(struct backend *be, const struct finish &f, int32_t n) {
-    launch(be, "finish", finish_sums, dim3(ceil_div(f.pairs, FINISH_THREADS * FINISH_EACH), n),
-           FINISH_THREADS, 0, f, (const float *)be->sums);
+    if (!needs_rows(j->finish)) return;
+    struct finish later = j->finish;
+    later.scale = NULL; /* the sums have been multiplied */
+    finish_rows(be, later, j->m);
 }
 
 /* Matrix i of the job as the type that its activations have. */
@@ -327,7 +339,11 @@ void cuda_qkv(struct backend *be, const struct rows *rows, const struct attentio
     f->wide = q;
     f->wide_type = fast ? DTYPE_F16 : DTYPE_F32;
     /* exp(x) = exp2(x log2 e), so the factor belongs to the scale. */
-    f->q_scale = fast ? 1.4426950408889634f / sqrtf((float)b->head_dim) : 1;
+    f->q_scale = fast ? 1.4426950408889634f * b->scale : 1;
+    f->bias = b->bias;
+    f->q_norm = b->q_norm;
+    f->k_norm = b->k_norm;
+    f->norm_eps = b->norm_eps;
     f->position = rows->position;
     f->slot = rows->slot;
     f->table = rows->table;
@@ -357,13 +373,16 @@ void cuda_gate_up(struct backend *be, const struct rows *rows, const struct mlp_
     j.finish.kind = FINISH_SILU;
     j.finish.n = 2 * b->gate.n;
     j.finish.half = j.finish.pairs = b->gate.n;
+    j.finish.bias = b->bias;
+    j.finish.gelu = b->gelu;
     j.finish.wide = hidden;
     j.finish.wide_type = is_narrow(j.dtype) ? DTYPE_BF16 : DTYPE_F32;
     run(be, &j);
 }
 
-void cuda_project(struct backend *be, const struct rows *rows, const struct matrix *w, const void *a,
+void cuda_project(struct backend *be, const struct rows *rows, const struct projection *p, const void *a,
                   float *x) {
+    const struct matrix *w = &p->w;
     struct job j = {};
     j.stack = stack_of(w, NULL, NULL);
     j.dtype = w->dtype;
@@ -372,14 +391,18 @@ void cuda_project(struct backend *be, const struct rows *rows, const struct matr
     j.prefill = rows->prefill;
     j.a = a;
     j.finish = finish_each(FINISH_ADD, w->n, x);
-    if (!can_hold(be, &j)) return run(be, &j);
+    j.finish.bias = p->bias;
+    j.finish.post_norm = p->norm;
+    j.finish.norm_eps = p->norm_eps;
+    if (!can_hold(be, &j) || needs_rows(j.finish)) return run(be, &j);
     settle(be);
     be->held->product = product_of(&j, a, 0);
     be->held->any = true;
 }
 
-void cuda_logits(struct backend *be, const float *norm, float norm_eps, const struct matrix *head,
-                 const float *x, const int32_t *host_pick, int32_t n_pick, float *logits) {
+void cuda_logits(struct backend *be, const struct head_block *h, const float *x, const int32_t *host_pick,
+                 int32_t n_pick, float *logits) {
+    const struct matrix *head = &h->w;
     for (int32_t from = 0; from < n_pick; from += PRODUCT_ROWS) {
         struct job j = {};
         j.stack = stack_of(head, NULL, NULL);
@@ -387,11 +410,12 @@ void cuda_logits(struct backend *be, const float *norm, float norm_eps, const st
         j.m = n_pick - from < PRODUCT_ROWS ? n_pick - from : PRODUCT_ROWS;
         j.k = head->k;
         j.x = host_pick ? x : x + (size_t)from * head->k;
-        j.norm = norm;
-        j.eps = norm_eps;
+        j.norm = h->norm;
+        j.eps = h->norm_eps;
         j.pick.all = !host_pick;
         for (int32_t i = 0; host_pick && i < j.m; i++) j.pick.row[i] = host_pick[from + i];
         j.finish = finish_each(FINISH_STORE, head->n, logits + (size_t)from * head->n);
+        j.finish.softcap = h->softcap;
         run(be, &j);
     }
 }

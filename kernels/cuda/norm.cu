@@ -31,11 +31,11 @@ __global__ __launch_bounds__(NORM_THREADS) void norm_rows(const float *x,
     if (threadIdx.x == 0) scale[blockIdx.x] = factor;
 }
 
-template <typename T> __global__ void embed_rows(const int32_t *token, const T *table, int n, float *x) {
+template <typename T> __global__ void embed_rows(const int32_t *token, const T *table, int n, float scale, float *x) {
     pdl_release();
     pdl_wait();
     const T *row = table + (size_t)token[blockIdx.x] * n;
-    for (int i = threadIdx.x; i < n; i += blockDim.x) x[(size_t)blockIdx.x * n + i] = widen(row[i]);
+    for (int i = threadIdx.x; i < n; i += blockDim.x) x[(size_t)blockIdx.x * n + i] = widen(row[i]) * scale;
 }
 
 } // namespace
@@ -52,14 +52,14 @@ void rmsnorm(struct backend *be, const float *x, struct picks pick, const float 
                (float *)be->normed, be->scale);
 }
 
-void cuda_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float *x) {
+void cuda_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float scale, float *x) {
     if (table->dtype == DTYPE_BF16)
         launch(be, "embed", embed_rows<bf16>, rows->n, 256, 0, rows->token, (const bf16 *)table->data,
-               table->k, x);
+               table->k, scale, x);
     else if (table->dtype == DTYPE_F16)
         launch(be, "embed", embed_rows<__half>, rows->n, 256, 0, rows->token, (const __half *)table->data,
-               table->k, x);
+               table->k, scale, x);
     else
         launch(be, "embed", embed_rows<float>, rows->n, 256, 0, rows->token, (const float *)table->data,
-               table->k, x);
+               table->k, scale, x);
 }
