@@ -107,7 +107,7 @@ $(BUILD)/liboutrider.so: $(LIB_OBJ) runtime/outrider.map
 	    -o $@ $(LIB_OBJ) $(LDLIBS) -lstdc++
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(BUILD)/liboutrider.a
 	$(SAY) '  link $@'
-	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) $(TEST_LIBS) -lcmocka -lstdc++
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) $(TEST_LIBS) -lcmocka -lstdc++
 
 $(BUILD)/%.o: %.c | $(BUILD)/.packages
 	@mkdir -p $(@D)

@@ -190,9 +190,9 @@ static void count(outrider_stats *stats, int32_t k, int32_t accepted) {
     }
 }
 
-/* Writes the accepted run into the session and drops from the cache what did not stay. `plain_us`: what a
- * round without proposals takes, 0 when that is not known. */
-static void commit(outrider_session *s, struct accepted a, double plain_us) {
+/* Writes the accepted run into the session and drops from the cache what did not stay. Returns how many
+ * tokens were written. */
+static int32_t commit(outrider_session *s, struct accepted a) {
     size_t vocab = (size_t)s->engine->model[OUTRIDER_VERIFIER]->config.vocab_size;
     outrider_source proposer = s->by_ngram ? OUTRIDER_BY_NGRAM : OUTRIDER_BY_DRAFT;
     if (s->k == 0 || !s->by_ngram) controller_observe(&s->controller[0], s->k, a.n);
@@ -206,9 +206,16 @@ static void commit(outrider_session *s, struct accepted a, double plain_us) {
             logprobs_note(s, s->engine->logits + (size_t)s->row[written] * vocab, run[written]);
         session_commit(s, run[written], written < a.n ? proposer : OUTRIDER_BY_VERIFIER);
     }
-    s->stats.plain_ms += written * plain_us * 1e-3;
     count(&s->stats, s->k, written < a.n ? written : a.n); /* what lies behind the end is not counted */
     kv_truncate(s->engine->kv, s->slot, s->n - 1);
+    return written;
+}
+
+/* What share of this round's time a round without proposals takes, by the costs; 0 when they are not known. A
+ * ratio, so that it holds on a machine that is busy. */
+static double plain_share(const struct costs *c, size_t n, const outrider_session *first) {
+    if (!c->known) return 0;
+    return costs_round(c, (int32_t)n, 0, false) / costs_round(c, (int32_t)n, first->k, first->by_ngram);
 }
 
 /* One round of sessions that are ready to write; their order may change. */
@@ -223,14 +230,15 @@ static outrider_status write_tokens(outrider_engine *e, outrider_session **sessi
     TRY(verify(e, sessions, n));
     double verified = now_ms();
     for (size_t i = 0; i < n; i++) TRY(judge(sessions[i], &judged[i]));
-    double plain_us = e->costs.known ? costs_round(&e->costs, (int32_t)n, 0, false) * e->costs.scale : 0;
-    for (size_t i = 0; i < n; i++) commit(sessions[i], judged[i], plain_us);
-    double end = now_ms();
+    int32_t written[MAX_BATCH_SESSIONS];
+    for (size_t i = 0; i < n; i++) written[i] = commit(sessions[i], judged[i]);
+    double end = now_ms(), plain_ms = (end - start) * plain_share(&e->costs, n, sessions[0]);
     costs_observe(&e->costs, (int32_t)n, sessions[0]->k, sessions[0]->by_ngram, (end - start) * 1e3);
     for (size_t i = 0; i < n; i++) {
         sessions[i]->stats.draft_ms += drafted - start;
         sessions[i]->stats.verify_ms += verified - drafted;
         sessions[i]->stats.predicted_ms += end - start;
+        sessions[i]->stats.plain_ms += written[i] * plain_ms;
     }
     return OUTRIDER_OK;
 }

@@ -213,7 +213,9 @@ static outrider_status put_session(const outrider_session *s, struct stream *f) 
     TRY(put_turns(s, f));
     for (int m = 0; m < KV_MODELS; m++) TRY(each_page(s, m, h.len[m], f, put_page));
     uint64_t hash = f->hash;
-    return put(f, &hash, sizeof hash);
+    TRY(put(f, &hash, sizeof hash));
+    f->hash = hash; /* of what stands before it */
+    return OUTRIDER_OK;
 }
 
 /* The new name is on disk once its folder is. Some file systems cannot sync a folder, which costs no more
@@ -392,6 +394,7 @@ static outrider_status get_session(outrider_session *s, struct stream *f) {
     uint64_t expected = f->hash, found;
     TRY(get(f, &found, sizeof found));
     if (found != expected) return damaged(f, "the checksum");
+    f->hash = expected;
     TRY(s->engine->ops->sync(s->engine->be));
     s->n = h.n;
     s->n_read = 0;

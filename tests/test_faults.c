@@ -284,6 +284,7 @@ done:
     turns_free(c.turns, c.n_turns);
     options_free(&options);
     remove(saved);
+    remove("/tmp/outrider-faults.json.cache");
     return status;
 }
 

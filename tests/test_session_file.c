@@ -56,6 +56,7 @@ static void assert_same_tokens(const outrider_session *a, const outrider_session
 static void a_loaded_session_goes_on(void **state) {
     (void)state;
     static const float temperatures[] = {0, 1};
+    uint64_t before = 0;
     for (int i = 0; i < 6; i++) {
         outrider_engine *e = open_engine("weights/tale/draft", 16, "f16"), *other;
         outrider_session *s = open_session(e, temperatures[i % 2], 1 + i * 20), *t;
@@ -72,6 +73,8 @@ static void a_loaded_session_goes_on(void **state) {
         t = open_session(other, temperatures[i % 2], 1 + i * 20);
         OK(outrider_session_load(t, path, &same));
         assert_int_equal(id, same);
+        assert_true(id != before);
+        before = id;
         assert_same_tokens(s, t);
         say(s, "Go on.");
         say(t, "Go on.");

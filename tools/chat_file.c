@@ -5,9 +5,17 @@
  *
  * with a message of role "system" first where there is one. Settings are those that were given, as a user
  * writes them, so that a loaded one passes the same checks as a typed one. Models are not named: a
- * conversation can be continued with another. */
+ * conversation can be continued with another.
+ *
+ * Beside FILE stands FILE.cache, the session as the library saves it, and in FILE
+ *
+ *     "cache": {"id": "CHECKSUM OF FILE.cache", "of": "CHECKSUM OF messages", "turns": [[0, 12], [40, 55]]}
+ *
+ * where each turn and its answer begin. If anything about it does not fit (another model, an edited message,
+ * a file gone), the text is read anew. */
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,10 +101,6 @@ static void sync_folder(const char *path) {
 
 static int replace_file(const char *path, const char *data, size_t bytes) {
     char fresh[4096];
-    struct stat s;
-    /* renaming onto /dev/null would put a file in its place, for a user who may */
-    if (!stat(path, &s) && !S_ISREG(s.st_mode))
-        return complain(OUTRIDER_EFAIL, "%s: not a regular file", path);
     if (snprintf(fresh, sizeof fresh, "%s.XXXXXX", path) >= (int)sizeof fresh)
         return complain(OUTRIDER_EINVAL, "/save: the name is too long");
     int file = mkstemp(fresh); /* mode 0600 */
@@ -113,14 +117,98 @@ static int replace_file(const char *path, const char *data, size_t bytes) {
     return 0;
 }
 
+static void note(const char *what) {
+    fprintf(stderr, "note: %s\n", what);
+}
+
+static bool cache_path(const char *path, char out[4096]) {
+    return snprintf(out, 4096, "%s.cache", path) < 4096;
+}
+
+static int add_to_hash(const char *text, size_t bytes, void *data) {
+    uint64_t *hash = data;
+    for (size_t i = 0; i < bytes; i++) *hash = (*hash ^ (unsigned char)text[i]) * 1099511628211u;
+    return 0;
+}
+
+/* FNV-1a of the messages as JSON; false without memory. */
+static bool messages_checksum(const json_t *messages, char out[17]) {
+    uint64_t hash = 14695981039346656037u;
+    if (json_dump_callback(messages, add_to_hash, &hash, JSON_COMPACT)) return false;
+    snprintf(out, 17, "%016" PRIx64, hash);
+    return true;
+}
+
+static json_t *places_json(const struct chat *c) {
+    json_t *turns = json_array();
+    for (size_t i = 0; turns && i < c->n_turns; i++)
+        if (json_array_append_new(turns, json_pack("[I, I]", (json_int_t)c->turns[i].begin,
+                                                   (json_int_t)c->turns[i].answer_begin))) {
+            json_decref(turns);
+            return NULL;
+        }
+    return turns;
+}
+
+/* Writes FILE.cache; *out is what FILE says of it, or NULL when there is nothing to keep, or no room for it
+ * on the disk, which is told and no failure: the text is kept in any case. */
+static int save_cache(const struct chat *c, const char *path, const json_t *messages, json_t **out) {
+    char file[4096], id[17], of[17];
+    uint64_t checksum;
+    *out = NULL;
+    if (!c->n_turns || !cache_path(path, file)) return 0;
+    outrider_status status = outrider_session_save(c->session, file, &checksum);
+    if (status == OUTRIDER_ENOMEM) return tell(status);
+    if (status) {
+        fprintf(stderr, "note: the cache is not saved: %s\n", outrider_error());
+        return 0;
+    }
+    snprintf(id, sizeof id, "%016" PRIx64, checksum);
+    json_t *places = messages_checksum(messages, of) ? places_json(c) : NULL;
+    *out = places ? json_pack("{s:s, s:s, s:o}", "id", id, "of", of, "turns", places) : NULL;
+    return *out ? 0 : complain_memory();
+}
+
+struct dump {
+    struct text text;
+    int code; /* kept here, for not every failure comes back through jansson */
+};
+
+static int add_to_dump(const char *text, size_t bytes, void *data) {
+    struct dump *dump = data;
+    if (!dump->code) dump->code = text_append(&dump->text, text, bytes);
+    return dump->code;
+}
+
+static int write_root(const char *path, const json_t *root) {
+    struct dump dump = {0};
+    if (json_dump_callback(root, add_to_dump, &dump, JSON_INDENT(2)) && !dump.code)
+        dump.code = complain_memory();
+    int code = dump.code ? dump.code : replace_file(path, dump.text.data, dump.text.bytes);
+    text_clear(&dump.text);
+    return code;
+}
+
 int chat_save(const struct chat *c, const char *path) {
-    json_t *root = json_pack("{s:s, s:o, s:o}", "format", format, "settings", settings_json(c), "messages",
-                             messages_json(c));
-    char *data = root ? json_dumps(root, JSON_INDENT(2)) : NULL;
+    struct stat s;
+    if (!stat(path, &s) && !S_ISREG(s.st_mode))
+        return complain(OUTRIDER_EFAIL, "%s: not a regular file", path);
+    json_t *messages = messages_json(c), *cache;
+    if (!messages) return complain_memory();
+    int failed = save_cache(c, path, messages, &cache);
+    if (failed) {
+        json_decref(messages);
+        return failed;
+    }
+    json_t *root =
+        json_pack("{s:s, s:o, s:o}", "format", format, "settings", settings_json(c), "messages", messages);
+    if (root && cache && json_object_set(root, "cache", cache)) {
+        json_decref(root);
+        root = NULL;
+    }
+    json_decref(cache);
+    int code = root ? write_root(path, root) : complain_memory();
     json_decref(root);
-    if (!data) return complain_memory();
-    int code = replace_file(path, data, strlen(data));
-    free(data);
     return code;
 }
 
@@ -209,38 +297,87 @@ static int load_messages(struct chat *c, const char *path, const json_t *message
     return 0;
 }
 
+/* Where turns and answers begin, as FILE says; they must rise, and lie within the n tokens of the session. */
+static bool load_places(struct chat *c, const json_t *places, size_t n) {
+    json_int_t before = 0;
+    if (json_array_size(places) != c->n_turns) return false;
+    for (size_t i = 0; i < c->n_turns; i++) {
+        const json_t *pair = json_array_get(places, i);
+        json_int_t begin = json_integer_value(json_array_get(pair, 0));
+        json_int_t answer = json_integer_value(json_array_get(pair, 1));
+        if (begin < before || answer <= begin || answer > (json_int_t)n) return false;
+        c->turns[i].begin = (size_t)begin;
+        c->turns[i].answer_begin = (size_t)answer;
+        before = answer;
+    }
+    return true;
+}
+
+/* The session from FILE.cache; false leaves it empty. */
+static bool load_cache(struct chat *c, const char *path, const json_t *root) {
+    const json_t *cache = json_object_get(root, "cache");
+    const char *id = json_string_value(json_object_get(cache, "id"));
+    const char *of = json_string_value(json_object_get(cache, "of"));
+    char file[4096], found[17];
+    uint64_t checksum;
+    size_t n;
+    if (!id || !of || !cache_path(path, file)) return false;
+    if (!messages_checksum(json_object_get(root, "messages"), found) || strcmp(of, found)) {
+        note("the messages were edited: they are read anew");
+        return false;
+    }
+    if (outrider_session_load(c->session, file, &checksum)) {
+        fprintf(stderr, "note: the text is read anew: %s\n", outrider_error());
+        return false;
+    }
+    snprintf(found, sizeof found, "%016" PRIx64, checksum);
+    outrider_session_tokens(c->session, &n);
+    if (!strcmp(id, found) && load_places(c, json_object_get(cache, "turns"), n)) return true;
+    note("the cache beside the file is not of this conversation: the text is read anew");
+    outrider_session_truncate(c->session, 0);
+    return false;
+}
+
 static int load_json(struct chat *c, const char *path, const json_t *root) {
     const char *is = json_string_value(json_object_get(root, "format"));
     if (!is || strcmp(is, format)) return bad(path, "format");
     CHECK(load_settings(c->options, path, json_object_get(root, "settings")));
     CHECK(load_messages(c, path, json_object_get(root, "messages")));
     CHECK(chat_apply(c, c->options->values[OPT_SEED].given));
-    return chat_replay(c);
+    c->stats = (outrider_stats){0};
+    return load_cache(c, path, root) ? 0 : chat_replay(c);
 }
 
-/* The loaded conversation in place of the present one; takes `before`, the present options. */
+/* The loaded conversation, in a session of its own, in place of the present one; takes `before`, the present
+ * options. */
 static int replace(struct chat *c, const char *path, const json_t *root, struct options *before) {
-    struct turn *turns = c->turns;
-    size_t n_turns = c->n_turns;
-    uint64_t seed = c->seed;
-    outrider_stats stats = c->stats;
+    struct chat old = *c;
+    outrider_session *fresh;
+    int code = tell(outrider_session_open(c->engine, &c->settings, &fresh));
+    if (code) {
+        options_free(before);
+        return code;
+    }
+    c->session = fresh;
     c->turns = NULL;
     c->n_turns = 0;
-    int code = load_json(c, path, root);
+    code = load_json(c, path, root);
     if (!code) {
         options_free(before);
-        turns_free(turns, n_turns);
+        turns_free(old.turns, old.n_turns);
+        outrider_session_close(old.session);
         return 0;
     }
     turns_free(c->turns, c->n_turns);
+    outrider_session_close(fresh);
     options_free(c->options);
     *c->options = *before;
-    c->turns = turns;
-    c->n_turns = n_turns;
-    c->seed = seed;
-    chat_apply(c, false); /* held before, so they hold again; likewise the turns fit */
-    chat_replay(c);
-    c->stats = stats;
+    c->session = old.session;
+    c->turns = old.turns;
+    c->n_turns = old.n_turns;
+    c->seed = old.seed;
+    chat_apply(c, false); /* held before, so they hold again */
+    c->stats = old.stats;
     return code;
 }
 

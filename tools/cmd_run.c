@@ -8,6 +8,7 @@
 
 #include "tools/options.h"
 #include "tools/report.h"
+#include "tools/run_json.h"
 #include "tools/setup.h"
 #include "tools/terminal.h"
 #include "tools/text.h"
@@ -25,6 +26,8 @@ static int read_prompt(const struct options *o, struct text *prompt) {
     bool text_is_input = text && !strcmp(text, "-"), file_is_input = file && !strcmp(file, "-");
     if (text_is_input && file_is_input)
         return complain(OUTRIDER_EINVAL, "--prompt and --file cannot both read standard input");
+    const char *prefix = o->values[OPT_IN_PREFIX].text;
+    if (prefix) CHECK(text_append(prompt, prefix, strlen(prefix)));
     if (!text_is_input && !file_is_input && input_is_sent()) CHECK(text_read_file(prompt, "-"));
     if (file) CHECK(text_read_file(prompt, file));
     if (text_is_input) CHECK(text_read_file(prompt, "-"));
@@ -33,37 +36,72 @@ static int read_prompt(const struct options *o, struct text *prompt) {
     return complain(OUTRIDER_EINVAL, "no prompt: give -p TEXT, -f FILE, or text on standard input");
 }
 
-/* Writes the answer to *answer, and as it comes to standard output when `stream`. */
-static int generate(outrider_session *session, bool stream, struct text *answer) {
-    while (outrider_session_stop(session) == OUTRIDER_RUNNING && !interrupts_seen()) {
-        size_t bytes;
-        CHECK(tell(outrider_round(&session, 1)));
-        const char *text = outrider_session_take_text(session, &bytes);
-        CHECK(text_append(answer, text, bytes));
-        if (stream && bytes) CHECK(write_text(stdout, text, bytes));
+/* How an answer is written out. */
+struct output {
+    enum { AS_TEXT, AS_WHOLE_TEXT, AS_JSON, AS_JSONL } form;
+    bool show; /* coloured by who wrote it */
+    struct palette colors;
+    struct text answer; /* all of it so far */
+    uint64_t seed;
+};
+
+static struct output output_for(const struct options *o, uint64_t seed) {
+    const struct option_value *v = o->values;
+    struct output out = {.colors = palette_for(o, stdout), .seed = seed};
+    out.form = v[OPT_JSONL].integer       ? AS_JSONL
+               : v[OPT_JSON].integer      ? AS_JSON
+               : v[OPT_NO_STREAM].integer ? AS_WHOLE_TEXT
+                                          : AS_TEXT;
+    out.show = v[OPT_SPEC_SHOW].integer && *out.colors.plain && out.form == AS_TEXT;
+    return out;
+}
+
+/* What became certain since the last call: kept, and written where it is streamed. */
+static int take_text(outrider_session *session, struct output *out) {
+    static const struct palette none = {"", "", "", "", ""};
+    size_t bytes;
+    outrider_source source;
+    for (;;) {
+        const char *text = outrider_session_take_span(session, &bytes, &source);
+        if (!bytes) return 0;
+        CHECK(text_append(&out->answer, text, bytes));
+        if (out->form == AS_TEXT)
+            CHECK(write_span(stdout, out->show ? &out->colors : &none, source, text, bytes));
     }
-    return 0;
 }
 
-static json_t *answer_tokens(const outrider_session *session, int32_t n_predict) {
-    size_t n;
-    const int32_t *tokens = outrider_session_tokens(session, &n);
-    json_t *ids = json_array();
-    for (size_t i = n - (size_t)n_predict; ids && i < n; i++)
-        json_array_append_new(ids, json_integer(tokens[i]));
-    return ids;
+static int one_round(const outrider_engine *engine, outrider_session *session, struct output *out) {
+    size_t had = out->answer.bytes, tokens;
+    outrider_session_tokens(session, &tokens);
+    CHECK(tell(outrider_round(&session, 1)));
+    CHECK(take_text(session, out));
+    if (out->form != AS_JSONL) return 0;
+    return write_round(engine, session, tokens, out->answer.data + had, out->answer.bytes - had);
 }
 
-static int write_result(const outrider_session *session, const struct text *answer, uint64_t seed) {
-    outrider_stats stats;
-    outrider_session_stats(session, &stats);
-    json_t *result =
-        json_pack("{s:o, s:o, s:i, s:i, s:i, s:s, s:I, s:o}", "text",
-                  json_text(answer->data ? answer->data : "", answer->bytes), "tokens",
-                  answer_tokens(session, stats.n_predict), "n_prompt", stats.n_prompt, "n_cached",
-                  stats.n_cached, "n_predict", stats.n_predict, "stop", stop_word(session), "seed",
-                  (json_int_t)seed, "timings", report_timings(&stats));
-    return write_json(stdout, result, JSON_INDENT(2));
+static int generate(const struct options *o, const outrider_engine *engine, outrider_session *session,
+                    struct output *out) {
+    struct progress bar = progress_begin(o);
+    int code = 0;
+    while (!code && outrider_session_stop(session) == OUTRIDER_RUNNING && !interrupts_seen()) {
+        code = one_round(engine, session, out);
+        report_reading(&bar, session);
+    }
+    progress_end(&bar);
+    if (code) return code;
+    size_t had = out->answer.bytes;
+    outrider_session_end(session); /* after Ctrl-C: what was held back is kept too */
+    CHECK(take_text(session, out));
+    if (out->form != AS_JSONL || out->answer.bytes == had) return 0;
+    return write_rest(out->answer.data + had, out->answer.bytes - had);
+}
+
+static int finish(const outrider_engine *engine, const outrider_session *session, const struct output *out) {
+    const char *text = out->answer.data ? out->answer.data : "";
+    if (out->form == AS_JSON || out->form == AS_JSONL)
+        return write_result(engine, session, text, out->answer.bytes, out->seed, out->form == AS_JSONL);
+    if (out->form == AS_WHOLE_TEXT) CHECK(write_text(stdout, text, out->answer.bytes));
+    return isatty(STDOUT_FILENO) ? write_text(stdout, "\n", 1) : 0;
 }
 
 static void report(const struct options *o, const outrider_engine *engine, const outrider_session *session,
@@ -82,16 +120,14 @@ static void report(const struct options *o, const outrider_engine *engine, const
 
 static int write_answer(const struct options *o, outrider_engine *engine, outrider_session *session,
                         const struct text *prompt, uint64_t seed) {
-    bool json = o->values[OPT_JSON].integer, stream = !json && !o->values[OPT_NO_STREAM].integer;
-    struct text answer = {0};
+    struct output out = output_for(o, seed);
     CHECK(tell(outrider_session_append_text(session, prompt->data, prompt->bytes)));
     interrupts_watch(2);
-    int code = generate(session, stream, &answer);
-    if (!code && json) code = write_result(session, &answer, seed);
-    if (!code && !json && !stream) code = write_text(stdout, answer.data ? answer.data : "", answer.bytes);
-    if (!code && !json && isatty(STDOUT_FILENO)) code = write_text(stdout, "\n", 1);
+    int code = generate(o, engine, session, &out);
+    if (!code) code = finish(engine, session, &out);
+    if (!code && out.show) report_legend(stderr, &out.colors);
     if (!code) report(o, engine, session, seed);
-    text_clear(&answer);
+    text_clear(&out.answer);
     return !code && interrupts_seen() ? EXIT_INTERRUPTED : code;
 }
 
@@ -111,6 +147,8 @@ static int run_engine(const struct options *o, const struct text *prompt) {
 
 int cmd_run(struct options *o) {
     struct text prompt = {0};
+    if (o->values[OPT_LOGPROBS].integer && !o->values[OPT_JSON].integer && !o->values[OPT_JSONL].integer)
+        return complain(OUTRIDER_EINVAL, "--logprobs needs --json or --jsonl");
     int code = read_prompt(o, &prompt);
     if (!code) code = run_engine(o, &prompt);
     text_clear(&prompt);

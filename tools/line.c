@@ -1,7 +1,7 @@
 /* See line.h. libedit is given our own character reader, for three things it lacks: a Ctrl-C that ends the
  * line without racing the read, bracketed paste (a pasted text is one message, not one per line), and new
- * window sizes without its signal handlers. While a line is edited the terminal is not in its usual mode;
- * signals that end the process put it back first. */
+ * window sizes without its signal handlers; and functions of ours for Tab and Ctrl-G. While a line is edited
+ * the terminal is not in its usual mode; signals that end the process put it back first. */
 #include "tools/line.h"
 
 #include <errno.h>
@@ -15,6 +15,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <termios.h>
 #include <unistd.h>
 #include <wchar.h>
@@ -32,6 +33,8 @@ struct line_reader {
     char *history_file; /* owned; NULL for none */
     FILE *out;
     const char *prompt;
+    line_completer *complete;
+    void *user;
 };
 
 /* ---- signals while editing ---- */
@@ -60,13 +63,17 @@ static void watch_signals(void) {
     sigaction(SIGCONT, &noted, NULL);
 }
 
-static void after_signal(EditLine *edit) {
+static void after_resize(EditLine *edit) {
     if (window_changed) el_resize(edit);
-    if (resumed) {
-        el_set(edit, EL_PREP_TERM, 1);
-        el_set(edit, EL_REFRESH);
-    }
-    window_changed = resumed = 0;
+    window_changed = 0;
+}
+
+static void after_signal(EditLine *edit) {
+    after_resize(edit);
+    if (!resumed) return;
+    resumed = 0;
+    el_set(edit, EL_PREP_TERM, 1);
+    el_set(edit, EL_REFRESH);
 }
 
 /* ---- characters ---- */
@@ -105,23 +112,186 @@ static int read_character(EditLine *edit, wchar_t *out) {
     }
 }
 
-/* Bound to the mark that a terminal sends before a pasted text; takes everything up to the closing mark. */
+/* ---- paste ---- */
+
+struct wide {
+    wchar_t *text; /* ends in 0 */
+    size_t n, room;
+};
+
+static bool wide_add(struct wide *w, wchar_t c) {
+    if (w->n + 1 >= w->room) {
+        size_t room = w->room ? w->room * 2 : 256;
+        wchar_t *grown = realloc(w->text, room * sizeof *grown);
+        if (!grown) return false;
+        w->text = grown;
+        w->room = room;
+    }
+    w->text[w->n++] = c;
+    w->text[w->n] = 0;
+    return true;
+}
+
+/* Bound to the mark that a terminal sends before a pasted text; takes everything up to the closing mark, and
+ * inserts it as one. */
 static unsigned char paste(EditLine *edit, wint_t key) {
     static const wchar_t mark[] = L"\033[201~";
-    size_t matched = 0;
-    wchar_t c[2] = {0};
+    enum { MARK = sizeof mark / sizeof mark[0] - 1 };
+    struct wide pasted = {0};
+    wchar_t c;
+    bool complete = false, room = true;
     (void)key;
-    while (matched < 6 && el_wgetc(edit, c) == 1) {
-        if (c[0] == L'\r') c[0] = L'\n';
-        if (c[0] == mark[matched]) {
-            matched++;
-            continue;
-        }
-        for (size_t i = 0; i < matched; i++) el_winsertstr(edit, (wchar_t[]){mark[i], 0});
-        matched = c[0] == mark[0];
-        if (!matched && el_winsertstr(edit, c)) return CC_ERROR;
+    while (!complete && room && el_wgetc(edit, &c) == 1) {
+        room = wide_add(&pasted, c == L'\r' ? L'\n' : c);
+        complete = pasted.n >= MARK && !wmemcmp(pasted.text + pasted.n - MARK, mark, MARK);
     }
-    return CC_REFRESH;
+    if (complete) pasted.text[pasted.n -= MARK] = 0;
+    int failed = pasted.n && el_winsertstr(edit, pasted.text);
+    free(pasted.text);
+    return failed ? CC_ERROR : CC_REFRESH;
+}
+
+/* ---- completion ---- */
+
+void completions_add(struct completions *c, const char *word) {
+    char **words = realloc(c->words, (c->n + 1) * sizeof *words);
+    char *copy = strdup(word);
+    if (words) c->words = words;
+    if (words && copy)
+        words[c->n++] = copy;
+    else
+        free(copy);
+}
+
+static void completions_free(struct completions *c) {
+    for (size_t i = 0; i < c->n; i++) free(c->words[i]);
+    free(c->words);
+}
+
+static int by_name(const void *a, const void *b) {
+    return strcmp(*(char *const *)a, *(char *const *)b);
+}
+
+/* Bytes that all words begin with, never half a character. */
+static size_t common_prefix(const struct completions *c) {
+    size_t n = strlen(c->words[0]);
+    for (size_t i = 1; i < c->n; i++) {
+        size_t same = 0;
+        while (same < n && c->words[i][same] == c->words[0][same]) same++;
+        n = same;
+    }
+    while (n > 0 && (c->words[0][n] & 0xC0) == 0x80) n--;
+    return n;
+}
+
+static void list_words(struct line_reader *r, const struct completions *c) {
+    size_t widest = 0, column = 0;
+    int width = 80;
+    el_get(r->edit, EL_GETTC, "co", &width);
+    for (size_t i = 0; i < c->n; i++)
+        if (strlen(c->words[i]) > widest) widest = strlen(c->words[i]);
+    fputs("\r\n", r->out);
+    for (size_t i = 0; i < c->n; i++) {
+        bool fits = column + 2 * (widest + 2) <= (size_t)width;
+        fprintf(r->out, "%-*s", (int)widest + 2, c->words[i]);
+        column = fits ? column + widest + 2 : 0;
+        if (!fits && i + 1 < c->n) fputs("\r\n", r->out);
+    }
+    fputs("\r\n", r->out);
+}
+
+static unsigned char complete(EditLine *edit, wint_t key) {
+    struct line_reader *r;
+    (void)key;
+    el_get(edit, EL_CLIENTDATA, &r);
+    const LineInfo *line = el_line(edit);
+    char *text = strndup(line->buffer, (size_t)(line->cursor - line->buffer));
+    struct completions found = {0};
+    unsigned char result = CC_ERROR;
+    if (!text) return result;
+    if (r->complete) r->complete(r->user, text, &found);
+    if (found.n) {
+        qsort(found.words, found.n, sizeof *found.words, by_name);
+        size_t have = strlen(text + found.from), n = common_prefix(&found);
+        char *more = n > have ? strndup(found.words[0] + have, n - have) : NULL;
+        if (more) el_insertstr(edit, more);
+        if (!more && found.n > 1) list_words(r, &found);
+        result = more ? CC_REFRESH : found.n > 1 ? CC_REDISPLAY : CC_NORM;
+        free(more);
+    }
+    completions_free(&found);
+    free(text);
+    return result;
+}
+
+/* ---- the editor ---- */
+
+static bool write_all(int file, const char *data, size_t bytes) {
+    while (bytes) {
+        ssize_t n = write(file, data, bytes);
+        if (n < 0 && errno == EINTR) continue;
+        if (n <= 0) return false;
+        data += n;
+        bytes -= (size_t)n;
+    }
+    return true;
+}
+
+/* Ctrl-C in the editor is the editor's. */
+static bool run_editor(const char *path) {
+    const char *visual = getenv("VISUAL"), *editor = getenv("EDITOR");
+    const char *program = visual && *visual ? visual : editor && *editor ? editor : "vi";
+    char command[512];
+    struct sigaction ignore = {.sa_handler = SIG_IGN}, before;
+    if (snprintf(command, sizeof command, "%s \"$0\"", program) >= (int)sizeof command) return false;
+    sigaction(SIGINT, &ignore, &before);
+    pid_t child = fork();
+    if (child == 0) {
+        signal(SIGINT, SIG_DFL);
+        dup2(STDERR_FILENO, STDOUT_FILENO); /* answers may go to a file */
+        execl("/bin/sh", "sh", "-c", command, path, (char *)NULL);
+        _exit(127);
+    }
+    int status = -1;
+    while (child > 0 && waitpid(child, &status, 0) < 0 && errno == EINTR) continue;
+    sigaction(SIGINT, &before, NULL);
+    return child > 0 && WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
+/* The line gives way to what the file holds, but for the newline at its end. */
+static void take_file(EditLine *edit, const char *path) {
+    char *text = NULL;
+    size_t room = 0;
+    FILE *in = fopen(path, "r");
+    ssize_t n = in ? getdelim(&text, &room, 0, in) : -1;
+    if (in) fclose(in);
+    const LineInfoW *line = el_wline(edit);
+    int length = (int)(line->lastchar - line->buffer);
+    el_cursor(edit, (int)(line->lastchar - line->cursor));
+    if (length > 0) el_wdeletestr(edit, length);
+    while (n > 0 && (text[n - 1] == '\n' || text[n - 1] == '\r')) text[--n] = '\0';
+    if (n > 0) el_insertstr(edit, text);
+    free(text);
+}
+
+static unsigned char edit_elsewhere(EditLine *edit, wint_t key) {
+    const char *folder = getenv("TMPDIR");
+    char path[512];
+    (void)key;
+    if (snprintf(path, sizeof path, "%s/outrider-XXXXXX.txt", folder && *folder ? folder : "/tmp") >=
+        (int)sizeof path)
+        return CC_ERROR;
+    int file = mkstemps(path, 4); /* mode 0600 */
+    if (file < 0) return CC_ERROR;
+    const LineInfo *line = el_line(edit);
+    bool good = write_all(file, line->buffer, (size_t)(line->lastchar - line->buffer));
+    close(file);
+    el_set(edit, EL_PREP_TERM, 0);
+    good = good && run_editor(path);
+    el_set(edit, EL_PREP_TERM, 1);
+    if (good) take_file(edit, path);
+    unlink(path);
+    return CC_REDISPLAY;
 }
 
 static char *show_prompt(EditLine *edit) {
@@ -175,14 +345,21 @@ static bool edit_open(struct line_reader *r) {
     /* el_set would leak the two names */
     el_wset(r->edit, EL_ADDFN, L"outrider-paste", L"insert a pasted text", paste);
     el_set(r->edit, EL_BIND, "\\e[200~", "outrider-paste", NULL);
+    el_wset(r->edit, EL_ADDFN, L"outrider-complete", L"complete a command or a file name", complete);
+    el_wset(r->edit, EL_ADDFN, L"outrider-editor", L"edit the line in $EDITOR", edit_elsewhere);
+    el_set(r->edit, EL_BIND, "^I", "outrider-complete", NULL);
+    el_set(r->edit, EL_BIND, "^G", "outrider-editor", NULL);
     el_set(r->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
     history_open(r);
     return true;
 }
 
-struct line_reader *line_open(bool editing, bool prompting, const char *history_file) {
+struct line_reader *line_open(bool editing, bool prompting, const char *history_file,
+                              line_completer *complete, void *user) {
     struct line_reader *r = calloc(1, sizeof *r);
     if (!r) return NULL;
+    r->complete = complete;
+    r->user = user;
     r->prompting = prompting;
     r->history_file = history_file ? strdup(history_file) : NULL;
     if (editing && !edit_open(r)) {
@@ -195,6 +372,7 @@ struct line_reader *line_open(bool editing, bool prompting, const char *history_
 static enum line_result read_edited(struct line_reader *r, const char **line, size_t *bytes) {
     int n = 0;
     r->interrupted = r->had_text = false;
+    after_resize(r->edit); /* of a signal that came while an answer was written */
     fputs("\033[?2004h", r->out);
     const char *read = el_gets(r->edit, &n);
     fputs("\033[?2004l", r->out);

@@ -14,10 +14,24 @@ enum line_result {
     LINE_INTERRUPTED, /* Ctrl-C on an empty line */
 };
 
+/* What may stand where the cursor is: words in place of the text from `from` on. Owned by the reader. */
+struct completions {
+    size_t from;
+    char **words;
+    size_t n;
+};
+/* Adds a word; no memory means no word. */
+void completions_add(struct completions *c, const char *word);
+
+/* Fills *out for the line up to the cursor. */
+typedef void line_completer(void *user, const char *text, struct completions *out);
+
 /* `editing`: standard input and standard error are terminals and may be driven. Otherwise lines are read as
  * they come, with the prompt on standard error only when `prompting`. `history`: a file, created with mode
- * 0600, or NULL. Returns NULL without memory. */
-struct line_reader *line_open(bool editing, bool prompting, const char *history);
+ * 0600, or NULL. `complete` answers Tab; NULL for nothing. Ctrl-G opens $VISUAL or $EDITOR. Returns NULL
+ * without memory. */
+struct line_reader *line_open(bool editing, bool prompting, const char *history, line_completer *complete,
+                              void *user);
 /* The line without its newline; it may hold NUL, and when pasted newlines. Borrowed until the next call. */
 enum line_result line_read(struct line_reader *r, const char *prompt, const char **line, size_t *bytes);
 void line_close(struct line_reader *r);

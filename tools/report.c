@@ -1,6 +1,8 @@
 /* See report.h for the definitions. */
 #include "tools/report.h"
 
+#include "tools/text.h"
+
 double per_second(int32_t tokens, double ms) {
     return ms > 0 ? tokens * 1000.0 / ms : 0;
 }
@@ -82,17 +84,59 @@ void report_details(FILE *out, const outrider_engine_info *info, const outrider_
             "rounds: %d; drafting %.1f ms in %d steps (%.0f%% of the time), verifying %.1f ms (%.0f%%)\n",
             s->n_verify, s->draft_ms, s->n_draft_steps, share(s->draft_ms, s->predicted_ms), s->verify_ms,
             share(s->verify_ms, s->predicted_ms));
+}
+
+void report_runs(FILE *out, const outrider_stats *s) {
+    static const char bar[] = "########################################";
+    int32_t most = 1;
     if (!s->draft_n) return;
-    fputs("rounds that accepted exactly 0, 1, ... tokens:", out);
-    for (int i = 0; i <= positions(s); i++) fprintf(out, " %d", s->runs[i]);
-    fputc('\n', out);
+    for (int i = 0; i <= positions(s); i++)
+        if (s->runs[i] > most) most = s->runs[i];
+    fputs("rounds by how many proposed tokens they accepted:\n", out);
+    for (int i = 0; i <= positions(s); i++)
+        fprintf(out, "%8d: %6d %.*s\n", i, s->runs[i],
+                (int)((int64_t)s->runs[i] * (int64_t)(sizeof bar - 1) / most), bar);
+}
+
+double speed_up(const outrider_stats *s) {
+    return s->plain_ms > 0 && s->predicted_ms > 0 ? s->plain_ms / s->predicted_ms : 0;
 }
 
 void report_line(FILE *out, const outrider_stats *s) {
-    fprintf(out, "[ Prompt: %.1f t/s | Generation: %.1f t/s", per_second(s->n_prompt, s->prompt_ms),
-            per_second(s->n_predict, s->predicted_ms));
+    fprintf(out, "[ Prompt: %.1f t/s | Generation: %d tokens, %.1f t/s",
+            per_second(s->n_prompt, s->prompt_ms), s->n_predict, per_second(s->n_predict, s->predicted_ms));
+    if (speed_up(s) > 0) fprintf(out, ", %.2fx plain", speed_up(s));
     if (s->draft_n) fprintf(out, " | accepted %.0f%%, mean length %.2f", 100 * acceptance(s), mean_length(s));
     fputs(" ]\n", out);
+}
+
+static const char *color_of(const struct palette *p, outrider_source source) {
+    return source == OUTRIDER_BY_DRAFT ? p->draft : source == OUTRIDER_BY_NGRAM ? p->ngram : "";
+}
+
+int write_span(FILE *out, const struct palette *colors, outrider_source source, const char *text,
+               size_t bytes) {
+    const char *color = color_of(colors, source);
+    fputs(color, out);
+    int code = write_text(out, text, bytes);
+    if (*color) fputs(colors->plain, out);
+    return code;
+}
+
+void report_legend(FILE *out, const struct palette *p) {
+    fprintf(out, "(%sproposed by the draft%s, %sby earlier text%s, the verifier's own)\n", p->draft, p->plain,
+            p->ngram, p->plain);
+}
+
+void report_reading(struct progress *bar, const outrider_session *session) {
+    enum { LONG_PROMPT = 1024 }; /* tokens; a shorter one is read before a bar is seen */
+    outrider_stats stats;
+    outrider_session_stats(session, &stats);
+    if (stats.n_prompt < LONG_PROMPT) return;
+    if (stats.n_predict)
+        progress_end(bar);
+    else
+        progress_count(bar, "reading", stats.n_read, stats.n_prompt, "tokens");
 }
 
 json_t *report_positions(const outrider_stats *s) {
@@ -103,9 +147,9 @@ json_t *report_positions(const outrider_stats *s) {
 }
 
 json_t *report_timings(const outrider_stats *s) {
-    return json_pack("{s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:o}", "prompt_ms", s->prompt_ms, "predicted_ms",
-                     s->predicted_ms, "prompt_per_second", per_second(s->n_prompt, s->prompt_ms),
-                     "predicted_per_second", per_second(s->n_predict, s->predicted_ms), "draft_n", s->draft_n,
-                     "draft_n_accepted", s->draft_n_accepted, "n_verify", s->n_verify, "acc_per_pos",
-                     report_positions(s));
+    return json_pack("{s:f, s:f, s:f, s:f, s:f, s:i, s:i, s:i, s:o}", "prompt_ms", s->prompt_ms,
+                     "predicted_ms", s->predicted_ms, "plain_ms", s->plain_ms, "prompt_per_second",
+                     per_second(s->n_prompt, s->prompt_ms), "predicted_per_second",
+                     per_second(s->n_predict, s->predicted_ms), "draft_n", s->draft_n, "draft_n_accepted",
+                     s->draft_n_accepted, "n_verify", s->n_verify, "acc_per_pos", report_positions(s));
 }

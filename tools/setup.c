@@ -56,6 +56,19 @@ static void give(const struct options *o, enum option_id id, int32_t *out) {
     if (o->values[id].given) *out = (int32_t)o->values[id].integer;
 }
 
+/* A chat may have branches: their own parts and what they share find room for one more context (of at most
+ * 8192 tokens) than a single conversation takes. */
+static void size_sessions(const struct options *o, outrider_engine_options *options) {
+    enum { USUAL = 8192 };
+    int64_t ctx = o->values[OPT_CTX_SIZE].integer, spare = ctx > 0 && ctx < USUAL ? ctx : USUAL;
+    options->max_sessions = 1;
+    if (o->command != CMD_CHAT) return;
+    options->max_sessions = CHAT_SESSIONS;
+    int64_t tokens = (ctx > 0 ? ctx : USUAL) + spare;
+    options->cache_tokens = tokens > INT32_MAX ? INT32_MAX : (int32_t)tokens;
+    give(o, OPT_CACHE_TOKENS, &options->cache_tokens);
+}
+
 int setup_engine(const struct options *o, outrider_engine **out) {
     struct pair pair;
     CHECK(setup_pair(o, &pair));
@@ -63,7 +76,7 @@ int setup_engine(const struct options *o, outrider_engine **out) {
     outrider_engine_options options = outrider_engine_defaults();
     options.model = pair.model;
     options.draft = pair.draft[0] ? pair.draft : NULL;
-    options.max_sessions = 1;
+    size_sessions(o, &options);
     if (o->values[OPT_DEVICE].given) options.device = o->values[OPT_DEVICE].text;
     if (o->values[OPT_CACHE_TYPE].given) options.cache_type = o->values[OPT_CACHE_TYPE].text;
     options.quant = o->values[OPT_QUANT].text;
@@ -172,6 +185,7 @@ int setup_settings(const struct options *o, const outrider_engine *engine, outri
     give_number(o, OPT_FREQUENCY_PENALTY, &out->frequency_penalty);
     give(o, OPT_PREDICT, &out->n_predict);
     give(o, OPT_SPEC_DRAFT_N_MAX, &out->draft_n);
+    give(o, OPT_LOGPROBS, &out->n_logprobs);
     out->drafters = drafters(&v[OPT_SPEC_TYPE]);
     out->ignore_eos = v[OPT_IGNORE_EOS].integer;
     out->stop = (const char *const *)v[OPT_STOP].list;

@@ -14,6 +14,8 @@ struct pair {
 };
 int setup_pair(const struct options *o, struct pair *out);
 
+enum { CHAT_SESSIONS = 9 }; /* eight branches, and one that is being loaded */
+
 /* Opens with a progress bar. */
 int setup_engine(const struct options *o, outrider_engine **out);
 

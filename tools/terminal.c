@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "tools/tools.h"
@@ -22,32 +23,79 @@ struct palette palette_for(const struct options *o, FILE *out) {
     int64_t mode = o->values[OPT_COLOR].integer;
     bool wanted = is_terminal(out) && !(no_color && *no_color) && !o->values[OPT_SIMPLE_IO].integer;
     if (mode == COLOR_ON || (mode == COLOR_AUTO && wanted))
-        return (struct palette){"\033[1;32m", "\033[2m", "\033[0m"};
-    return (struct palette){"", "", ""};
+        return (struct palette){"\033[1;32m", "\033[2m", "\033[0m", "\033[32m", "\033[36m"};
+    return (struct palette){"", "", "", "", ""};
 }
 
 /* ---- progress ---- */
 
 struct progress progress_begin(const struct options *o) {
-    return (struct progress){.live = is_terminal(stderr) && !o->values[OPT_SIMPLE_IO].integer, .percent = -1};
+    return (struct progress){.live = is_terminal(stderr) && !o->values[OPT_SIMPLE_IO].integer};
+}
+
+static double now(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+/* True when it is time to draw; keeps the clocks. */
+static bool is_due(struct progress *p, const char *stage, double share) {
+    double at = now();
+    if (!p->live) return false;
+    if (strncmp(p->stage, stage, sizeof p->stage - 1)) {
+        snprintf(p->stage, sizeof p->stage, "%s", stage);
+        p->began = at;
+        p->shown = 0;
+    }
+    if (p->shown > 0 && at - p->shown < 0.1 && share < 1) return false;
+    p->shown = at;
+    return true;
+}
+
+/* Told only when enough is done to know it, and there is enough left to care. */
+static void print_time_left(const struct progress *p, double share) {
+    double gone = p->shown - p->began, left = share > 0 ? gone / share - gone : 0;
+    if (gone < 0.5 || share < 0.02 || left < 0.5) return;
+    if (left < 90)
+        fprintf(stderr, ", %.0f s left", left);
+    else if (left < 5400)
+        fprintf(stderr, ", %.0f min left", left / 60);
+    else
+        fprintf(stderr, ", %.1f h left", left / 3600);
+}
+
+static void draw(struct progress *p, double share, double per_second, const char *unit) {
+    static const char bar[] = "##############################";
+    int width = (int)sizeof bar - 1, done = (int)(share * width);
+    fprintf(stderr, "\r\033[K%-12.40s [%.*s%*s] %3.0f%%", p->stage, done, bar, width - done, "", 100 * share);
+    if (per_second > 0) fprintf(stderr, "  %.*f %s/s", per_second < 10 ? 1 : 0, per_second, unit);
+    print_time_left(p, share);
+    fflush(stderr);
+    p->drawn = true;
+}
+
+static double clamp(double share) {
+    return share > 0 ? share < 1 ? share : 1 : 0; /* 0 for NaN too */
 }
 
 void progress_show(void *progress, const char *stage, double share) {
     struct progress *p = progress;
-    static const char bar[] = "########################################";
-    int width = (int)sizeof bar - 1;
-    int percent = share < 0 ? 0 : share > 1 ? 100 : (int)(share * 100);
-    if (!p->live || percent == p->percent) return;
-    p->percent = percent;
-    int done = percent * width / 100;
-    fprintf(stderr, "\r\033[K%-18.40s [%.*s%*s] %3d%%", stage ? stage : "", done, bar, width - done, "",
-            percent);
-    fflush(stderr);
+    share = clamp(share);
+    if (is_due(p, stage ? stage : "", share)) draw(p, share, 0, "");
+}
+
+void progress_count(struct progress *p, const char *stage, double done, double total, const char *unit) {
+    double share = clamp(total > 0 ? done / total : 0);
+    if (!is_due(p, stage, share)) return;
+    double gone = p->shown - p->began;
+    draw(p, share, gone > 0.2 ? done / gone : 0, unit);
 }
 
 void progress_end(struct progress *p) {
-    if (p->live && p->percent >= 0) fputs("\r\033[K", stderr);
-    p->percent = -1;
+    if (p->drawn) fputs("\r\033[K", stderr);
+    p->drawn = false;
+    p->stage[0] = '\0';
 }
 
 /* ---- Ctrl-C ---- */

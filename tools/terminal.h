@@ -10,16 +10,22 @@
 /* Escape sequences, all empty where colour is off. */
 struct palette {
     const char *prompt, *dim, *plain;
+    const char *draft, *ngram; /* tokens that they proposed */
 };
 struct palette palette_for(const struct options *o, FILE *out);
 
-/* A bar on standard error, only on a terminal. progress_show fits outrider_engine_options.progress. */
+/* A bar on standard error, only on a terminal, with the time left once it can be told. For any long work:
+ * begin, show as often as you like (it draws ten times a second at most), end. A new stage starts its clock
+ * anew. progress_show fits outrider_engine_options.progress. */
 struct progress {
-    bool live;
-    int percent; /* as drawn; -1 for not at all */
+    bool live, drawn;
+    char stage[40];
+    double began, shown; /* seconds */
 };
 struct progress progress_begin(const struct options *o);
 void progress_show(void *progress, const char *stage, double share);
+/* The same for things that are counted: "reading [####  ]  45%  1200 tokens/s, 3 s left". */
+void progress_count(struct progress *p, const char *stage, double done, double total, const char *unit);
 void progress_end(struct progress *p);
 
 /* Counts Ctrl-C from 0 on; the `leave_at`-th ends the process at once with 130. What it interrupts is not
