@@ -130,7 +130,7 @@ define ISA_RULE
 $(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c | $(BUILD)/.packages
 	@mkdir -p $$(@D)
 	$$(SAY) '  cc   $$< ($(1))'
-	$$(Q)$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(ISA_$(1)) -DISA=$(1) -DISA_$(1) -MMD -MP -c -o $$@ $$<
+	$$(Q)$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(ISA_FLAGS) $$(ISA_$(1)) -DISA=$(1) -DISA_$(1) -MMD -MP -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call ISA_RULE,$(i))))
 

@@ -10,9 +10,13 @@ for target; do
     name=$(basename "$target")
     mkdir -p "$FOLDER/kept/$name" "$FOLDER/findings"
     log=$FOLDER/$name.log
+    case $name in # what takes time with the length of its text gains nothing by it
+        fuzz_chat | fuzz_session | fuzz_options) most=1024 ;;
+        *) most=65536 ;;
+    esac
     # -timeout is a safeguard on loaded machines; the targets hold themselves to a second of processor time
     "$target" -max_total_time="$SECONDS_EACH" -timeout=20 -rss_limit_mb=1024 -close_fd_mask=3 -print_final_stats=1 \
-        -max_len="${MAX_LEN:-65536}" -dict="$FOLDER/seeds/$name.dict" -artifact_prefix="$FOLDER/findings/$name-" \
+        -max_len="${MAX_LEN:-$most}" -dict="$FOLDER/seeds/$name.dict" -artifact_prefix="$FOLDER/findings/$name-" \
         "$FOLDER/kept/$name" "$FOLDER/seeds/$name" >"$log" 2>&1
     rc=$?
     runs=$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")

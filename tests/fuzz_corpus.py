@@ -9,6 +9,8 @@ import struct
 import sys
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+import bad_gguf
+import tiny_gguf
 import tiny_model as tiny
 
 
@@ -127,6 +129,14 @@ def fuzz_session():
           b'{"role": "assistant", "content": "\\u0000"}]}'
 
 
+def fuzz_gguf():
+    yield tiny_gguf.tiny_file()
+    few = list(tiny_gguf.metadata().values())[:3]
+    yield tiny_gguf.file(few, [tiny_gguf.tensor("x", [4], tiny_gguf.TYPE_F32, 0)], b"\0" * 32)
+    for _, data, _ in bad_gguf.cases():
+        yield data
+
+
 def archive(**changed):
     names = list(tiny.files())
     order = ["config.json", "generation_config.json", "tokenizer.model", "tokenizer_config.json", "model.safetensors"]
@@ -150,7 +160,7 @@ def found():
 
 
 TARGETS = [fuzz_safetensors, fuzz_index, fuzz_config, fuzz_sentencepiece, fuzz_tokenizer_config, fuzz_chat, fuzz_utf8,
-           fuzz_options, fuzz_session, fuzz_model]
+           fuzz_options, fuzz_session, fuzz_model, fuzz_gguf]
 WORDS = {
     "fuzz_safetensors": ["__metadata__", "dtype", "shape", "data_offsets", "F32", "F16", "BF16"],
     "fuzz_index": ["weight_map", "metadata", "a.safetensors", "b.safetensors", "x", "y"],
@@ -163,6 +173,7 @@ WORDS = {
         "gemma3_text", "phi3"],
     "fuzz_tokenizer_config": ["added_tokens_decoder", "content", "special", "chat_template", "bos_token", "eos_token",
                               "add_bos_token", "name", "template", "default"],
+    "fuzz_gguf": list(tiny_gguf.metadata()) + ["GGUF", "general.alignment", "output_norm.weight", "blk.0.attn_q.weight"],
     "fuzz_session": ["format", "settings", "messages", "role", "content", "user", "assistant", "system"],
     "fuzz_options": ["--stop", "--temp", "--seed", "--top-k", "-p", "-m", "--logit-bias", "auto", "1=-inf", "32K"],
 }

@@ -15,6 +15,8 @@ import time
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import bad_files
+import bad_gguf
+import tiny_gguf
 import tiny_model
 
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
@@ -167,13 +169,18 @@ CASES = [  # name, what to do to the folder, what the line must name
 
 
 def folder_bytes(folder):
+    if os.path.isfile(folder):
+        return os.path.getsize(folder)
     names = os.listdir(folder) if os.path.isdir(folder) else []
     return sum(os.lstat(f"{folder}/{name}").st_size for name in names)
 
 
-def run(folder):
+RUN, INSPECT = ["run", "-p", "x", "-n", "1"], ["inspect"]
+
+
+def run(folder, command=RUN):
     """Exit code, stdout, stderr, seconds and greatest memory of a run; None when it hangs."""
-    command = [OUTRIDER, "run", "-m", folder, "-p", "x", "-n", "1"]
+    command = [OUTRIDER, *command, "-m", folder]
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start = time.monotonic()
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=out, stderr=err)
@@ -190,9 +197,9 @@ def run(folder):
         return process.returncode, out.read(), err.read().decode(errors="replace"), seconds, usage.ru_maxrss << 10
 
 
-def complaint(folder, names):
+def complaint(folder, names, command=RUN):
     """What is wrong with the program's answer to a broken folder; None when it is right."""
-    ended = run(folder)
+    ended = run(folder, command)
     if not ended:
         return "it hangs"
     code, out, err, seconds, memory = ended
@@ -243,6 +250,14 @@ def main():
             tiny_model.write(folder)
             spoil(folder)
             fine &= report(name, complaint(folder, names))
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/model.gguf"
+        bad_files.put("model.gguf", tiny_gguf.tiny_file())(folder)
+        code, _, err, _, _ = run(path, INSPECT)
+        fine &= report("the tiny GGUF as it is", None if code == 0 else err)
+        for name, data, names in bad_gguf.cases():
+            bad_files.put("model.gguf", data)(folder)
+            fine &= report("GGUF: " + name, complaint(path, names, INSPECT))
     sys.exit(0 if fine else 1)
 
 
