@@ -33,16 +33,17 @@ LDLIBS   := -ljansson -lsentencepiece -lpcre2-8 -lutf8proc -lpthread -lm -ldl
 CLI_LIBS := -ledit $(if $(SANITIZE),,$(if $(filter 1,$(MIMALLOC)),-lmimalloc))
 
 # ---- files, by room ----
-# Every file of kernels/cpu but cpu.c is built once for each instruction set; cpu.c picks one at run time.
+# Files of kernels/cpu are built once for each instruction set, but for CPU_SRC; cpu.c picks one at run time.
 MACHINE      := $(shell uname -m)
 ISAS         := portable $(if $(filter x86_64,$(MACHINE)),avx2 avx512 avx512bf16)
 ISA_portable :=
 ISA_avx2     := -mavx2 -mfma -mf16c
-ISA_avx512   := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
+ISA_avx512   := -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx512vnni -mavx2 -mfma -mf16c
 ISA_avx512bf16 := $(ISA_avx512) -mavx512bf16
 
-ISA_SRC  := $(filter-out kernels/cpu/cpu.c,$(wildcard kernels/cpu/*.c))
-LIB_SRC  := $(wildcard runtime/*.c kernels/*.c tokenizer/*.c weights/*.c) kernels/cpu/cpu.c
+CPU_SRC  := kernels/cpu/cpu.c kernels/cpu/panel.c
+ISA_SRC  := $(filter-out $(CPU_SRC),$(wildcard kernels/cpu/*.c))
+LIB_SRC  := $(wildcard runtime/*.c kernels/*.c tokenizer/*.c weights/*.c) $(CPU_SRC)
 SHIM_SRC := $(wildcard tokenizer/*.cc)
 CLI_SRC  := $(wildcard tools/*.c)
 TEST_SRC := $(wildcard tests/test_*.c)

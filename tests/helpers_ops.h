@@ -70,6 +70,32 @@ static inline float *random_floats(uint64_t *seed, size_t n, float middle, float
     return x;
 }
 
+/* Random blocks as GGUF lays them out, of about unit gain; 8-bit integers from -128 on, which no writer makes
+ * but a stranger's file may hold. */
+static inline void *random_blocks(uint64_t *seed, enum dtype type, int32_t n, int32_t k) {
+    const size_t bytes = (size_t)n * dtype_row_bytes(type, (size_t)k), step = dtype_bytes(type);
+    const double most = type == DTYPE_Q8_0 ? 127 : 8;
+    uint8_t *data = malloc(bytes);
+    for (size_t at = 0; at < bytes; at++) data[at] = (uint8_t)(int)(random_float(seed) * 128 + 128);
+    for (size_t at = 0; at < bytes; at += step) {
+        const uint16_t scale = f16_bits(to_f16(sqrt(3.0 / k) / most * random_float(seed)));
+        memcpy(data + at, &scale, 2);
+    }
+    return data;
+}
+
+/* Element `at` of such a row. */
+static inline double block_value(enum dtype type, const void *row, int32_t at) {
+    const uint8_t *block = (const uint8_t *)row + (size_t)(at / 32) * dtype_bytes(type);
+    const int32_t i = at % 32;
+    uint16_t scale;
+    memcpy(&scale, block, 2);
+    const int integer = type == DTYPE_Q8_0 ? (int8_t)block[2 + i]
+                        : i < 16           ? (block[2 + i] & 15) - 8
+                                           : (block[2 + i - 16] >> 4) - 8;
+    return f16_value(scale) * integer;
+}
+
 /* Weights of about unit gain. */
 static inline struct matrix random_matrix(uint64_t *seed, enum dtype type, int32_t n, int32_t k) {
     void *data = malloc((size_t)n * (size_t)k * dtype_bytes(type));

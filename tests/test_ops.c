@@ -31,6 +31,11 @@ static const struct shape shapes[] = {
      .gelu = true, .window = 33, .score_cap = 1.5f, .logit_cap = 2, .embedding_scale = 7.5f},
     {SHAPE("all at once", 40, 70, 6, 3, 34, 99, 16, DTYPE_F32, DTYPE_F32), .bias = true, .qk_norm = true,
      .post_norm = true, .gelu = true, .window = 17, .score_cap = 2, .logit_cap = 3, .embedding_scale = 0.5f},
+    {SHAPE("8 bits", 384, 1024, 6, 2, 64, 131, 16, DTYPE_Q8_0, DTYPE_F16)},
+    {SHAPE("8 bits, odd", 96, 160, 4, 2, 40, 77, 16, DTYPE_Q8_0, DTYPE_F32)},
+    {SHAPE("8 bits, small", 32, 32, 4, 1, 8, 9, 32, DTYPE_Q8_0, DTYPE_F16)},
+    {SHAPE("4 bits", 384, 1024, 6, 2, 64, 131, 16, DTYPE_Q4_0, DTYPE_F16)},
+    {SHAPE("4 bits, odd", 64, 352, 16, 4, 6, 113, 16, DTYPE_Q4_0, DTYPE_F32), .bias = true, .qk_norm = true},
 };
 enum { SHAPES = sizeof shapes / sizeof *shapes, ROWS = 150, SLOTS = 5, MAX_THREADS = 4 };
 
@@ -77,13 +82,50 @@ static void machines_close(struct machines *all) {
     for (int i = 0; i < all->n; i++) machine_close(&all->m[i]);
 }
 
+/* ---- quantised matrices: as the machines hold them, and their values ---- */
+
+enum { QUANTIZED_MAX = 8 };
+
+struct quantized {
+    int n;
+    struct matrix held[QUANTIZED_MAX];
+    float *values[QUANTIZED_MAX];
+};
+
+/* One layout serves all instruction sets, so any machine may make it; the blocks need not stay. */
+static struct matrix quantized_matrix(struct quantized *all, uint64_t *seed, enum dtype type, int32_t n,
+                                      int32_t k) {
+    struct machine m;
+    struct matrix held;
+    float *values = malloc((size_t)n * (size_t)k * sizeof *values);
+    char *blocks = random_blocks(seed, type, n, k);
+    assert_true(machine_open(0, 1, &shapes[0], &m));
+    assert_int_equal(m.ops->weight(m.be, blocks, type, n, k, &held), OUTRIDER_OK);
+    for (int32_t i = 0; i < n; i++)
+        for (int32_t j = 0; j < k; j++)
+            values[i * k + j] =
+                (float)block_value(type, blocks + (size_t)i * dtype_row_bytes(type, (size_t)k), j);
+    free(blocks);
+    machine_close(&m);
+    all->held[all->n] = held, all->values[all->n++] = values;
+    return held;
+}
+
+/* What the reference computes with. */
+static struct matrix plain(const struct quantized *all, const struct matrix *m) {
+    for (int i = 0; i < all->n; i++)
+        if (all->held[i].data == m->data) return (struct matrix){all->values[i], DTYPE_F32, m->n, m->k};
+    return *m;
+}
+
 /* ---- a world: one layer, sequences in scattered pages, and rows at awkward places ---- */
 
 struct world {
     const struct shape *s;
     struct layer l;
     struct matrix table; /* embedding and head */
-    float *rope, *x;     /* [ROWS][hidden] */
+    struct quantized quantized;
+    float *rope, *x; /* [ROWS][hidden] */
     int32_t token[ROWS], position[ROWS], slot[ROWS];
     int32_t *pages, stride, n_pages, positions;
     struct rows rows;
@@ -132,6 +174,20 @@ static void fill_cache(struct world *w, uint64_t *seed) {
     }
 }
 
+static void open_weights(struct world *w, uint64_t *seed) {
+    struct shape s = *w->s;
+    if (dtype_is_quantized(s.weights)) s.weights = DTYPE_F32; /* replaced below */
+    w->l = random_layer(seed, &s, w->rope);
+    w->table = random_matrix(seed, s.weights, s.vocab, s.hidden);
+    if (s.weights == w->s->weights) return;
+    struct matrix *all[] = {&w->l.attention.q, &w->l.attention.k, &w->l.attention.v, &w->l.output.w,
+                            &w->l.mlp.gate,    &w->l.mlp.up,      &w->l.down.w,      &w->table};
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        free((void *)all[i]->data);
+        *all[i] = quantized_matrix(&w->quantized, seed, w->s->weights, all[i]->n, all[i]->k);
+    }
+}
+
 static void world_open(const struct shape *s, struct world *w) {
     uint64_t seed = (uint64_t)s->hidden;
     *w = (struct world){.s = s};
@@ -139,8 +195,7 @@ static void world_open(const struct shape *s, struct world *w) {
     w->stride = w->positions / s->page_size + 1;
     w->n_pages = w->stride * SLOTS + 3;
     w->rope = rope_table(w->positions, s->head_dim);
-    w->l = random_layer(&seed, s, w->rope);
-    w->table = random_matrix(&seed, s->weights, s->vocab, s->hidden);
+    open_weights(w, &seed);
     w->x = random_floats(&seed, (size_t)ROWS * (size_t)s->hidden, 0.1f, 2);
     w->pages = malloc((size_t)(w->stride * SLOTS) * sizeof *w->pages);
     for (int32_t i = 0; i < w->stride * SLOTS; i++) /* scattered: a step that shares no factor */
@@ -157,6 +212,7 @@ static void world_open(const struct shape *s, struct world *w) {
 static void world_close(struct world *w) {
     layer_free(&w->l);
     free((void *)w->table.data);
+    for (int i = 0; i < w->quantized.n; i++) free(w->quantized.values[i]);
     free(w->rope), free(w->x), free(w->pages), free(w->kv.k), free(w->kv.v);
 }
 
@@ -182,6 +238,19 @@ static void close_to(struct value want, double got, const char *shape, const cha
              want.slack);
 }
 
+/* 32 activations in 8 bits under one scale; where single precision may round either way, the slack is a step.
+ */
+static void group_activations(struct value *x) {
+    double most = 0;
+    for (int i = 0; i < 32; i++) most = fmax(most, fabs(x[i].is));
+    const double step = most / 127, doubt = 3e-6 * 127; /* of a step: errors of x and of the scale */
+    for (int i = 0; i < 32 && step > 0; i++) {
+        const double q = x[i].is / step, near = nearbyint(q);
+        const bool either = fabs(fabs(q - near) - 0.5) < doubt;
+        x[i] = (struct value){near * step, fabs(near * step) * 2e-6 + (either ? step : 0)};
+    }
+}
+
 /* A row as the products read it. Where the exact value lies so near the middle of two bf16 that single
  * precision may round it either way, the slack is the step between them. */
 static void activations(const struct shape *s, const float *x, int32_t k, const float *norm, double eps,
@@ -191,16 +260,19 @@ static void activations(const struct shape *s, const float *x, int32_t k, const 
     for (int32_t i = 0; i < k; i++) {
         double exact = norm ? x[i] / sqrt(squares / k + eps) * norm[i] : x[i];
         out[i] = (struct value){exact, norm ? fabs(exact) * 1e-6 : 0};
-        if (s->weights != DTYPE_BF16) continue;
+        if (s->weights != DTYPE_BF16) continue; /* block types: below, group by group */
         double near = to_bf16(exact), off = out[i].slack;
         out[i] = (struct value){near, fabs(to_bf16(exact + off) - to_bf16(exact - off))};
     }
+    for (int32_t i = 0; dtype_is_quantized(s->weights) && i < k; i += 32) group_activations(out + i);
 }
 
-static struct value product(const struct matrix *w, int32_t row, const struct value *a) {
+static struct value product(const struct world *world, const struct matrix *m, int32_t row,
+                            const struct value *a) {
+    const struct matrix w = plain(&world->quantized, m);
     double sum = 0, magnitude = 0, slack = 0;
-    for (int32_t i = 0; i < w->k; i++) {
-        double weight = get(w->dtype, w->data, (size_t)row * (size_t)w->k + (size_t)i);
+    for (int32_t i = 0; i < w.k; i++) {
+        double weight = get(w.dtype, w.data, (size_t)row * (size_t)w.k + (size_t)i);
         sum += weight * a[i].is;
         magnitude += fabs(weight * a[i].is);
         slack += fabs(weight) * a[i].slack;
@@ -252,6 +324,7 @@ static void all_close(const struct outputs *o, size_t at, struct value want) {
 }
 
 static void check_embed(struct machines *all, struct world *w) {
+    if (dtype_is_quantized(w->s->weights)) return; /* tables are not */
     size_t hidden = (size_t)w->s->hidden;
     struct outputs x = outputs_open(all, w, "x", ROWS * hidden);
     const float scale = w->s->embedding_scale ? w->s->embedding_scale : 1;
@@ -298,7 +371,7 @@ static void check_project(struct machines *all, struct world *w) {
     }
     for (int32_t r = 0; r < ROWS; r++) {
         activations(w->s, in + r * k, k, NULL, 0, a);
-        for (int32_t j = 0; j < n; j++) y[j] = plus(product(&p->w, j, a), p->bias, j);
+        for (int32_t j = 0; j < n; j++) y[j] = plus(product(w, &p->w, j, a), p->bias, j);
         if (p->norm) normed(y, n, p->norm, p->norm_eps, y);
         for (int32_t j = 0; j < n; j++) {
             struct value want = y[j];
@@ -326,8 +399,8 @@ static void check_gate_up(struct machines *all, struct world *w) {
     for (int32_t r = 0; r < ROWS; r++) {
         struct value *a = activations_of(w, r, b->norm, b->norm_eps);
         for (int32_t j = 0; j < n; j++) {
-            struct value gate = plus(product(&b->gate, j, a), b->bias, j);
-            struct value up = plus(product(&b->up, j, a), b->bias, n + j);
+            struct value gate = plus(product(w, &b->gate, j, a), b->bias, j);
+            struct value up = plus(product(w, &b->up, j, a), b->bias, n + j);
             double act = (b->gelu ? gelu : silu)(gate.is), is = act * up.is; /* slopes below 1.2 */
             double slack =
                 1.2 * gate.slack * fabs(up.is) + fabs(act) * up.slack + 1.2 * gate.slack * up.slack;
@@ -352,7 +425,7 @@ static void check_logits(struct machines *all, struct world *w) {
             struct value *a = activations_of(w, picked ? picked[i] : i, h.norm, h.norm_eps);
             for (size_t v = 0; v < vocab; v++)
                 all_close(&logits, (size_t)i * vocab + v,
-                          capped(product(&w->table, (int32_t)v, a), h.softcap));
+                          capped(product(w, &w->table, (int32_t)v, a), h.softcap));
             free(a);
         }
         outputs_close(&logits);
@@ -395,7 +468,7 @@ static void check_head(const struct machines *all, const struct world *w, const 
                                     : cache_at(w, w->slot[row], w->position[row], head);
     struct value *y = malloc((size_t)dim * sizeof *y);
     const int32_t first = (part == QUERY ? 0 : part == KEY ? b->heads : b->heads + b->kv_heads) + head;
-    for (int32_t d = 0; d < dim; d++) y[d] = plus(product(m, head * dim + d, a), b->bias, first * dim + d);
+    for (int32_t d = 0; d < dim; d++) y[d] = plus(product(w, m, head * dim + d, a), b->bias, first * dim + d);
     const float *norm = part == QUERY ? b->q_norm : part == KEY ? b->k_norm : NULL;
     if (norm) normed(y, dim, norm, b->norm_eps, y);
     for (int32_t d = 0; d < dim; d++) {

@@ -15,6 +15,7 @@
  * Not done here: placement of memory on nodes.
  */
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/panel.h"
 
 #include <assert.h>
 #include <pthread.h>
@@ -227,16 +228,21 @@ void cpu_release(struct backend *be, void *p) {
 
 outrider_status cpu_weight(struct backend *be, const void *host, enum dtype dtype, int32_t n, int32_t k,
                            struct matrix *out) {
-    (void)be;
     *out = (struct matrix){.dtype = dtype, .n = n, .k = k};
-    if (dtype_is_quantized(dtype))
-        return fail(OUTRIDER_EINVAL, "%s weights are not supported on the CPU yet", dtype_name(dtype));
     out->data = host;
+    if (!dtype_is_quantized(dtype)) return OUTRIDER_OK;
+    void *panels;
+    out->data = NULL;
+    if (!dtype_is_computed(dtype))
+        return fail(OUTRIDER_EINVAL, "%s weights: the CPU computes with q8_0 and q4_0", dtype_name(dtype));
+    TRY(cpu_alloc(be, panels_bytes(dtype, n, k), &panels));
+    panels_pack(dtype, host, n, k, panels);
+    out->data = panels;
     return OUTRIDER_OK;
 }
 
 void cpu_weight_release(struct backend *be, const struct matrix *m) {
-    (void)be, (void)m;
+    if (dtype_is_quantized(m->dtype)) cpu_release(be, (void *)m->data);
 }
 
 outrider_status cpu_reserve(struct backend *be, int32_t max_rows, int32_t max_width) {
@@ -308,7 +314,8 @@ static bool has_avx2(void) {
 
 static bool has_avx512(void) {
     return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+           __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vnni");
 }
 
 static bool has_avx512bf16(void) {

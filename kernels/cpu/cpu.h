@@ -131,6 +131,18 @@ void cpu_gate_up(struct backend *be, const struct rows *rows, const struct mlp_b
 void cpu_logits(struct backend *be, const struct head_block *h, const float *x, const int32_t *pick,
                 int32_t n_pick, float *logits);
 
+/* ---- quant.c: block types ---- */
+
+#define quant_row_bytes ISA_NAME(quant_row_bytes)
+#define quant_store ISA_NAME(quant_store)
+#define quant_tile ISA_NAME(quant_tile)
+
+size_t quant_row_bytes(int32_t k); /* of a row of k activations */
+/* Quantises the 32 elements of group `group` of a row of k activations for weights of type t. */
+void quant_store(enum dtype t, const float *x, int32_t group, int32_t k, char *row);
+void quant_tile(const struct matrix *w, int32_t first, int32_t count, const char *a, size_t a_row,
+                int32_t rows, float (*y)[BLOCK_MAX]);
+
 /* ---- rope.c, attention.c, sample.c ---- */
 
 #define cpu_qkv ISA_NAME(cpu_qkv)

@@ -134,7 +134,8 @@ void tile(const struct matrix *w, int32_t first, int32_t count, const struct act
     case DTYPE_BF16:
         tile_of(DTYPE_BF16, rows, from, count, acts, a->row_bytes, w->k, *y);
         break;
-    default: /* cpu_weight takes no other */
+    default:
+        quant_tile(w, first, count, acts, a->row_bytes, rows, y);
         break;
     }
 }

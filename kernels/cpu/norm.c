@@ -7,6 +7,7 @@
 
 #include "kernels/cpu/acts.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/panel.h"
 #include "kernels/cpu/vec.h"
 
 static vf load_n(enum dtype type, const char *p, int32_t n) {
@@ -60,7 +61,13 @@ INLINE vf normed(const struct inputs *in, const float *x, vf scale, int32_t i) {
 static void prepare_row(const struct inputs *in, int32_t row, char *to) {
     const float *x = in->x + (size_t)(in->pick ? in->pick[row] : row) * (size_t)in->k;
     const vf scale = vf_all(in->norm ? rms_scale(x, in->k, in->norm_eps) : 1);
-    if (in->dtype == DTYPE_BF16)
+    if (dtype_is_quantized(in->dtype))
+        for (int32_t i = 0; i < in->k; i += GROUP) {
+            float x32[GROUP];
+            for (int32_t j = 0; j < GROUP; j += LANES) vf_store(x32 + j, normed(in, x, scale, i + j));
+            quant_store(in->dtype, x32, i / GROUP, in->k, to);
+        }
+    else if (in->dtype == DTYPE_BF16)
         for (int32_t i = 0; i < in->k; i += 2 * LANES, to += 2 * LANES * acts_bytes(DTYPE_BF16))
             acts_store_bf16(to, normed(in, x, scale, i), normed(in, x, scale, i + LANES), in->k - i);
     else
@@ -70,7 +77,9 @@ static void prepare_row(const struct inputs *in, int32_t row, char *to) {
 
 /* Rows a power of two apart would all want the same few places of the first-level cache. */
 static size_t row_bytes(const struct inputs *in) {
-    return acts_row_bytes(in->dtype, in->k) + ROW_PADDING;
+    const size_t bytes =
+        dtype_is_quantized(in->dtype) ? quant_row_bytes(in->k) : acts_row_bytes(in->dtype, in->k);
+    return (bytes + 63) / 64 * 64 + ROW_PADDING;
 }
 
 static void prepare_work(void *job, struct worker *w) {
