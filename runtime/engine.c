@@ -183,9 +183,11 @@ static outrider_status check_pair(const outrider_engine *e, const outrider_engin
 
 static outrider_status choose_chat(outrider_engine *e, const outrider_engine_options *o) {
     const char *own = tokenizer_chat_template(e->tokenizer);
-    if (o->chat_template) return chat_by_name(o->chat_template, &e->chat);
-    /* An unknown template is a matter for those who chat only: append_message says so. */
-    if (!own || chat_detect(own, &e->chat) != OUTRIDER_OK) e->chat = CHAT_NONE;
+    if (o->chat_template)
+        TRY(chat_by_name(o->chat_template, &e->chat));
+    else if (chat_detect(own, &e->chat) != OUTRIDER_OK)
+        e->chat = CHAT_OWN; /* what is wrong with it is a matter for those who chat only */
+    e->chat_end = chat_end_token(e->tokenizer, e->chat);
     return OUTRIDER_OK;
 }
 

@@ -32,6 +32,7 @@ struct outrider_engine {
     struct model *model[KV_MODELS]; /* the draft's is NULL when there is none */
     struct tokenizer *tokenizer;
     enum chat_kind chat;
+    int32_t chat_end; /* the token that ends an answer in it, -1 for the model's own */
     struct kv *kv;
     int32_t ctx_size, pages;
     outrider_ctx_origin ctx_origin;

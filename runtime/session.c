@@ -200,7 +200,7 @@ static bool is_end(const outrider_session *s, int32_t token) {
     const struct model_config *c = &s->engine->model[OUTRIDER_VERIFIER]->config;
     for (int32_t i = 0; i < c->n_eos; i++)
         if (token == c->eos_token_id[i]) return true;
-    return s->answer_open && token == chat_end_token(s->engine->tokenizer, s->engine->chat);
+    return s->answer_open && token == s->engine->chat_end;
 }
 
 /* ---- tokens in ---- */
@@ -287,11 +287,8 @@ outrider_status outrider_session_append_message(outrider_session *s, const char 
                                                 size_t bytes) {
     enum chat_role role;
     TRY(role_of(role_name, &role));
-    if (s->engine->chat == CHAT_NONE) {
-        const char *own = tokenizer_chat_template(s->engine->tokenizer);
-        if (own) return chat_detect(own, &s->engine->chat); /* says that it is unknown */
+    if (s->engine->chat == CHAT_NONE)
         return fail(OUTRIDER_EINVAL, "the model has no chat template; name one with --chat-template");
-    }
 
     /* The words of an answer whose header is written already. */
     if (role == CHAT_ASSISTANT && s->answer_open && s->n == s->answer)

@@ -1,7 +1,6 @@
-/* Chat templates. A model's template is a program in its own language; running it would mean an interpreter
- * for untrusted code, so it is only recognised, by passages that no other known template has, and written
- * here from a table. An unknown template is an error, never a guess: a wrong one makes a model answer worse
- * in silence.
+/* Chat templates. A model's template is a program in its own language. Those of well-known families are
+ * recognised, by passages that no other known template has, and written here from a table; any other one is
+ * interpreted by jinja.c, within limits.
  *
  * A rendering is template text (which may name control tokens) and the users' text (which never can). Runs of
  * plain text between two control tokens are encoded together, as one text; only a run at the very beginning
@@ -12,7 +11,8 @@
 #include <string.h>
 
 #include "runtime/status.h"
-#include "tokenizer/tokenizer.h"
+#include "tokenizer/internal.h"
+#include "tokenizer/jinja.h"
 #include "tokenizer/utf8.h"
 
 /* In template text: {bos} and {eos} are the model's own tokens; each of MARKERS is one token if the model has
@@ -124,6 +124,7 @@ static const struct chat_template TEMPLATES[] = {
                     .answer = "<start_of_turn>model\n",
                     .trims = true,
                     .merge = {"", "\n\n"}},
+    [CHAT_OWN] = {.name = "own"},
 };
 enum { N_TEMPLATES = sizeof TEMPLATES / sizeof *TEMPLATES };
 
@@ -172,7 +173,8 @@ struct writer {
     struct token_list *out;
     char *run;
     size_t n, capacity;
-    bool start; /* nothing is written yet, and nothing stood there before */
+    bool start;  /* nothing is written yet, and nothing stood there before */
+    bool strips; /* the last token takes the white space behind it */
 };
 
 static outrider_status put_text(struct writer *w, const char *text, size_t bytes) {
@@ -192,11 +194,13 @@ static outrider_status put_text(struct writer *w, const char *text, size_t bytes
 
 static outrider_status flush(struct writer *w) {
     if (w->n == 0) return OUTRIDER_OK;
-    size_t n = w->n;
+    size_t skip = w->strips ? spaces_at_start(w->run, w->n) : 0, n = w->n - skip;
+    bool start = w->start;
     w->n = 0;
-    if (!w->start) return tokenizer_encode_next(w->t, w->run, n, w->out);
+    w->strips = false;
+    if (n == 0) return OUTRIDER_OK;
     w->start = false;
-    return tokenizer_encode(w->t, w->run, n, w->out);
+    return (start ? tokenizer_encode : tokenizer_encode_next)(w->t, w->run + skip, n, w->out);
 }
 
 /* A caller that begins every session with BOS has written the template's own already. */
@@ -206,9 +210,12 @@ static bool is_written(const struct writer *w, int32_t id) {
 }
 
 static outrider_status put_token(struct writer *w, int32_t id) {
+    uint8_t flags = w->t->model.pieces[id].flags;
     if (is_written(w, id)) return w->start = false, OUTRIDER_OK;
+    if (flags & PIECE_LSTRIP) w->n -= spaces_at_end(w->run, w->n);
     TRY(flush(w));
     w->start = false;
+    w->strips = (flags & PIECE_RSTRIP) != 0;
     return token_list_push(w->out, id);
 }
 
@@ -242,20 +249,13 @@ static outrider_status put_template(struct writer *w, const char *text) {
 
 /* ---- turns ---- */
 
-/* What str.strip() of the templates' language takes away. */
-static bool is_space(uint32_t c) {
-    return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
-           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
-           c == 0x3000;
-}
-
 static struct chat_message trim(struct chat_message m, bool head) {
     size_t begin = 0, end = 0, i = 0;
     bool inside = !head;
     while (i < m.bytes) {
         const unsigned char *at = (const unsigned char *)m.text + i;
         int length = utf8_check(at, m.bytes - i);
-        bool space = length > 0 && is_space(utf8_code_point(at, length));
+        bool space = length > 0 && utf8_is_space(utf8_code_point(at, length));
         if (!space && !inside) inside = true, begin = i;
         i += length > 0 ? (size_t)length : 1;
         if (!space) end = i;
@@ -329,6 +329,125 @@ static outrider_status check_order(const struct chat_template *c, const struct c
     return OUTRIDER_OK;
 }
 
+/* ---- the model's own template ---- */
+
+static const char *token_text(const struct tokenizer *t, int32_t id, char out[PRECHECK_MAX_PIECE + 1]) {
+    const struct piece *p = id >= 0 ? &t->model.pieces[id] : NULL;
+    if (p) memcpy(out, p->text, p->bytes);
+    out[p ? p->bytes : 0] = 0;
+    return out;
+}
+
+/* Renders it; an answer that was generated in place has words that are not known here, which "." stands for.
+ */
+static outrider_status render(const struct tokenizer *t, const struct chat_message *messages, size_t n,
+                              bool open_answer, struct jinja_text *out) {
+    char bos[PRECHECK_MAX_PIECE + 1], eos[PRECHECK_MAX_PIECE + 1];
+    struct chat_message *copy = calloc(n + 1, sizeof *copy);
+    if (!copy) return fail_memory("the turns", n * sizeof *copy);
+    for (size_t i = 0; i < n; i++) {
+        copy[i] = messages[i];
+        if (copy[i].role == CHAT_ASSISTANT && copy[i].bytes == 0) copy[i].text = ".", copy[i].bytes = 1;
+    }
+    const struct jinja_input in = {.messages = copy,
+                                   .n = n,
+                                   .bos = token_text(t, t->bos, bos),
+                                   .eos = token_text(t, t->eos, eos),
+                                   .open_answer = open_answer,
+                                   .now = time(NULL)};
+    outrider_status status = jinja_render(t->chat_template, &in, out);
+    free(copy);
+    return status;
+}
+
+/* Where template text that begins at `at` ends. */
+static size_t template_end(const struct jinja_text *text, size_t at) {
+    while (at < text->n && text->from[at] == 0) at++;
+    return at;
+}
+
+/* Behind the last byte of message i; 0 when the template leaves it out. */
+static size_t behind_message(const struct jinja_text *text, size_t i) {
+    size_t n = text->n;
+    while (n > 0 && text->from[n - 1] != i + 1) n--;
+    return n;
+}
+
+/* The first control token of the template text at `at`, NULL for none; *end is behind it. */
+static const struct added *first_control(const struct tokenizer *t, const struct jinja_text *text, size_t at,
+                                         size_t *end) {
+    const struct added *token = NULL;
+    size_t limit = template_end(text, at);
+    while (at < limit && !(token = added_at(&t->controls, text->bytes + at, limit - at))) at++;
+    *end = token ? at + token->bytes : limit;
+    return token;
+}
+
+/* Only template text is searched for control tokens. */
+static outrider_status put_rendered(struct writer *w, const struct jinja_text *text, size_t at) {
+    for (size_t end; at < text->n; at = end) {
+        const struct added *token =
+            text->from[at] ? NULL : added_at(&w->t->controls, text->bytes + at, template_end(text, at) - at);
+        end = at + (token ? token->bytes : 1);
+        TRY(token ? put_token(w, token->id) : put_text(w, text->bytes + at, 1));
+    }
+    return flush(w);
+}
+
+/* Where in the rendering of all messages those from `from` on begin. */
+static outrider_status find_rest(const struct tokenizer *t, const struct chat_message *messages, size_t from,
+                                 bool close_answer, bool ended, const struct jinja_text *all, size_t *at) {
+    struct jinja_text before;
+    *at = behind_message(all, from - 1);
+    if (*at == 0)
+        return fail(OUTRIDER_EINVAL,
+                    "the chat template leaves message %zu out, so that the chat cannot go on; "
+                    "another can be named with --chat-template",
+                    from);
+    if (close_answer) {
+        size_t end;
+        if (ended && first_control(t, all, *at, &end)) *at = end;
+        return OUTRIDER_OK;
+    }
+    TRY(render(t, messages, from, false, &before));
+    size_t begin = behind_message(&before, from - 1), n = before.n - begin;
+    bool same = begin > 0 && n <= all->n - *at && memcmp(before.bytes + begin, all->bytes + *at, n) == 0;
+    jinja_text_free(&before);
+    *at += n;
+    if (same) return OUTRIDER_OK;
+    return fail(OUTRIDER_EINVAL,
+                "the chat template writes message %zu differently when others follow; another can "
+                "be named with --chat-template",
+                from);
+}
+
+static outrider_status put_own(struct writer *w, const struct chat_message *messages, size_t n, size_t from,
+                               bool open_answer, bool close_answer, bool ended) {
+    struct jinja_text text;
+    size_t at = 0;
+    if (!w->t->chat_template)
+        return fail(OUTRIDER_EINVAL, "the model has no chat template; name one with --chat-template");
+    TRY(render(w->t, messages, n, open_answer, &text));
+    outrider_status status = OUTRIDER_OK;
+    if (from > 0) status = find_rest(w->t, messages, from, close_answer, ended, &text, &at);
+    if (status == OUTRIDER_OK) status = put_rendered(w, &text, at);
+    jinja_text_free(&text);
+    return status;
+}
+
+/* What the template writes behind an answer. */
+static int32_t own_end_token(const struct tokenizer *t) {
+    const struct chat_message turns[] = {{CHAT_USER, "x", 1}, {CHAT_ASSISTANT, "y", 1}};
+    struct jinja_text text;
+    size_t end;
+    if (!t->chat_template || render(t, turns, 2, false, &text) != OUTRIDER_OK) return -1;
+    size_t at = behind_message(&text, 1);
+    const struct added *token = at ? first_control(t, &text, at, &end) : NULL;
+    int32_t id = token ? token->id : -1;
+    jinja_text_free(&text);
+    return id;
+}
+
 outrider_status chat_encode(const struct tokenizer *t, enum chat_kind kind,
                             const struct chat_message *messages, size_t n, size_t from, bool open_answer,
                             bool close_answer, bool ended, struct token_list *out) {
@@ -337,8 +456,10 @@ outrider_status chat_encode(const struct tokenizer *t, enum chat_kind kind,
     size_t before = out->n;
     if (kind == CHAT_NONE)
         return fail(OUTRIDER_EINVAL, "the model has no chat template; name one with --chat-template");
-    TRY(check_order(c, messages, n));
-    outrider_status status = put_all(&w, c, messages, n, from, open_answer, close_answer, ended);
+    if (kind != CHAT_OWN) TRY(check_order(c, messages, n));
+    outrider_status status = kind == CHAT_OWN
+                                 ? put_own(&w, messages, n, from, open_answer, close_answer, ended)
+                                 : put_all(&w, c, messages, n, from, open_answer, close_answer, ended);
     free(w.run);
     if (status != OUTRIDER_OK) out->n = before;
     return status;
@@ -346,6 +467,7 @@ outrider_status chat_encode(const struct tokenizer *t, enum chat_kind kind,
 
 int32_t chat_end_token(const struct tokenizer *t, enum chat_kind kind) {
     int32_t id = -1;
+    if (kind == CHAT_OWN) id = own_end_token(t);
     if (TEMPLATES[kind].end) named_token(t, TEMPLATES[kind].end, &id);
     return id == tokenizer_eos(t) ? -1 : id;
 }

@@ -53,6 +53,7 @@ struct tokenizer {
     struct splitter *splitter;
     struct text_rules rules;
     struct added_table added[2]; /* looked for in the text, and in the normalized text */
+    struct added_table controls; /* looked for in template text alone */
     char *text;                  /* what each piece adds to a text, one after the other */
     uint32_t *at;                /* [n + 1] where in `text` */
     int32_t n;

@@ -169,11 +169,13 @@ static outrider_status open_sentencepiece(struct tokenizer *t, const char *dir) 
     return open_library(t); /* after the configuration, which makes control pieces */
 }
 
-/* What is looked for in a text: added pieces that are no control pieces. Those of tokenizer.model itself are
- * the library's business. */
+/* What is looked for in a text: added pieces that are no control pieces; those only in templates. Those of
+ * tokenizer.model itself are the library's business. */
 static outrider_status build_added(struct tokenizer *t) {
     for (int32_t id = 0; id < t->n; id++) {
         const struct piece *p = &t->model.pieces[id];
+        if (p->type == PIECE_CONTROL && p->bytes > 0)
+            TRY(added_push(&t->controls, (struct added){p->text, p->bytes, p->flags, false, id}));
         if (!(p->flags & PIECE_ADDED) || p->type != PIECE_USER_DEFINED) continue;
         struct added a = {p->text, p->bytes, p->flags, false, id};
         bool normalized = t->bpe && (p->flags & PIECE_NORMALIZED);
@@ -187,6 +189,7 @@ static outrider_status build_added(struct tokenizer *t) {
         TRY(added_push(&t->added[normalized], a));
     }
     for (int i = 0; i < 2; i++) added_sort(&t->added[i]);
+    added_sort(&t->controls);
     return OUTRIDER_OK;
 }
 
@@ -234,6 +237,7 @@ void tokenizer_close(struct tokenizer *t) {
     bpe_destroy(t->bpe);
     splitter_destroy(t->splitter);
     for (int i = 0; i < 2; i++) added_free(&t->added[i]);
+    added_free(&t->controls);
     precheck_free(&t->model);
     json_decref(t->config);
     free(t->template_file);

@@ -88,14 +88,16 @@ enum chat_kind {
     CHAT_MISTRAL,     /* as published since system turns are allowed */
     CHAT_MISTRAL_V01, /* with a space behind the end token */
     CHAT_MISTRAL_V02, /* without; also Mixtral */
-    CHAT_GEMMA,
+    CHAT_GEMMA,       /* 1 to 3 */
+    CHAT_OWN,         /* the model's own template, interpreted */
 };
 enum chat_role { CHAT_SYSTEM, CHAT_USER, CHAT_ASSISTANT };
 
 const char *chat_name(enum chat_kind kind);
 /* By the user's name for it (--chat-template zephyr); OUTRIDER_EINVAL lists the names. */
 outrider_status chat_by_name(const char *name, enum chat_kind *kind);
-/* By the template text; OUTRIDER_EINVAL with a line that names --chat-template when it is unknown. */
+/* By the template text; OUTRIDER_EINVAL with a line that names --chat-template when it is unknown, and
+ * CHAT_OWN can interpret it. */
 outrider_status chat_detect(const char *template_text, enum chat_kind *kind);
 
 struct chat_message {

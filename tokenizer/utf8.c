@@ -31,6 +31,12 @@ uint32_t utf8_code_point(const unsigned char *s, int length) {
     return c;
 }
 
+bool utf8_is_space(uint32_t c) {
+    return (c >= 0x09 && c <= 0x0D) || (c >= 0x1C && c <= 0x20) || c == 0x85 || c == 0xA0 || c == 0x1680 ||
+           (c >= 0x2000 && c <= 0x200A) || c == 0x2028 || c == 0x2029 || c == 0x202F || c == 0x205F ||
+           c == 0x3000;
+}
+
 static size_t put_replacement(char *out) {
     memcpy(out, "\xEF\xBF\xBD", 3);
     return 3;

@@ -2,6 +2,7 @@
 #ifndef OUTRIDER_UTF8_H
 #define OUTRIDER_UTF8_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -11,5 +12,8 @@ int utf8_check(const unsigned char *s, size_t n);
 
 /* The code point of a well-formed character of `length` bytes. */
 uint32_t utf8_code_point(const unsigned char *s, int length);
+
+/* White space as str.strip() of the chat templates' language takes it away. */
+bool utf8_is_space(uint32_t c);
 
 #endif
