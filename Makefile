@@ -65,7 +65,7 @@ LDLIBS    += -L$(CUDA_HOME)/lib64 -Wl,-rpath,$(CUDA_HOME)/lib64 -lcudart_static 
 endif
 
 # ---- targets ----
-.PHONY: all run chat test exact bench gpu-check format install uninstall help clean
+.PHONY: all run chat test exact bench gpu-check format install uninstall deb help clean
 .DELETE_ON_ERROR:
 .SECONDARY:
 all: $(BUILD)/outrider $(BUILD)/liboutrider.so
@@ -79,6 +79,7 @@ help:
 	@echo 'make bench      measure plain against speculative decoding on this machine'
 	@echo 'make gpu-check  on a machine with an NVIDIA card: build, test and measure the CUDA backend'
 	@echo 'make install    PREFIX=/usr/local DESTDIR=   also: uninstall format clean'
+	@echo 'make deb        a Debian package in $(BUILD)/'
 	@echo 'settings: CUDA=0|1 ARCH="80 90" MIMALLOC=0|1 DEBUG=0|1'
 
 run: $(BUILD)/outrider
@@ -146,8 +147,8 @@ ROOT       := $(DESTDIR)$(PREFIX)
 SHARE      := $(ROOT)/share
 
 install: all
-	install -d $(ROOT)/bin $(ROOT)/include $(ROOT)/lib/pkgconfig $(SHARE)/man/man1 \
-	    $(SHARE)/bash-completion/completions $(SHARE)/outrider/tale/verifier $(SHARE)/outrider/tale/draft
+	install -d $(ROOT)/bin $(ROOT)/include $(ROOT)/lib/pkgconfig $(SHARE)/man/man1 $(SHARE)/man/man3 \
+	    $(SHARE)/bash-completion/completions $(SHARE)/zsh/site-functions $(SHARE)/fish/vendor_completions.d $(SHARE)/outrider/tale/verifier $(SHARE)/outrider/tale/draft
 	install -m 755 $(BUILD)/outrider $(ROOT)/bin/outrider
 	install -m 755 $(BUILD)/liboutrider.so $(ROOT)/lib/liboutrider.so.0
 	ln -sf liboutrider.so.0 $(ROOT)/lib/liboutrider.so
@@ -158,11 +159,19 @@ install: all
 	for m in verifier draft; do \
 	    install -m 644 $(TALE_FILES:%=weights/tale/$$m/%) $(SHARE)/outrider/tale/$$m/ || exit 1; done
 	$(BUILD)/outrider --man >$(SHARE)/man/man1/outrider.1
+	awk -v version=$(VERSION) -f tools/man3.awk runtime/outrider.h >$(SHARE)/man/man3/outrider.3
 	$(BUILD)/outrider --completion bash >$(SHARE)/bash-completion/completions/outrider
+	$(BUILD)/outrider --completion zsh >$(SHARE)/zsh/site-functions/_outrider
+	$(BUILD)/outrider --completion fish >$(SHARE)/fish/vendor_completions.d/outrider.fish
+deb: all
+	rm -rf $(BUILD)/deb
+	$(MAKE) -o all install DESTDIR=$(abspath $(BUILD)/deb) PREFIX=/usr >/dev/null
+	tools/deb.sh $(BUILD) $(VERSION)
 uninstall:
 	rm -f $(ROOT)/bin/outrider $(ROOT)/lib/liboutrider.so.0 $(ROOT)/lib/liboutrider.so $(ROOT)/include/outrider.h \
-	    $(ROOT)/lib/pkgconfig/outrider.pc $(SHARE)/man/man1/outrider.1 \
-	    $(SHARE)/bash-completion/completions/outrider
+	    $(ROOT)/lib/pkgconfig/outrider.pc $(SHARE)/man/man1/outrider.1 $(SHARE)/man/man3/outrider.3 \
+	    $(SHARE)/bash-completion/completions/outrider $(SHARE)/zsh/site-functions/_outrider \
+	    $(SHARE)/fish/vendor_completions.d/outrider.fish
 	rm -rf $(SHARE)/outrider
 
 format:

@@ -42,6 +42,11 @@ def test_program(prefix, work, env):
     page = open(f"{prefix}/share/man/man1/outrider.1").read()
     check("the manual page names every command", all(f"\\fB{c}\\fR" in page for c in
                                                      ("run", "chat", "bench", "eval", "inspect")))
+    page = open(f"{prefix}/share/man/man3/outrider.3").read()
+    check("the library's page has every function", all(n in page for n in ("outrider_engine_open(",
+          "outrider_round(", "outrider_session_save(", "outrider_stats")), page[:200])
+    check("completions of zsh and fish", "--top-k[" in open(f"{prefix}/share/zsh/site-functions/_outrider").read()
+          and "-l top-k" in open(f"{prefix}/share/fish/vendor_completions.d/outrider.fish").read())
     script = f"{prefix}/share/bash-completion/completions/outrider"
     words = run("bash", "-c", f". {script}; COMP_WORDS=(outrider run --top); COMP_CWORD=2; _outrider; "
                 "echo ${COMPREPLY[@]}")
@@ -61,6 +66,11 @@ def test_library(prefix, work, env):
     check("and runs", text.returncode == 0 and text.stdout and "32 tokens" in text.stderr, text.stderr)
     cli = run(f"{prefix}/bin/outrider", "run", "-p", "Once upon a time", "-n", "32", "--temp", "0", cwd=work, env=env)
     check("and writes what the command line writes", text.stdout == cli.stdout, (text.stdout, cli.stdout))
+    if not sanitizer:  # Python itself is not sanitized
+        python = run("/usr/bin/python3", os.path.abspath("tools/example.py"), f"{tale}/verifier", f"{tale}/draft",
+                     "Once upon a time", cwd=work, env=env)
+        check("so does a Python program", python.returncode == 0 and python.stdout.startswith(text.stdout[:60]),
+              (python.stdout, python.stderr))
     bad = run(program, f"{work}/nowhere", f"{tale}/draft", "x", cwd=work, env=env)
     check("a missing model is status 3", bad.returncode == 3 and bad.stderr.strip(), bad.stderr)
     names = run("nm", "-D", "--defined-only", f"{prefix}/lib/liboutrider.so.0")

@@ -319,8 +319,92 @@ def test_script(folder):
     check("a full disk ends a conversation", done.returncode == 1 and "standard output" in done.stderr, done.stderr)
 
 
-for test in (test_turns, test_settings, test_regen, test_files, test_lines, test_history, test_interrupts,
-             test_terminal_restored, test_plain_terminal, test_script):
+def test_branches(folder):
+    child = start(folder, "-n", "12", "--temp", "0")
+    answer(child, "Tell me of a king.")
+    second = answer(child, "And his daughter?")
+    check("/undo takes a turn back", "1 are left" in ask(child, "/undo"))
+    check("and the same question has the same answer", answer(child, "And his daughter?") == second)
+    check("/fork begins a branch", "on branch other; /switch main" in ask(child, "/fork other"))
+    other = answer(child, "Go on.")
+    check("two names are one too many", "there is a branch other" in ask(child, "/fork other"))
+    listed = ask(child, "/switch")
+    check("/switch lists", "main                2 turns" in listed and "* other               3 turns" in listed, listed)
+    ask(child, "/switch main")
+    check("branches go on alike", answer(child, "Go on.") == other)
+    check("the present branch stays", "you are on main" in ask(child, "/drop main"))
+    check("/drop ends another", "is gone" in ask(child, "/drop other") and "other" not in ask(child, "/switch"))
+    check("/forget drops the oldest", "2 turns forgotten, 1 are left" in ask(child, "/forget 2"))
+    check("and not more than there are", "how many" in ask(child, "/forget 5"))
+    ask(child, "And then?")
+    check("what is left goes on", "2 turns" in ask(child, "/stats"))
+    check("/help tells more of one", "Copies share the cache" in ask(child, "/help fork"))
+    check("/show shows", re.search(r"temp +0\n", ask(child, "/show")))
+    leave(child)
+
+
+def test_cache_returns(folder):
+    path = f"{folder}/long.json"
+    child = start(folder, "-n", "20", "-s", "9", "--temp", "1")
+    for line in ("Tell me of a king.", "And his daughter?", "Go on."):
+        answer(child, line)
+    ask(child, f"/save {path}")
+    want = answer(child, "And then?")
+    leave(child)
+    child = start(folder, "-n", "20")
+    ask(child, f"/load {path}")
+    again = answer(child, "And then?")
+    stats = ask(child, "/stats")
+    read = int(re.search(r"prompt: +(\d+) tokens", stats)[1])
+    check("a loaded conversation writes the same", again == want, (again, want))
+    check("and reads the new turn alone", read < 25, stats)
+    ask(child, "/undo")
+    saved = open(f"{path}.cache", "rb").read()
+    open(f"{path}.cache", "wb").write(saved[:-9] + bytes([saved[-9] ^ 1]) + saved[-8:])
+    said = ask(child, f"/load {path}")
+    check("a damaged cache is told, and the text read anew", "read anew" in said and "3 turns loaded" in said, said)
+    os.remove(f"{path}.cache")
+    check("so is one that is gone", "read anew" in ask(child, f"/load {path}"))
+    answer(child, "And then?")
+    leave(child)
+
+
+def test_keys(folder):
+    child = start(folder, "-n", "4", "--temp", "0", EDITOR="sh -c 'printf \" from the editor\" >> $0'")
+    open(f"{folder}/unique-name.txt", "w").write("A text.")
+    child.send("/gl\t")
+    child.send(f"{folder}/unique\t\r")
+    child.expect(READY)
+    check("Tab completes commands and files", "bytes go in front" in child.before,
+          child.before)
+    ask(child, "/clear")
+    child.send("/set te\t0.25\r")
+    child.expect(READY)
+    check("Tab completes settings", re.search(r"temp +0\.25\n", ask(child, "/show")), child.before)
+    child.send("half\007")
+    child.expect("half from the editor")
+    ask(child, "")
+    ask(child, f"/save {folder}/edited.json")
+    said = json.load(open(f"{folder}/edited.json"))["messages"][0]["content"]
+    check("Ctrl-G edits the line elsewhere", said == "half from the editor", said)
+    ask(child, "/clear")
+    child.send("\033[200~" + "caf\u00e9 " * 20000 + "\033[201~")
+    said = ask(child, "")
+    check("a pasted text of 120 KB comes whole", "tokens" in said and "holds 2048" in said, said[-200:])
+    leave(child)
+    child = start(folder, "-n", "24", "--temp", "0", "--color", "on", ready=r"\x1b\[\?2004h", NO_COLOR="")
+    child.sendline("Tell me of a king.")
+    child.expect(STATUS)
+    child.expect(child.ready)
+    child.sendline("/spec show")
+    child.expect("the verifier's own")
+    check("/spec show colours", "\033[32m" in child.before, child.before)
+    child.sendeof()
+    child.close()
+
+
+for test in (test_turns, test_branches, test_cache_returns, test_keys, test_settings, test_regen, test_files,
+             test_lines, test_history, test_interrupts, test_terminal_restored, test_plain_terminal, test_script):
     with tempfile.TemporaryDirectory() as state:
         try:
             test(state)

@@ -40,17 +40,18 @@ static json_t *model_json(const char *folder, const outrider_model_info *m) {
 }
 
 struct need {
-    int64_t ctx_size;
+    int64_t ctx_size, known; /* tokens: the context's, and what both models know at most */
     uint64_t weights, cache;
 };
 
-/* Both models at the context asked for, or at the longest that both know. */
+/* Both models at the context asked for, or at the one that run and chat take unasked. */
 static struct need pair_need(const struct options *o, const outrider_model_info *v,
                              const outrider_model_info *d) {
     int64_t known = v->max_position_embeddings;
     if (d->max_position_embeddings && d->max_position_embeddings < known) known = d->max_position_embeddings;
-    int64_t asked = o->values[OPT_CTX_SIZE].integer;
-    struct need need = {.ctx_size = asked ? asked : known, .weights = v->memory_bytes + d->memory_bytes};
+    int64_t asked = o->values[OPT_CTX_SIZE].integer, usual = known < 8192 ? known : 8192;
+    struct need need = {
+        .ctx_size = asked ? asked : usual, .known = known, .weights = v->memory_bytes + d->memory_bytes};
     need.cache = (uint64_t)need.ctx_size * (v->cache_bytes_per_token + d->cache_bytes_per_token);
     return need;
 }
@@ -79,5 +80,10 @@ int cmd_inspect(struct options *o) {
     if (pair.draft[0]) print_model("draft", pair.draft, &draft);
     printf("memory for a context of %lld tokens: %.1f MiB of weights and %.1f MiB of cache\n",
            (long long)need.ctx_size, (double)need.weights / MIB, (double)need.cache / MIB);
+    if (need.known > need.ctx_size)
+        printf("run and chat take that context unless -c says more: %lld tokens are known\n",
+               (long long)need.known);
+    if (pair.draft[0] && draft.max_position_embeddings < verifier.max_position_embeddings)
+        printf("the draft knows fewer positions than the verifier and bounds the context\n");
     return 0;
 }

@@ -69,6 +69,17 @@ static void size_sessions(const struct options *o, outrider_engine_options *opti
     give(o, OPT_CACHE_TOKENS, &options->cache_tokens);
 }
 
+/* A draft that shortens the context does so by name. */
+static void say_who_bounds(const outrider_engine *engine) {
+    outrider_engine_info info;
+    if (outrider_engine_get_info(engine, &info) || info.ctx_origin != OUTRIDER_CTX_DRAFT) return;
+    fprintf(
+        stderr,
+        "note: the context is %d tokens, all that the draft knows; the verifier knows %d (--spec-type ngram "
+        "or none leaves the draft out)\n",
+        info.ctx_size, info.verifier.max_position_embeddings);
+}
+
 int setup_engine(const struct options *o, outrider_engine **out) {
     struct pair pair;
     CHECK(setup_pair(o, &pair));
@@ -91,7 +102,9 @@ int setup_engine(const struct options *o, outrider_engine **out) {
     options.progress_user = &bar;
     outrider_status status = outrider_engine_open(&options, out);
     progress_end(&bar);
-    return tell(status);
+    CHECK(tell(status));
+    say_who_bounds(*out);
+    return 0;
 }
 
 bool user_file_path(const char *env, const char *fallback, const char *name, char *out, size_t size) {
