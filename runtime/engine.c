@@ -157,16 +157,27 @@ static outrider_status open_model(outrider_engine *e, const outrider_engine_opti
     return model_open(&mo, &e->model[which]);
 }
 
+/* Heads are padded to round sizes, one model's more than the other's. Only what both have, which is all that
+ * the tokenizer has, is ever proposed or sampled. */
+static outrider_status share_vocabulary(outrider_engine *e, const outrider_engine_options *o) {
+    struct model *v = e->model[OUTRIDER_VERIFIER], *d = e->model[OUTRIDER_DRAFT];
+    int32_t shared =
+        v->config.vocab_size < d->config.vocab_size ? v->config.vocab_size : d->config.vocab_size;
+    if (tokenizer_size(e->tokenizer) > shared)
+        return fail(OUTRIDER_EMODEL,
+                    "%s cannot draft for %s: the tokenizer has %d pieces, vocab_size is %d and %d", o->draft,
+                    o->model, tokenizer_size(e->tokenizer), d->config.vocab_size, v->config.vocab_size);
+    TRY(model_limit_vocabulary(v, shared));
+    return model_limit_vocabulary(d, shared);
+}
+
 /* A draft serves a verifier when every token means the same to both. */
-static outrider_status check_pair(const outrider_engine *e, const outrider_engine_options *o) {
+static outrider_status check_pair(outrider_engine *e, const outrider_engine_options *o) {
     const struct model *v = e->model[OUTRIDER_VERIFIER], *d = e->model[OUTRIDER_DRAFT];
     if (tokenizer_size(e->tokenizer) > v->config.vocab_size)
         return fail(OUTRIDER_EMODEL, "%s: the tokenizer has %d pieces, the model's vocab_size is %d",
                     o->model, tokenizer_size(e->tokenizer), v->config.vocab_size);
     if (!d) return OUTRIDER_OK;
-    if (v->config.vocab_size != d->config.vocab_size)
-        return fail(OUTRIDER_EMODEL, "%s cannot draft for %s: vocab_size %d against %d", o->draft, o->model,
-                    d->config.vocab_size, v->config.vocab_size);
     struct tokenizer *t;
     TRY(tokenizer_open(o->draft, &t));
     int32_t differs = tokenizer_difference(e->tokenizer, t);
@@ -178,7 +189,7 @@ static outrider_status check_pair(const outrider_engine *e, const outrider_engin
                       o->draft, o->model, differs, tokenizer_spell(t, differs, theirs),
                       tokenizer_spell(e->tokenizer, differs, ours));
     tokenizer_close(t);
-    return status;
+    return status == OUTRIDER_OK ? share_vocabulary(e, o) : status;
 }
 
 static outrider_status choose_chat(outrider_engine *e, const outrider_engine_options *o) {

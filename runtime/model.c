@@ -248,3 +248,13 @@ outrider_status model_inspect(const char *folder, enum dtype cache_type, enum qu
     weights_close(w);
     return OUTRIDER_OK;
 }
+
+/* Rows of a quantised head may lie in an order that depends on their number. */
+outrider_status model_limit_vocabulary(struct model *m, int32_t n) {
+    if (n == m->config.vocab_size) return OUTRIDER_OK;
+    if (dtype_is_quantized(m->head.w.dtype))
+        return fail(OUTRIDER_EMODEL, "a quantised head of %d tokens cannot be limited to the pair's %d",
+                    m->config.vocab_size, n);
+    m->head.w.n = m->config.vocab_size = n;
+    return OUTRIDER_OK;
+}

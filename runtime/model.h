@@ -55,6 +55,9 @@ struct model {
 /* Reads the folder, checks that every tensor is there with the shape the configuration says, binds it.
  * OUTRIDER_EMODEL names tensor and shapes. */
 outrider_status model_open(const struct model_options *options, struct model **out);
+/* Leaves the model the first n tokens of its vocabulary: the head computes no others. Once, before any pass.
+ * OUTRIDER_EMODEL where the head's layout does not allow it. */
+outrider_status model_limit_vocabulary(struct model *m, int32_t n);
 void model_close(struct model *m);
 
 /* Runs the rows through all layers, filling their places in the cache, and leaves the logits of rows pick[0..
