@@ -2,6 +2,8 @@
 # Runs every test given (cmocka programs and Python scripts), each with its output shown only when it fails,
 # and closes with one line: N passed, N failed. A test is one cmocka case or one "ok"/"FAIL" line of a script.
 export BUILD OUTRIDER="$BUILD/outrider"
+# a configuration of whoever runs the tests is not theirs
+export XDG_CONFIG_HOME=/nonexistent
 # The system's own Python is the one that has the packages.
 PYTHON=/usr/bin/python3
 [ -x $PYTHON ] || PYTHON=python3

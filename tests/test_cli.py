@@ -3,6 +3,7 @@ import csv
 import io
 import json
 import math
+import re
 import os
 import signal
 import subprocess
@@ -307,7 +308,52 @@ def test_eval_and_inspect():
     refused("no model to inspect", 3, "inspect", "-m", "no/such", says=["no/such"])
 
 
-for test in (test_about, test_streams, test_timings, test_same_text, test_options, test_environment, test_refusals,
+def test_events():
+    done = outrider("run", "-p", ONCE, "-n", "24", "--temp", "0", "--jsonl", "--logprobs", "2")
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    plain = outrider("run", "-p", ONCE, "-n", "24", "--temp", "0").stdout
+    rounds = [e for e in events if e["event"] == "tokens"]
+    check("--jsonl streams the text", "".join(e["text"] for e in rounds) == plain, events[:2])
+    check("with who wrote each token", all(len(e["tokens"]) == len(e["sources"]) == len(e["logprobs"])
+          and e["sources"][-1] == "verifier" for e in rounds) and any("draft" in e["sources"] for e in rounds), rounds)
+    check("and ends with the numbers", events[-1]["event"] == "end" and events[-1]["n_predict"] == 24, events[-1])
+    tops = [p["top"] for e in rounds for p in e["logprobs"]]
+    check("--logprobs gives the likeliest", all(len(t) == 2 and t[0]["logprob"] >= t[1]["logprob"] for t in tops), tops[:1])
+    refused("--logprobs alone", 2, "run", "-p", "x", "--logprobs", "2", says=["--json"])
+    prefixed = result("-n", "4", "--temp", "0", "--in-prefix", "Once upon", "-p", " time", stdin=" a")
+    check("--in-prefix stands in front", prefixed["text"] == result("-n", "4", "--temp", "0", "-p", "Once upon a time")["text"])
+
+
+def test_held_back():
+    child = subprocess.Popen([OUTRIDER, "run", "-p", ONCE, "--temp", "0", "--ignore-eos", "-n", "1500", "--stop",
+                              outrider("run", "-p", ONCE, "--temp", "0", "-n", "300", "--ignore-eos").stdout + "NOT THIS"],
+                             stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, env=PLAIN_ENV,
+                             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
+    time.sleep(0.4)
+    child.send_signal(signal.SIGINT)
+    text, said = child.communicate(timeout=60)
+    good = child.returncode == 130 and text or child.returncode in (-signal.SIGINT, 0)  # too early, or too late
+    check("Ctrl-C keeps what a stop string held back", good, (child.returncode, text, said))
+
+
+def test_config_file():
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/config"
+        open(path, "w").write("# mine\ntemp = 0.25\ntop-k = 3\n[chat]\ntop-p = 0.5\n")
+        shown = outrider("config", "--config", path, "--top-k", "9", env={"OUTRIDER_TEMP": "0.75"}).stdout
+        check("option, environment, file, model", re.search(r"^top-k = 9 +# command line$", shown, re.M)
+              and re.search(r"^temp = 0.75 +# OUTRIDER_TEMP$", shown, re.M), shown)
+        shown = outrider("config", "chat", "--config", path).stdout
+        check("a section is of one command", re.search(rf"^top-p = 0.5 +# {path}, line 5$", shown, re.M)
+              and re.search(rf"^temp = 0.25 +# {path}, line 2$", shown, re.M), shown)
+        for text, says in (("tmep = 1", "did you mean temp"), ("temp = hot", "line 1: temp"), ("temp", "NAME = VALUE"),
+                           ("[tale]", "no command"), ("help = on", "not for")):
+            open(path, "w").write(text + "\n")
+            refused(f"a bad line: {text}", 2, "run", "-p", "x", "--config", path, says=[says, path])
+        refused("a file that is not there", 1, "run", "-p", "x", "--config", f"{folder}/none", says=["none"])
+
+
+for test in (test_about, test_events, test_held_back, test_config_file, test_streams, test_timings, test_same_text, test_options, test_environment, test_refusals,
              test_not_numbers, test_prompts, test_output_errors, test_interrupt, test_bench, test_eval_and_inspect):
     test()
 raise SystemExit(failed > 0)
