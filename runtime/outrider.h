@@ -124,6 +124,23 @@ outrider_status outrider_engine_get_info(const outrider_engine *engine, outrider
 outrider_status outrider_inspect(const char *folder, const char *cache_type, const char *quant,
                                  outrider_model_info *info);
 
+/* ---- conversion ---- */
+
+typedef struct {
+    const char *model;  /* a folder with safetensors, or a GGUF model; named as in outrider_engine_options */
+    const char *output; /* NAME.gguf is made of a folder, a new folder of a GGUF model */
+    /* Element type of the matrices: "f32", "f16", "bf16", and to GGUF "q8_0", "q4_0", "q4_1", "q5_0", "q5_1",
+     * "q4_k", "q5_k", "q6_k". Embedding and head keep 8 bits under types of fewer; rows that are no whole
+     * blocks of a K type become q8_0, or bf16. */
+    const char *type;
+    void (*progress)(void *user, const char *stage, double share); /* may be NULL */
+    void *progress_user;
+} outrider_convert_options;
+
+/* Writes a model in the other form, with its tokenizer and chat template. What is written appears when it is
+ * complete; an output that exists is refused. */
+outrider_status outrider_convert(const outrider_convert_options *options);
+
 /* ---- settings of a session ---- */
 
 typedef enum {

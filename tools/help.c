@@ -15,6 +15,7 @@ const struct command_spec commands[] = {
      cmd_bench},
     {"eval", CMD_EVAL, "perplexity of a text under the verifier", cmd_eval},
     {"inspect", CMD_INSPECT, "say what a model is and what memory it needs", cmd_inspect},
+    {"convert", CMD_CONVERT, "write a folder as a GGUF file, or a GGUF file as a folder", cmd_convert},
 };
 const size_t n_commands = sizeof commands / sizeof commands[0];
 

@@ -12,7 +12,7 @@ static const char of_model[] = "the model's own";
 
 /* clang-format off */
 static const struct option_spec table[N_OPTIONS] = {
-    [OPT_MODEL] = {"model", "m", NULL, KIND_TEXT, CMD_ALL, "model", "MODEL",
+    [OPT_MODEL] = {"model", "m", NULL, KIND_TEXT, CMD_ALL | CMD_CONVERT, "model", "MODEL",
         .shown = "the shipped pair",
         .help = "the model that writes the text, the verifier: a folder, a GGUF file, or ORG/NAME in the local "
         "Hugging Face cache (ORG/NAME:Q4_K_M for one of several GGUF files)"},
@@ -105,6 +105,11 @@ static const struct option_spec table[N_OPTIONS] = {
         .shown = "eight built-in openings",
         .help = "prompts to go on from: a line {\"prompt\": \"...\"} each"},
 
+    [OPT_CONVERT_OUTPUT] = {"output", "o", NULL, KIND_TEXT, CMD_CONVERT, "output", "FILE",
+        .help = "what is written: NAME.gguf of a folder, or a new folder of a GGUF model"},
+    [OPT_CONVERT_TYPE] = {"type", NULL, "outtype", KIND_TEXT, CMD_CONVERT, "output", "TYPE", .initial = "bf16",
+        .help = "type of the matrices: f32, f16, bf16; in a GGUF file also q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, "
+        "q5_k, q6_k"},
     [OPT_OUTPUT] = {"output", "o", NULL, KIND_CHOICE, CMD_BENCH, "output", "md|csv|json|jsonl",
         .initial = "md", .help = "form of the result"},
     [OPT_JSON] = {"json", NULL, NULL, KIND_FLAG, CMD_RUN | CMD_EVAL | CMD_INSPECT, "output",
@@ -123,14 +128,14 @@ static const struct option_spec table[N_OPTIONS] = {
         .help = "a line on standard error for each measurement"},
     [OPT_COLOR] = {"color", NULL, NULL, KIND_CHOICE, CMD_LOADS, "output", "auto|on|off", .initial = "auto",
         .help = "auto: on a terminal, unless NO_COLOR is set"},
-    [OPT_SIMPLE_IO] = {"simple-io", NULL, NULL, KIND_FLAG, CMD_LOADS, "output",
+    [OPT_SIMPLE_IO] = {"simple-io", NULL, NULL, KIND_FLAG, CMD_LOADS | CMD_CONVERT, "output",
         .help = "no line editing, colour or progress bar"},
     [OPT_VERBOSE] = {"verbose", "v", NULL, KIND_FLAG, CMD_LOADS, "output",
         .help = "say more on standard error: device, cache, time of each part"},
-    [OPT_CONFIG] = {"config", NULL, NULL, KIND_TEXT, CMD_ALL, "output", "FILE",
+    [OPT_CONFIG] = {"config", NULL, NULL, KIND_TEXT, CMD_ALL | CMD_CONVERT, "output", "FILE",
         .shown = "outrider/config in $XDG_CONFIG_HOME or ~/.config",
         .help = "file with a line NAME = VALUE for each option to set; /dev/null for none"},
-    [OPT_HELP] = {"help", "h", NULL, KIND_FLAG, CMD_ALL, "output",
+    [OPT_HELP] = {"help", "h", NULL, KIND_FLAG, CMD_ALL | CMD_CONVERT, "output",
         .help = "this help; --help=WORD shows the options that mention WORD"},
 };
 /* clang-format on */

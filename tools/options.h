@@ -20,7 +20,8 @@ enum command {
     CMD_BENCH = 4,
     CMD_EVAL = 8,
     CMD_INSPECT = 16,
-    CMD_ALL = 31,
+    CMD_ALL = 31,     /* those that run or describe a model */
+    CMD_CONVERT = 32,
 };
 
 enum option_id {
@@ -61,6 +62,8 @@ enum option_id {
     OPT_BENCH_DRAFT_N_MAX,
     OPT_BENCH_REPETITIONS,
     OPT_BENCH_PROMPTS,
+    OPT_CONVERT_OUTPUT,
+    OPT_CONVERT_TYPE,
     OPT_OUTPUT,
     OPT_JSON,
     OPT_JSONL,

@@ -19,6 +19,7 @@ int cmd_chat(struct options *options);
 int cmd_bench(struct options *options);
 int cmd_eval(struct options *options);
 int cmd_inspect(struct options *options);
+int cmd_convert(struct options *options);
 
 /* "outrider: error: ..." on standard error, control characters shown as '?'. Returns `code`. */
 int complain(int code, const char *format, ...) __attribute__((format(printf, 2, 3), cold));

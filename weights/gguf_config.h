@@ -10,6 +10,16 @@
  * it checks those of a folder. */
 outrider_status gguf_config(const struct gguf *g, json_t **config, json_t **generation);
 
+/* The files of the model's tokenizer (gguf_tokenizer.c): tokenizer_config.json, and either tokenizer.model or
+ * tokenizer.json. */
+struct tokenizer_files {
+    json_t *config, *json;
+    unsigned char *model;
+    size_t model_bytes;
+};
+outrider_status gguf_tokenizer(const struct gguf *g, struct tokenizer_files *out);
+void tokenizer_files_free(struct tokenizer_files *files);
+
 /* model_type of Hugging Face for a general.architecture, and back; NULL when the family is not known. */
 const char *gguf_model_type(struct gguf_string architecture);
 const char *gguf_architecture(const char *model_type);

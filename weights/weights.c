@@ -175,8 +175,8 @@ static outrider_status open_single(const char *dir, bool *found, struct weights 
 static outrider_status pair_rows(const struct gguf *g, bool keys, struct tensor *t) {
     int64_t heads = 0, rows = t->shape[0];
     if (t->n_dims > 2 || (t->n_dims == 1 && dtype_is_quantized(t->dtype)))
-        return fail(OUTRIDER_EMODEL, "%s: tensor \"%s\": neither a matrix nor a vector of single numbers", t->file,
-                    t->name);
+        return fail(OUTRIDER_EMODEL, "%s: tensor \"%s\": neither a matrix nor a vector of single numbers",
+                    t->file, t->name);
     TRY(gguf_int(g, "llama.attention.head_count", 1, INT32_MAX, &heads));
     if (keys) TRY(gguf_int(g, "llama.attention.head_count_kv", 1, INT32_MAX, &heads));
     if (heads == 0 || rows % heads != 0 || rows / heads % 2 != 0 || rows / heads > INT32_MAX)
@@ -192,6 +192,7 @@ static outrider_status add_renamed(struct weights *w, const struct naming *namin
     char name[NAMES_MAX];
     bool keys;
     struct tensor t = *from;
+    if (strncmp(from->name, "rope_", 5) == 0) return OUTRIDER_OK; /* gguf_config.c has made numbers of them */
     name_to_hf(naming, from->name, name);
     if (name_has_pairs(naming, name, &keys)) TRY(pair_rows(w->gguf, keys, &t));
     t.name = name;

@@ -1,0 +1,148 @@
+/* Writer of GGUF files; see gguf_write.h. */
+#include "weights/gguf_write.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "runtime/status.h"
+
+enum { ALIGNMENT = 32 };
+
+/* ---- files ---- */
+
+static outrider_status fail_write(const struct new_file *f) {
+    return fail(OUTRIDER_EFAIL, "%s: %s", f->temporary ? f->temporary : f->path, strerror(errno));
+}
+
+outrider_status new_file_open(const char *path, struct new_file *f) {
+    *f = (struct new_file){.path = strdup(path)};
+    if (!f->path || asprintf(&f->temporary, "%s.%ld.tmp", path, (long)getpid()) < 0) {
+        f->temporary = NULL;
+        return fail_memory("a path", strlen(path));
+    }
+    f->out = fopen(f->temporary, "wbxe");
+    return f->out ? OUTRIDER_OK : fail_write(f);
+}
+
+outrider_status new_file_write(struct new_file *f, const void *data, size_t bytes) {
+    return bytes == 0 || fwrite(data, 1, bytes, f->out) == bytes ? OUTRIDER_OK : fail_write(f);
+}
+
+outrider_status new_file_finish(struct new_file *f) {
+    if (fflush(f->out) || fsync(fileno(f->out))) return fail_write(f);
+    FILE *out = f->out;
+    f->out = NULL;
+    if (fclose(out) || rename(f->temporary, f->path)) return fail_write(f);
+    free(f->temporary);
+    f->temporary = NULL;
+    return OUTRIDER_OK;
+}
+
+void new_file_drop(struct new_file *f) {
+    if (f->out) fclose(f->out);
+    if (f->temporary) unlink(f->temporary);
+    free(f->temporary);
+    free(f->path);
+    *f = (struct new_file){0};
+}
+
+/* ---- header ---- */
+
+void gguf_put_element(struct gguf_header *h, const void *value, size_t bytes) {
+    if (h->failed) return;
+    if (bytes > h->room - h->n) {
+        size_t room = 2 * (h->n + bytes) + 1024;
+        unsigned char *data = realloc(h->data, room);
+        if (!data) {
+            h->failed = true;
+            return;
+        }
+        h->data = data;
+        h->room = room;
+    }
+    if (bytes > 0) memcpy(h->data + h->n, value, bytes);
+    h->n += bytes;
+}
+
+static void put_u32(struct gguf_header *h, uint32_t value) {
+    gguf_put_element(h, &value, sizeof value);
+}
+static void put_u64(struct gguf_header *h, uint64_t value) {
+    gguf_put_element(h, &value, sizeof value);
+}
+
+void gguf_put_string(struct gguf_header *h, const char *text, size_t bytes) {
+    put_u64(h, bytes);
+    gguf_put_element(h, text, bytes);
+}
+
+static void put_key(struct gguf_header *h, const char *key, enum gguf_type type) {
+    gguf_put_string(h, key, strlen(key));
+    put_u32(h, type);
+    h->n_values++;
+}
+
+void gguf_put_int(struct gguf_header *h, const char *key, enum gguf_type type, int64_t value) {
+    put_key(h, key, type);
+    gguf_put_element(h, &value, type == GGUF_UINT16 ? 2 : type == GGUF_UINT64 ? 8 : 4);
+}
+
+void gguf_put_float(struct gguf_header *h, const char *key, float value) {
+    put_key(h, key, GGUF_FLOAT32);
+    gguf_put_element(h, &value, sizeof value);
+}
+
+void gguf_put_bool(struct gguf_header *h, const char *key, bool value) {
+    put_key(h, key, GGUF_BOOL);
+    gguf_put_element(h, value ? "\1" : "\0", 1);
+}
+
+void gguf_put_text(struct gguf_header *h, const char *key, const char *text, size_t bytes) {
+    put_key(h, key, GGUF_STRING);
+    gguf_put_string(h, text, bytes);
+}
+
+void gguf_put_array(struct gguf_header *h, const char *key, enum gguf_type type, size_t n) {
+    put_key(h, key, GGUF_ARRAY);
+    put_u32(h, type);
+    put_u64(h, n);
+}
+
+static uint32_t file_type(enum dtype t) {
+    static const uint32_t types[DTYPES] = {0, 1, 30, 8, 2, 3, 6, 7, 12, 13, 14};
+    return types[t];
+}
+
+void gguf_put_tensor(struct gguf_header *h, const char *name, enum dtype dtype, int32_t n_dims,
+                     const int64_t *shape, size_t bytes) {
+    gguf_put_string(h, name, strlen(name));
+    put_u32(h, (uint32_t)n_dims);
+    for (int32_t i = n_dims; i-- > 0;) put_u64(h, (uint64_t)shape[i]);
+    put_u32(h, file_type(dtype));
+    put_u64(h, h->offset);
+    h->n_tensors++;
+    h->offset += (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT;
+}
+
+outrider_status gguf_write_header(const struct gguf_header *h, struct new_file *f) {
+    const uint32_t version = 3;
+    if (h->failed) return fail_memory("a GGUF header", h->n);
+    TRY(new_file_write(f, "GGUF", 4));
+    TRY(new_file_write(f, &version, sizeof version));
+    TRY(new_file_write(f, &h->n_tensors, sizeof h->n_tensors));
+    TRY(new_file_write(f, &h->n_values, sizeof h->n_values));
+    TRY(new_file_write(f, h->data, h->n));
+    return gguf_write_padding(f, 24 + h->n);
+}
+
+outrider_status gguf_write_padding(struct new_file *f, size_t bytes) {
+    static const char zeros[ALIGNMENT];
+    return new_file_write(f, zeros, (ALIGNMENT - bytes % ALIGNMENT) % ALIGNMENT);
+}
+
+void gguf_header_free(struct gguf_header *h) {
+    free(h->data);
+    *h = (struct gguf_header){0};
+}
