@@ -167,12 +167,11 @@ static outrider_status bind_quantized(struct model *m, const struct tensor *t, e
 }
 
 /* Rows `first`.. of a tensor with `all` rows, as if they were a tensor of their own. */
-static outrider_status bind_rows(struct model *m, const char *name, enum use use, int32_t all, int32_t first,
-                                 int32_t n, int32_t k, struct matrix *out) {
+static outrider_status bind_rows(struct model *m, const char *name, enum dtype type, int32_t all,
+                                 int32_t first, int32_t n, int32_t k, struct matrix *out) {
     const struct tensor *t;
     const void *rows;
     TRY(find_tensor(m->weights, name, all, k, &t));
-    const enum dtype type = bind_type(use, m->quant, t->dtype, k);
     struct tensor view = *t;
     view.data = (const char *)t->data + (size_t)first * dtype_row_bytes(t->dtype, (size_t)k);
     view.shape[0] = n;
@@ -185,7 +184,9 @@ static outrider_status bind_rows(struct model *m, const char *name, enum use use
 
 static outrider_status bind_matrix(struct model *m, const char *name, enum use use, int32_t n, int32_t k,
                                    struct matrix *out) {
-    return bind_rows(m, name, use, n, 0, n, k, out);
+    const struct tensor *t;
+    TRY(find_tensor(m->weights, name, n, k, &t));
+    return bind_rows(m, name, bind_type(use, m->quant, t->dtype, k), n, 0, n, k, out);
 }
 
 /* Elements first.. of a vector of `all`, which the first to come makes. Vectors are few and small: they are
@@ -210,14 +211,45 @@ static float norm_plus(const struct model *m) {
 
 /* ---- a layer ---- */
 
+struct name {
+    char text[96];
+};
+
+static struct name name_of(const struct part *p, int32_t index) {
+    struct name name;
+    snprintf(name.text, sizeof name.text, "model.layers.%d.%s", index, p->name);
+    return name;
+}
+
+static bool is_mlp(const struct part *p) {
+    return strncmp(p->name, "mlp.", 4) == 0;
+}
+
+/* The type of p's matrix. The products of a block hand their rows on to each other and compute in one type:
+ * where block types are mixed, as files of 4 and 5 bits do, all of them are held in bf16. */
+static enum dtype type_of_part(const struct model *m, int32_t index, const struct part *p) {
+    enum dtype own = DTYPE_BF16;
+    bool mixed = false, blocks = false;
+    for (size_t i = 0, n = 0; i < PARTS; i++) {
+        if (parts[i].kind != MATRIX || is_mlp(&parts[i]) != is_mlp(p)) continue;
+        const struct tensor *t = weights_find(m->weights, name_of(&parts[i], index).text);
+        if (!t || t->n_dims != 2) continue; /* of another family, or about to be refused */
+        const enum dtype type = bind_type(LAYER, m->quant, t->dtype, t->shape[1]);
+        mixed |= n++ > 0 && type != own;
+        blocks |= dtype_is_quantized(type) || dtype_is_quantized(t->dtype);
+        if (!mixed || strcmp(parts[i].name, p->name) == 0) own = type;
+    }
+    return mixed && blocks ? DTYPE_BF16 : own;
+}
+
 static outrider_status bind_part(struct model *m, int32_t index, const struct part *p) {
     const struct model_config *c = &m->config;
     void *to = (char *)&m->layers[index] + p->at;
-    char name[96];
-    snprintf(name, sizeof name, "model.layers.%d.%s", index, p->name);
+    const struct name name = name_of(p, index);
     const int32_t all = size_of(c, p->of), first = size_of(c, p->from), n = size_of(c, p->rows);
-    if (p->kind == MATRIX) return bind_rows(m, name, LAYER, all, first, n, size_of(c, p->cols), to);
-    return bind_vector(m, name, p->kind == NORM ? norm_plus(m) : 0, all, first, n, to);
+    if (p->kind == MATRIX)
+        return bind_rows(m, name.text, type_of_part(m, index, p), all, first, n, size_of(c, p->cols), to);
+    return bind_vector(m, name.text, p->kind == NORM ? norm_plus(m) : 0, all, first, n, to);
 }
 
 static outrider_status bind_layer(struct model *m, int32_t index) {

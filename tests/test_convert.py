@@ -79,6 +79,13 @@ def types(folder):
         check(f"{kind} writes text", answer.returncode == 0 and answer.stdout, answer.stderr)
 
 
+def mixed(folder):
+    """Of the verifier's rows only those of down are whole blocks of 256: its MLP mixes q8_0 and q4_k."""
+    done = convert(VERIFIER, f"{folder}/mixed.gguf", "--type", "q4_k")
+    answer = outrider("run", "-m", f"{folder}/mixed.gguf", "-p", "Once", "-n", "8", "--temp", "0")
+    check("a layer of mixed types writes text", done.returncode == answer.returncode == 0, done.stderr + answer.stderr)
+
+
 def refusals(folder, gguf):
     cases = [("an output that exists", 2, (VERIFIER, gguf)),
              ("an unknown type", 2, (VERIFIER, f"{folder}/x.gguf", "--type", "q3_k")),
@@ -99,6 +106,7 @@ def main():
     with tempfile.TemporaryDirectory() as folder:
         gguf = round_trip(folder)
         types(folder)
+        mixed(folder)
         refusals(folder, gguf)
     sys.exit(0 if fine else 1)
 
