@@ -1,12 +1,15 @@
 /* Opens what a pair needs and owns it: backend, both models, tokenizer, page cache; and the calls of the
  * public API that concern the engine rather than a session. */
 #include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/engine.h"
 #include "runtime/status.h"
+#include "weights/gguf.h"
 #include "weights/hub.h"
+#include "weights/source.h"
 
 const char *outrider_version(void) {
     return OUTRIDER_VERSION;
@@ -275,6 +278,30 @@ outrider_status outrider_inspect(const char *model, const char *cache, const cha
     char *path;
     TRY(hub_resolve(model, &path));
     outrider_status status = model_inspect(path, type, quant, info);
+    free(path);
+    return status;
+}
+
+outrider_status outrider_inspect_metadata(const char *model,
+                                          void (*entry)(void *user, const char *key, const char *value),
+                                          void *user) {
+    enum { SHOWN = 200 };
+    char *path = NULL, *file = NULL, key[128], value[SHOWN];
+    struct gguf *g = NULL;
+    outrider_status status;
+    TRY_GOTO(done, hub_resolve(model, &path));
+    TRY_GOTO(done, source_gguf(path, &file));
+    if (file) TRY_GOTO(done, gguf_open(file, &g));
+    for (size_t i = 0; g && i < gguf_count(g); i++) {
+        const struct gguf_value *v = gguf_at(g, i);
+        snprintf(key, sizeof key, "%.*s", (int)(v->key.bytes < sizeof key ? v->key.bytes : sizeof key),
+                 v->key.at);
+        gguf_show(v, value, sizeof value);
+        entry(user, key, value);
+    }
+done:
+    gguf_close(g);
+    free(file);
     free(path);
     return status;
 }

@@ -193,6 +193,14 @@ static uint64_t held_bytes(const struct tensor *t, enum use use, enum quant quan
            dtype_bytes(type);
 }
 
+static void count_type(const struct tensor *t, outrider_model_info *info) {
+    int32_t i = 0;
+    while (i < info->n_types && strcmp(info->types[i].dtype, dtype_name(t->dtype)) != 0) i++;
+    if (i == info->n_types) snprintf(info->types[info->n_types++].dtype, 8, "%s", dtype_name(t->dtype));
+    info->types[i].tensors++;
+    info->types[i].bytes += t->bytes;
+}
+
 /* Sizes in memory and of what a token reads. */
 static void describe_sizes(const struct model_config *c, const struct weights *w, enum quant quant,
                            outrider_model_info *info) {
@@ -200,6 +208,7 @@ static void describe_sizes(const struct model_config *c, const struct weights *w
         const struct tensor *t = weights_at(w, i);
         const enum use use = bind_use(t);
         const uint64_t bytes = held_bytes(t, use, quant);
+        count_type(t, info);
         info->parameters += t->bytes / dtype_bytes(t->dtype) * dtype_block(t->dtype);
         info->memory_bytes += bytes;
         if (use != EMBEDDING) info->streamed_bytes += bytes;

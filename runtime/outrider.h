@@ -88,6 +88,8 @@ outrider_engine_options outrider_engine_defaults(void);
 outrider_status outrider_engine_open(const outrider_engine_options *options, outrider_engine **out);
 void outrider_engine_close(outrider_engine *engine);
 
+enum { OUTRIDER_MAX_TYPES = 12 };
+
 /* What a loaded model is. */
 typedef struct {
     char model_type[32];
@@ -99,6 +101,12 @@ typedef struct {
     uint64_t memory_bytes;   /* of the weights as they are held; what is used as the file has it is mapped */
     uint64_t streamed_bytes; /* read for one token: all but the gathered embedding */
     uint64_t cache_bytes_per_token;
+    struct {
+        char dtype[8];
+        int32_t tensors;
+        uint64_t bytes;
+    } types[OUTRIDER_MAX_TYPES]; /* of the tensors in the files: those that occur, n_types of them */
+    int32_t n_types;
 } outrider_model_info;
 
 typedef enum {
@@ -123,6 +131,11 @@ outrider_status outrider_engine_get_info(const outrider_engine *engine, outrider
  */
 outrider_status outrider_inspect(const char *folder, const char *cache_type, const char *quant,
                                  outrider_model_info *info);
+/* Calls `entry` for each entry of a GGUF model's metadata, in the order of keys: the value as text, long ones cut
+ * with "...", arrays as their length. A folder has none. */
+outrider_status outrider_inspect_metadata(const char *model,
+                                          void (*entry)(void *user, const char *key, const char *value), void *user);
+
 
 /* ---- conversion ---- */
 

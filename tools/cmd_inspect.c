@@ -23,7 +23,41 @@ static void print_model(const char *role, const char *folder, const outrider_mod
     printf("  parameters  %.1f million\n", (double)m->parameters / 1e6);
     printf("  weights     %.1f MiB in the files, %.1f MiB in memory, %.1f MiB read for each token\n",
            (double)m->weight_bytes / MIB, (double)m->memory_bytes / MIB, (double)m->streamed_bytes / MIB);
+    for (int32_t i = 0; i < m->n_types; i++)
+        printf("  %s %d tensors of %s, %.1f MiB\n", i == 0 ? "types      " : "           ",
+               m->types[i].tensors, m->types[i].dtype, (double)m->types[i].bytes / MIB);
     printf("  cache       %llu bytes a token\n", (unsigned long long)m->cache_bytes_per_token);
+}
+
+static void print_entry(void *user, const char *key, const char *value) {
+    bool *begun = user;
+    printf("  %s %s = %s\n", *begun ? "           " : "metadata   ", key, value);
+    *begun = true;
+}
+
+static int print_metadata(const char *model) {
+    bool begun = false;
+    return tell(outrider_inspect_metadata(model, print_entry, &begun));
+}
+
+static void add_entry(void *user, const char *key, const char *value) {
+    json_object_set_new(user, key, json_text(value, strlen(value)));
+}
+
+/* The tensors' types, and the metadata where there are some. */
+static int add_contents(json_t *model, const char *name, const outrider_model_info *m) {
+    json_t *types = json_object(), *metadata = json_object();
+    for (int32_t i = 0; i < m->n_types; i++)
+        json_object_set_new(
+            types, m->types[i].dtype,
+            json_pack("{s:i, s:I}", "tensors", m->types[i].tensors, "bytes", (json_int_t)m->types[i].bytes));
+    json_object_set_new(model, "types", types);
+    int code = tell(outrider_inspect_metadata(name, add_entry, metadata));
+    if (json_object_size(metadata))
+        json_object_set_new(model, "metadata", metadata);
+    else
+        json_decref(metadata);
+    return code;
 }
 
 static json_t *model_json(const char *folder, const outrider_model_info *m) {
@@ -62,7 +96,16 @@ static int write_inspection(const struct pair *pair, const outrider_model_info *
                                "ctx_size", (json_int_t)need->ctx_size, "need_weight_bytes",
                                (json_int_t)need->weights, "need_cache_bytes", (json_int_t)need->cache,
                                "need_bytes", (json_int_t)(need->weights + need->cache));
-    if (result && pair->draft[0]) json_object_set_new(result, "draft", model_json(pair->draft, d));
+    if (!result) return complain_memory();
+    int code = add_contents(json_object_get(result, "verifier"), pair->model, v);
+    if (pair->draft[0]) {
+        json_object_set_new(result, "draft", model_json(pair->draft, d));
+        if (!code) code = add_contents(json_object_get(result, "draft"), pair->draft, d);
+    }
+    if (code) {
+        json_decref(result);
+        return code;
+    }
     return write_json(stdout, result, JSON_INDENT(2));
 }
 
@@ -77,7 +120,11 @@ int cmd_inspect(struct options *o) {
     struct need need = pair_need(o, &verifier, &draft);
     if (o->values[OPT_JSON].integer) return write_inspection(&pair, &verifier, &draft, &need);
     print_model("verifier", pair.model, &verifier);
-    if (pair.draft[0]) print_model("draft", pair.draft, &draft);
+    CHECK(print_metadata(pair.model));
+    if (pair.draft[0]) {
+        print_model("draft", pair.draft, &draft);
+        CHECK(print_metadata(pair.draft));
+    }
     printf("memory for a context of %lld tokens: %.1f MiB of weights and %.1f MiB of cache\n",
            (long long)need.ctx_size, (double)need.weights / MIB, (double)need.cache / MIB);
     if (need.known > need.ctx_size)

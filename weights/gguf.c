@@ -585,3 +585,36 @@ struct gguf_string gguf_next_string(struct gguf_value *v) {
     v->at += sizeof n + (size_t)n;
     return s;
 }
+
+/* ---- for people ---- */
+
+static void show_string(struct gguf_string s, char *out, size_t size) {
+    size_t n = s.bytes < size ? s.bytes : size - 1;
+    for (size_t i = 0; i < n; i++) out[i] = (unsigned char)s.at[i] < ' ' || s.at[i] == 0x7f ? ' ' : s.at[i];
+    out[n] = '\0';
+    if (n == s.bytes || size < 8) return;
+    for (n -= 3; n > 0 && ((unsigned char)out[n] & 0xc0) == 0x80;) n--; /* not within a character */
+    memcpy(out + n, "...", 4);
+}
+
+void gguf_show(const struct gguf_value *v, char *out, size_t size) {
+    struct gguf_value copy = *v;
+    float f;
+    double d;
+    if (v->is_array) {
+        snprintf(out, size, "array of %zu %s", v->n,
+                 v->type == GGUF_STRING ? "strings" : types[v->type].name);
+    } else if (v->type == GGUF_STRING) {
+        show_string(gguf_next_string(&copy), out, size);
+    } else if (v->type == GGUF_FLOAT32) {
+        memcpy(&f, v->at, sizeof f);
+        snprintf(out, size, "%g", (double)f);
+    } else if (v->type == GGUF_FLOAT64) {
+        memcpy(&d, v->at, sizeof d);
+        snprintf(out, size, "%g", d);
+    } else if (v->type == GGUF_BOOL) {
+        snprintf(out, size, "%s", *v->at ? "true" : "false");
+    } else {
+        snprintf(out, size, "%lld", (long long)int_of(v->type, v->at));
+    }
+}
