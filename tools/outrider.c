@@ -67,6 +67,7 @@ int main(int argc, char **argv) {
     /* a reader that leaves ends us quietly, even where the parent ignores the signal */
     signal(SIGPIPE, SIG_DFL);
     interrupts_watch(1);
+    lost_files_watch();
     if (argc < 2) {
         help_program(stderr);
         return OUTRIDER_EINVAL;

@@ -33,4 +33,7 @@ void progress_end(struct progress *p);
 void interrupts_watch(int leave_at);
 int interrupts_seen(void);
 
+/* lost_file.c: a model file that shrinks while it is in use ends the program with a line and OUTRIDER_EMODEL. */
+void lost_files_watch(void);
+
 #endif

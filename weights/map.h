@@ -1,9 +1,8 @@
 /* A file of a model folder, mapped read-only.
  *
  * Only regular files are mapped, through symlinks if need be; a directory, FIFO or device in a file's place
- * is refused without waiting on it. A file that shrinks while it is mapped still ends the process by SIGBUS:
- * model files are replaced by renaming, not by writing over them, and a library has no business with signal
- * handlers.
+ * is refused without waiting on it. A file that shrinks while it is mapped is a SIGBUS to who reads it: a
+ * library has no business with signal handlers, so the command line installs one (tools/lost_file.c).
  */
 #ifndef OUTRIDER_MAP_H
 #define OUTRIDER_MAP_H
