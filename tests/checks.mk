@@ -1,8 +1,33 @@
 # The tests that take longer, and those with other tools. Each builds in a folder of its own.
-.PHONY: asan fuzz fuzzers
+.PHONY: asan tsan valgrind coverage endurance fuzz fuzzers
 
 asan:
 	$(MAKE) test BUILD=build/asan CUDA=0 SANITIZE=address,undefined
+
+# The engine's and the workers' threads under ThreadSanitizer; texts of the tiny model, so that it takes minutes.
+tsan:
+	$(MAKE) threads BUILD=build/tsan CUDA=0 SANITIZE=thread MIMALLOC=0
+.PHONY: threads
+threads: $(BUILD)/tests/test_threads $(BUILD)/tests/tiny
+	BUILD=$(BUILD) $(BUILD)/tests/test_threads
+# Not all of the tests: what has memory to lose, on the tiny model. Valgrind knows no AVX-512.
+valgrind: $(BUILD)/tests/test_threads $(BUILD)/tests/test_weights $(BUILD)/tests/test_config $(BUILD)/tests/tiny
+	$(Q)tools/packages.sh valgrind
+	for test in threads weights config; do BUILD=$(BUILD) valgrind -q --error-exitcode=9 --leak-check=full \
+	    --errors-for-leak-kinds=definite $(BUILD)/tests/test_$$test || exit 1; done
+# Lines and branches of the readers, the acceptance rules, the cache and the sampler that `make test` reaches.
+coverage:
+	$(Q)tools/packages.sh gcovr
+	$(MAKE) test BUILD=build/coverage CUDA=0 MIMALLOC=0 OPT=-O1 ISA_FLAGS=-fno-profile-arcs SAN=--coverage
+	cd build/coverage && for kind in "" --branches; do gcovr $$kind --root ../.. --exclude-throw-branches \
+	    -f '../../weights/' -f '../../tokenizer/' -f '../../runtime/(accept|kv|sampler)\.c' .; done
+# Turns of chat and batched prompts, with stops and cancels: the same text, no page leaked, no memory grown.
+TURNS   ?= 10000
+PROMPTS ?= 100000
+endurance: $(BUILD)/tests/endurance $(BUILD)/tests/tiny
+	BUILD=$(BUILD) $(BUILD)/tests/endurance $(TURNS) $(PROMPTS)
+$(BUILD)/tests/endurance: $(BUILD)/tests/endurance.o $(BUILD)/liboutrider.a
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lstdc++
 
 # ---- what some tests need beside the library: the command line without its main, and the tiny model ----
 TOOLS_OBJ := $(filter-out $(BUILD)/tools/outrider.o,$(CLI_OBJ))
