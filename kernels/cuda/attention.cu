@@ -27,7 +27,7 @@ struct attend {
     const __half *q, *k, *v;
     void *attended;
     int32_t window; /* rows a cluster takes */
-    uint32_t sees;  /* positions a row sees, its own included: the sliding window, or more than there are */
+    int32_t sees;   /* positions a row sees, its own included: the sliding window, or more than there are */
     float scale;    /* of scores: plain only, elsewhere the queries have it */
     float softcap;  /* 0: none */
     bool wide;      /* attended is f32 */
@@ -127,8 +127,8 @@ __device__ void merge(const struct attend &p, struct tiles<D> &s, int row, int h
     }
 }
 
-/* One crew's vectors of one key head. */
-template <int D>
+/* One crew's vectors of one key head. SPECIAL: with a window or a cap on scores, which cost registers. */
+template <int D, bool SPECIAL>
 __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles<D> &s, int row, int kv,
                                             int head, int heads, bool first) {
     constexpr int CHUNKS = D / 32, COLUMNS = D / WARPS; /* columns of the output a warp makes */
@@ -137,7 +137,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
     const int span = span_of(p, last), spans = last / span + 1;
     const int end = min((int)blockIdx.z * span + span - 1, last) + 1;
     /* Pieces that no row of the crew sees any more would count for nothing; the others stay where they are. */
-    const int unseen = max(0, (int)(s.crew.first - p.sees) + 1) / PIECE * PIECE;
+    const int unseen = SPECIAL ? max(0, s.crew.first - p.sees + 1) / PIECE * PIECE : 0;
     const int begin = max((int)blockIdx.z * span, unseen);
     const bool idle = (int)blockIdx.z >= spans;
 
@@ -168,7 +168,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
                 copy_async(&s.v[j][d], vector_at(p.v, piece, j) + d, piece + j <= last);
         }
     };
-    if (!idle && begin < end) {
+    if (!idle && (!SPECIAL || begin < end)) {
         locate(begin);
         fetch(begin, begin, min(stable, last + 1));
     }
@@ -206,8 +206,10 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int position = piece + warp * 16 + n * 8 + t * 2 + i % 2;
-                if (p.softcap != 0) score[n][i] = p.softcap * tanhf(score[n][i] / p.softcap);
-                if ((uint32_t)((i < 2 ? sees0 : sees1) - position) >= p.sees) score[n][i] = -INFINITY;
+                const int last_seen = i < 2 ? sees0 : sees1;
+                if (SPECIAL && p.softcap != 0) score[n][i] = p.softcap * tanhf(score[n][i] / p.softcap);
+                if (position > last_seen || (SPECIAL && last_seen - position >= p.sees))
+                    score[n][i] = -INFINITY;
                 greatest[i / 2] = fmaxf(greatest[i / 2], score[n][i]);
             }
 #pragma unroll
@@ -291,7 +293,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
 
 /* Grid: windows of rows, groups of up to VECTORS query heads of a key head, spans. A cluster takes the crews
  * of its window one after the other: one, when the rows are of one sequence. */
-template <int D>
+template <int D, bool SPECIAL>
 __global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant__ struct attend p) {
     __shared__ __align__(128) struct tiles<D> s;
     const int per_kv = p.heads / p.kv_heads, group = min(per_kv, VECTORS),
@@ -308,7 +310,7 @@ __global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant_
         }
         __syncthreads();
         rows = s.crew.rows;
-        attend_crew<D>(p, s, row, kv, head, heads, row == first);
+        attend_crew<D, SPECIAL>(p, s, row, kv, head, heads, row == first);
     }
 }
 
@@ -326,7 +328,7 @@ __global__ void attend_plain(const __grid_constant__ struct attend p, const floa
 #pragma unroll
     for (int i = 0; i < MOST; i++)
         query[i] = lane + i * 32 < dim ? __ldcg(queries + vector + lane + i * 32) * p.scale : 0;
-    const int unseen = max(0, (int)(p.position[row] - p.sees) + 1);
+    const int unseen = max(0, p.position[row] - p.sees + 1);
     for (int position = unseen; position <= p.position[row]; position++) {
         const size_t at = (((size_t)pages[position / p.page_size] * p.kv_heads + kv) * p.page_size +
                            position % p.page_size) *
@@ -355,7 +357,8 @@ template <int D> void run_fast(struct backend *be, struct attend *p, int32_t max
     unsigned spans = 1;
     while (!p->whole && spans < ATTENTION_SPANS && max_position / PIECE >= (int)spans) spans *= 2;
     p->window = VECTORS / group;
-    launch_columns(be, "attention", attend_fast<D>,
+    const bool special = p->sees != INT_MAX || p->softcap != 0;
+    launch_columns(be, "attention", special ? attend_fast<D, true> : attend_fast<D, false>,
                    dim3(ceil_div(p->rows, p->window), p->kv_heads * ceil_div(per_kv, group), spans), THREADS,
                    *p);
 }
@@ -380,7 +383,7 @@ void cuda_attention(struct backend *be, const struct rows *rows, const struct at
     p.attended = attended;
     p.wide = b->q.dtype == DTYPE_F32 || b->q.dtype == DTYPE_F16;
     p.whole = rows->prefill;
-    p.sees = b->window ? b->window : 1u << 31;
+    p.sees = b->window ? b->window : INT_MAX;
     p.scale = b->scale;
     p.softcap = b->softcap;
     if (attention_is_fast(be, b, kv)) p.softcap *= 1.4426950408889634f; /* as the queries' scale */
