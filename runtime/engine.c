@@ -232,6 +232,10 @@ static outrider_status open_engine(const outrider_engine_options *o, outrider_en
                             .user = e};
     TRY_GOTO(cleanup, kv_create(&kv, &e->kv));
     TRY_GOTO(cleanup, batch_create(e, e->model[OUTRIDER_VERIFIER]->max_rows));
+    if (!(e->order = calloc((size_t)o->max_sessions, sizeof(outrider_session *)))) {
+        status = fail_memory("the order of sessions", (size_t)o->max_sessions * sizeof *e->order);
+        goto cleanup;
+    }
     *out = e;
     return OUTRIDER_OK;
 cleanup:
@@ -264,6 +268,7 @@ void outrider_engine_close(outrider_engine *e) {
     tokenizer_close(e->tokenizer);
     if (e->be) e->ops->close(e->be);
     free(e->cost_cache);
+    free(e->order);
     free(e);
 }
 

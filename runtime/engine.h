@@ -42,6 +42,8 @@ struct outrider_engine {
     struct costs costs;
     char *cost_cache;           /* folder of costs_file.c; NULL for none */
     outrider_session *sessions; /* all open ones, linked */
+    outrider_session **order;   /* [max_sessions] those of the round in progress, oldest first */
+    uint64_t clock;             /* counts answers and rounds: who is older, who rode last */
 };
 
 /* A turn of the conversation that chat templates need to know about. */
@@ -63,10 +65,13 @@ struct outrider_session {
     size_t
         *text_upto; /* bytes of the answer's text when the token was written; for tokens from `answer` on */
     int32_t n;
-    int32_t n_read; /* the first tokens, as far as the verifier read them as a prompt: what others may share.
-                       What it wrote came from another product, whose bits need not be the same */
-    int32_t answer; /* tokens before the answer in progress */
-    bool fresh;     /* nothing of the answer has been read yet */
+    int32_t n_read;  /* the first tokens, as far as the verifier read them as a prompt: what others may share.
+                        What it wrote came from another product, whose bits need not be the same */
+    int32_t n_known; /* the first tokens, as far as the verifier has ever read them */
+    uint64_t born, rode; /* engine's clock when the answer began, and in the last round */
+    bool admitted;       /* has a place in the cache, which only an older one can take */
+    int32_t answer;      /* tokens before the answer in progress */
+    bool fresh;          /* nothing of the answer has been read yet */
     outrider_stop state;
     outrider_stats stats;
 
@@ -140,7 +145,7 @@ void costs_save(const outrider_engine *e, int32_t n, const double *us, double dr
 void session_commit(outrider_session *s, int32_t token, outrider_source source);
 /* Room for the text of n more tokens, so that committing them cannot fail half-way. */
 outrider_status session_reserve_text(outrider_session *s, int32_t n);
-/* Takes over a prefix that another session has read into the cache, where one has. */
+/* Takes over a prefix that another session has read into the cache, where it is longer than its own. */
 void session_share_prefix(outrider_session *s);
 /* Begins a new answer behind the first n tokens, which are all the session has; with 0 it is as when opened.
  */
@@ -156,6 +161,14 @@ void logprobs_note(outrider_session *s, const float *logits, int32_t token);
 /* -- ngram.c -- */
 /* Proposes `limit` tokens after tokens[0..n), or 0 when its end has not occurred before. */
 int32_t ngram_propose(const int32_t *tokens, int32_t n, int32_t limit, int32_t *proposed);
+
+/* -- room.c: who has pages and who waits -- */
+/* Whether s may go on reading or writing in this round; `first`: it is the oldest of them. */
+bool room_admit(outrider_session *s, bool first);
+/* kv_reserve, which takes the pages of sessions that can wait; OUTRIDER_ENOMEM when s must wait itself. */
+outrider_status room_reserve(outrider_session *s, outrider_which which, int32_t n);
+/* engine_measure_costs, with pages got like that; costs.known stays false when there are none. */
+outrider_status room_measure(outrider_session *s);
 
 /* -- draft.c -- */
 /* Proposes s->k tokens for each session, which stand in order of falling k and whose rows are uploaded. */

@@ -153,6 +153,12 @@ int32_t kv_len(const struct kv *kv, int32_t slot, outrider_which model) {
 int32_t kv_pages_free(const struct kv *kv) {
     return kv->n_free;
 }
+int32_t kv_pages_held(const struct kv *kv, int32_t slot) {
+    return kv->seq[slot].pages;
+}
+int32_t kv_pages_for(const struct kv *kv, int32_t len) {
+    return pages_for(kv, len);
+}
 uint64_t kv_version(const struct kv *kv) {
     return kv->version;
 }

@@ -52,6 +52,8 @@ void kv_fork(struct kv *kv, int32_t from, int32_t to);
 
 int32_t kv_len(const struct kv *kv, int32_t slot, outrider_which model);
 int32_t kv_pages_free(const struct kv *kv);
+int32_t kv_pages_held(const struct kv *kv, int32_t slot); /* shared ones too */
+int32_t kv_pages_for(const struct kv *kv, int32_t len);
 
 /* The tables [slots][stride], and a counter that grows with every change to them. */
 const int32_t *kv_tables(const struct kv *kv, int32_t *stride);

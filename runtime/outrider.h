@@ -69,9 +69,9 @@ typedef struct {
     const char *device;     /* "auto", "cpu", "cpu:avx2" (an instruction set by name), "cuda", "cuda:1" */
     int32_t threads;        /* 0: one a core */
     int32_t ctx_size;       /* tokens a session can hold; 0: the models' own limit, at most 8192 */
-    int32_t max_sessions;   /* sessions that can hold cache pages at once */
-    int32_t cache_tokens;   /* tokens that the cache holds for all of them; 0: ctx_size for each. With less,
-                               a session that finds no page fails its round with OUTRIDER_ENOMEM */
+    int32_t max_sessions;   /* sessions that can be open at once */
+    int32_t cache_tokens;   /* tokens that the cache holds for all of them; 0: ctx_size for each. With less
+                               (at least one ctx_size), the youngest sessions wait: see outrider_round */
     int32_t page_size;      /* tokens a cache page: a power of two, 16 to 256 */
     const char *cache_type; /* "f16" or "f32" keys and values */
     /* Matrices in fewer bits, quantised as they are loaded: "q8", "q4", or "none" (as the files have them).
@@ -216,6 +216,7 @@ typedef enum {
     OUTRIDER_STOP_LENGTH,  /* n_predict tokens are written */
     OUTRIDER_STOP_CONTEXT, /* the context is full */
     OUTRIDER_STOP_CALLER,  /* outrider_session_end */
+    OUTRIDER_STOP_FAILED,  /* no token was possible: all were forbidden, or the logits are not numbers */
 } outrider_stop;
 const char *outrider_stop_name(outrider_stop stop);
 
@@ -236,8 +237,14 @@ outrider_status outrider_session_append_message(outrider_session *session, const
 
 /* One round over n different sessions of one engine; those that have stopped are left alone. A session that
  * still has prompt to read reads one chunk of it, so that a long prompt takes several rounds and the caller
- * stays in control. On failure no session's tokens change (of more than 64, some may have had their round).
- */
+ * stays in control. On failure no session's tokens change (of more than 64, some may have had their round),
+ * but for one case: where a session has no possible token, that session stops with OUTRIDER_STOP_FAILED, the
+ * others have their round, and OUTRIDER_EFAIL is returned this once.
+ *
+ * When the cache has too few pages for all, the sessions whose answer began last wait: their pages are freed,
+ * and what they held is read again when there is room. They are still OUTRIDER_RUNNING, and write the same
+ * text as if they had not waited. Sessions that do not ride in the round give their pages first. The oldest
+ * session of a round never waits. */
 outrider_status outrider_round(outrider_session *const *sessions, size_t n);
 
 outrider_stop outrider_session_stop(const outrider_session *session);
@@ -291,6 +298,7 @@ typedef struct {
     int32_t n_prompt;  /* prompt tokens read; those found in the cache are not counted here */
     int32_t n_cached;  /* prompt tokens found in the cache */
     int32_t n_read;    /* of n_prompt, read so far */
+    int32_t n_reread;  /* tokens read again after a wait for pages */
     int32_t n_predict; /* tokens written */
     double prompt_ms, predicted_ms;
     double plain_ms;            /* what plain decoding would have taken for n_predict, by the costs that the

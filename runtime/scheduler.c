@@ -16,27 +16,48 @@ static bool running(const outrider_session *s) {
     return s->state == OUTRIDER_RUNNING;
 }
 
-/* Reads one chunk of a prompt into the verifier's cache; *ready when only the last token is left. */
-static outrider_status read_prompt(outrider_session *s, bool *ready) {
+/* Whether the token at a place is read as one of a prompt: when the next one was not written after it. So
+ * what a waiting session lost is read again by the product that read it first. */
+static bool as_prompt_at(const outrider_session *s, int32_t i) {
+    return s->sources[i + 1] == OUTRIDER_BY_CALLER;
+}
+
+/* Where the next pass over unread tokens ends: at a border of prompts, or where another product goes on. */
+static int32_t chunk_end(const outrider_session *s, int32_t read) {
+    int32_t border = (read / PREFILL_CHUNK + 1) * PREFILL_CHUNK, end = border < s->n - 1 ? border : s->n - 1;
+    bool as_prompt = as_prompt_at(s, read);
+    if (!as_prompt && end > read + SCORE_CHUNK) end = read + SCORE_CHUNK;
+    int32_t same = read + 1;
+    while (same < end && as_prompt_at(s, same) == as_prompt) same++;
+    return same;
+}
+
+/* Reads one chunk of what the verifier's cache lacks; *ready when only the last token is left. Without room
+ * the session waits. */
+static outrider_status read_tokens(outrider_session *s, bool *ready) {
     outrider_engine *e = s->engine;
-    if (s->fresh) session_share_prefix(s);
-    s->fresh = false;
+    session_share_prefix(s);
     int32_t read = kv_len(e->kv, s->slot, OUTRIDER_VERIFIER);
     *ready = read == s->n - 1;
     if (*ready) return OUTRIDER_OK;
 
     double start = now_ms();
-    int32_t border = (read / PREFILL_CHUNK + 1) * PREFILL_CHUNK, end = border < s->n - 1 ? border : s->n - 1;
-    TRY(kv_reserve(e->kv, s->slot, OUTRIDER_VERIFIER, end - read));
+    bool as_prompt = as_prompt_at(s, read), again = read < s->n_known;
+    int32_t end = chunk_end(s, read);
+    if (again && end > s->n_known) end = s->n_known;
+    if (room_reserve(s, OUTRIDER_VERIFIER, end - read) != OUTRIDER_OK) return OUTRIDER_OK;
     batch_clear(e);
     for (int32_t i = read; i < end; i++) batch_add(e, s->slot, i, s->tokens[i]);
     batch_upload(e);
-    batch_pass(e, OUTRIDER_VERIFIER, 0, end - read, 0, true);
+    batch_pass(e, OUTRIDER_VERIFIER, 0, end - read, 0, as_prompt);
     TRY(e->ops->sync(e->be));
     kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, end - read);
-    if (s->n_read == read) s->n_read = end;
-    s->stats.n_read += end - read;
-    s->stats.prompt_ms += now_ms() - start;
+    if (again)
+        s->stats.n_reread += end - read;
+    else
+        s->stats.n_read += end - read, s->n_known = end;
+    if (s->n_read == read && as_prompt) s->n_read = end;
+    *(s->stats.n_predict > 0 ? &s->stats.predicted_ms : &s->stats.prompt_ms) += now_ms() - start;
     *ready = end == s->n - 1;
     return OUTRIDER_OK;
 }
@@ -64,7 +85,8 @@ static outrider_status choose_k(outrider_session *s, size_t sessions) {
         n_ngram = ngram_propose(s->tokens, s->n, limit, s->proposed);
     double gain = 1, gain_ngram = 1;
     if (automatic) {
-        if (model || n_ngram > 0) TRY(engine_measure_costs(e));
+        if (model || n_ngram > 0) TRY(room_measure(s));
+        if (!e->costs.known) return OUTRIDER_OK;
         if (model)
             k = controller_choose(&s->controller[0], &e->costs, (int32_t)sessions, limit, false, &gain);
         n_ngram =
@@ -80,14 +102,29 @@ static outrider_status choose_k(outrider_session *s, size_t sessions) {
     return OUTRIDER_OK;
 }
 
-/* Makes room in the cache for both models' parts of the round; a draft without room proposes nothing. */
-static outrider_status reserve(outrider_session *s) {
+/* Makes room in the cache for both models' parts of the round; a draft without room proposes nothing. False
+ * when the session must wait. */
+static bool reserve(outrider_session *s) {
     outrider_engine *e = s->engine;
     int32_t unread = s->n - 1 - kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
     if (uses_model(s) && kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, unread + s->k) != OUTRIDER_OK) s->k = 0;
-    TRY(kv_reserve(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1));
-    TRY(logprobs_reserve(s, s->k + 1));
-    return session_reserve_text(s, s->k + 1);
+    if (room_reserve(s, OUTRIDER_VERIFIER, s->k + 1) == OUTRIDER_OK) return true;
+    kv_truncate(e->kv, s->slot, s->n - 1);
+    return false;
+}
+
+/* Leaves in sessions[0..*n) those that have room; they stand oldest first, so that none takes the pages of
+ * one that was left in before. */
+static outrider_status reserve_all(outrider_session **sessions, size_t *n) {
+    size_t kept = 0;
+    for (size_t i = 0; i < *n; i++) {
+        outrider_session *s = sessions[i];
+        TRY(logprobs_reserve(s, s->k + 1));
+        TRY(session_reserve_text(s, s->k + 1));
+        if (s->admitted && reserve(s)) sessions[kept++] = s;
+    }
+    *n = kept;
+    return OUTRIDER_OK;
 }
 
 /* a before b: those whom the draft model serves first, then by falling k. */
@@ -160,21 +197,29 @@ static outrider_status judge(outrider_session *s, struct accepted *out) {
     if (sampler_is_argmax(&s->sampler)) {
         for (int32_t i = 0; i <= s->k; i++) picks[i] = batch_pick(e, s->row[i]);
         *out = accept_equal(s->k, s->proposed, picks);
-        for (int32_t i = 0; i <= out->n; i++)
-            if (no_token(e, s, i)) return sampler_fail_impossible();
+        for (int32_t i = 0; i <= out->n; i++) {
+            if (!no_token(e, s, i)) continue;
+            if (i == 0) return sampler_fail_impossible();
+            *out = (struct accepted){i - 1, picks[i - 1]};
+        }
         return OUTRIDER_OK;
     }
     size_t vocab = (size_t)e->model[OUTRIDER_VERIFIER]->config.vocab_size;
-    for (int32_t i = 0; i <= s->k; i++)
-        TRY(session_distribution(s, e->logits + (size_t)s->row[i] * vocab, i, &s->p[i]));
+    int32_t k = s->k;
+    for (int32_t i = 0; i <= k; i++) {
+        if (session_distribution(s, e->logits + (size_t)s->row[i] * vocab, i, &s->p[i]) == OUTRIDER_OK)
+            continue;
+        if (i == 0) return OUTRIDER_EFAIL;
+        k = i - 1; /* without a token after it, this proposal is not for this round to judge */
+    }
     if (set->accept == OUTRIDER_ACCEPT_COUPLED || set->temperature == 0) {
-        for (int32_t i = 0; i <= s->k; i++) picks[i] = sampler_gumbel_pick(set->seed, s->n + i, &s->p[i]);
-        *out = accept_equal(s->k, s->proposed, picks);
+        for (int32_t i = 0; i <= k; i++) picks[i] = sampler_gumbel_pick(set->seed, s->n + i, &s->p[i]);
+        *out = accept_equal(k, s->proposed, picks);
         return OUTRIDER_OK;
     }
     double u[OUTRIDER_MAX_DRAFT], last = rng_uniform(set->seed, RNG_FINAL, s->n, s->n);
-    for (int32_t i = 0; i < s->k; i++) u[i] = rng_uniform(set->seed, RNG_ACCEPT, s->n + i, s->n);
-    *out = (set->accept == OUTRIDER_ACCEPT_BLOCK ? accept_block : accept_rejection)(s->k, s->proposed, s->q,
+    for (int32_t i = 0; i < k; i++) u[i] = rng_uniform(set->seed, RNG_ACCEPT, s->n + i, s->n);
+    *out = (set->accept == OUTRIDER_ACCEPT_BLOCK ? accept_block : accept_rejection)(k, s->proposed, s->q,
                                                                                     s->p, u, last, e->dense);
     return OUTRIDER_OK;
 }
@@ -208,6 +253,7 @@ static int32_t commit(outrider_session *s, struct accepted a) {
     }
     count(&s->stats, s->k, written < a.n ? written : a.n); /* what lies behind the end is not counted */
     kv_truncate(s->engine->kv, s->slot, s->n - 1);
+    s->n_known = s->n - 1;
     return written;
 }
 
@@ -218,20 +264,22 @@ static double plain_share(const struct costs *c, size_t n, const outrider_sessio
     return costs_round(c, (int32_t)n, 0, false) / costs_round(c, (int32_t)n, first->k, first->by_ngram);
 }
 
-/* One round of sessions that are ready to write; their order may change. */
+/* One round of sessions that are ready to write, oldest first; their order may change. */
 static outrider_status write_tokens(outrider_engine *e, outrider_session **sessions, size_t n) {
     struct accepted judged[MAX_BATCH_SESSIONS];
     double start = now_ms();
     for (size_t i = 0; i < n; i++) TRY(choose_k(sessions[i], n));
-    for (size_t i = 0; i < n; i++) TRY(reserve(sessions[i]));
+    TRY(reserve_all(sessions, &n));
+    if (n == 0) return OUTRIDER_OK;
     lay_rows(e, sessions, n);
     TRY(draft_propose(e, sessions, n));
     double drafted = now_ms();
     TRY(verify(e, sessions, n));
     double verified = now_ms();
-    for (size_t i = 0; i < n; i++) TRY(judge(sessions[i], &judged[i]));
+    for (size_t i = 0; i < n; i++)
+        if (judge(sessions[i], &judged[i]) != OUTRIDER_OK) sessions[i]->state = OUTRIDER_STOP_FAILED;
     int32_t written[MAX_BATCH_SESSIONS];
-    for (size_t i = 0; i < n; i++) written[i] = commit(sessions[i], judged[i]);
+    for (size_t i = 0; i < n; i++) written[i] = running(sessions[i]) ? commit(sessions[i], judged[i]) : 0;
     double end = now_ms(), plain_ms = (end - start) * plain_share(&e->costs, n, sessions[0]);
     costs_observe(&e->costs, (int32_t)n, sessions[0]->k, sessions[0]->by_ngram, (end - start) * 1e3);
     for (size_t i = 0; i < n; i++) {
@@ -251,26 +299,53 @@ static outrider_status cut_back(outrider_session *const *sessions, size_t n, out
     return status;
 }
 
-outrider_status outrider_round(outrider_session *const *sessions, size_t n) {
-    outrider_session *ready[MAX_BATCH_SESSIONS];
-    size_t n_ready = 0;
-    for (size_t i = 0; i < n; i++) {
-        if (sessions[i]->engine != sessions[0]->engine)
-            return fail(OUTRIDER_EINVAL, "sessions of one round must share an engine");
-        if (running(sessions[i]) && sessions[i]->n == 0)
-            return fail(OUTRIDER_EINVAL, "nothing to go on from: the session is empty");
-    }
+/* Puts those that run into e->order, oldest first. */
+static outrider_status line_up(outrider_engine *e, outrider_session *const *sessions, size_t n,
+                               size_t *lined) {
+    size_t count = 0;
+    e->clock++;
     for (size_t i = 0; i < n; i++) {
         outrider_session *s = sessions[i];
-        bool is_ready;
+        if (s->engine != e) return fail(OUTRIDER_EINVAL, "sessions of one round must share an engine");
         if (!running(s)) continue;
-        TRY(cut_back(sessions, n, read_prompt(s, &is_ready)));
-        if (is_ready) ready[n_ready++] = s;
-        if (n_ready == MAX_BATCH_SESSIONS) {
-            TRY(cut_back(sessions, n, write_tokens(s->engine, ready, n_ready)));
-            n_ready = 0;
-        }
+        if (s->rode == e->clock) return fail(OUTRIDER_EINVAL, "a session is named twice in a round");
+        s->rode = e->clock;
+        if (s->n == 0) return fail(OUTRIDER_EINVAL, "nothing to go on from: the session is empty");
+        size_t j = count++;
+        for (; j > 0 && e->order[j - 1]->born > s->born; j--) e->order[j] = e->order[j - 1];
+        e->order[j] = s;
     }
-    if (n_ready > 0) return cut_back(sessions, n, write_tokens(ready[0]->engine, ready, n_ready));
+    *lined = count;
+    return OUTRIDER_OK;
+}
+
+/* The round of those in e->order. */
+static outrider_status ride(outrider_engine *e, size_t n) {
+    outrider_session *ready[MAX_BATCH_SESSIONS];
+    size_t n_ready = 0;
+    bool full = false; /* once one waits for a place, all younger ones do */
+    for (size_t i = 0; i < n; i++) {
+        outrider_session *s = e->order[i];
+        bool is_ready = false;
+        full |= !s->admitted && (full || !room_admit(s, i == 0));
+        if (!s->admitted) continue;
+        TRY(read_tokens(s, &is_ready));
+        if (is_ready) ready[n_ready++] = s;
+        if (n_ready < MAX_BATCH_SESSIONS) continue;
+        TRY(write_tokens(e, ready, n_ready));
+        n_ready = 0;
+    }
+    return n_ready > 0 ? write_tokens(e, ready, n_ready) : OUTRIDER_OK;
+}
+
+outrider_status outrider_round(outrider_session *const *sessions, size_t n) {
+    if (n == 0) return OUTRIDER_OK;
+    outrider_engine *e = sessions[0]->engine;
+    size_t lined;
+    TRY(line_up(e, sessions, n, &lined));
+    TRY(cut_back(sessions, n, ride(e, lined)));
+    for (size_t i = 0; i < lined; i++)
+        if (e->order[i]->state == OUTRIDER_STOP_FAILED)
+            return cut_back(sessions, n, sampler_fail_impossible());
     return OUTRIDER_OK;
 }

@@ -17,7 +17,7 @@ double now_ms(void) {
 }
 
 const char *outrider_stop_name(outrider_stop stop) {
-    static const char *const names[] = {"running", "eos", "stop", "length", "context", "interrupt"};
+    static const char *const names[] = {"running", "eos", "stop", "length", "context", "interrupt", "failed"};
     return (unsigned)stop < sizeof names / sizeof *names ? names[stop] : "unknown";
 }
 
@@ -116,6 +116,8 @@ outrider_status session_distribution(outrider_session *s, const float *logits, i
 static void begin_answer(outrider_session *s) {
     s->answer = s->n;
     s->fresh = true;
+    s->born = ++s->engine->clock;
+    s->admitted = false;
     s->state = s->n >= s->engine->ctx_size ? OUTRIDER_STOP_CONTEXT : OUTRIDER_RUNNING;
     s->stats = (outrider_stats){0};
     if (is_long_enough(s)) s->state = OUTRIDER_STOP_LENGTH;
@@ -342,6 +344,7 @@ outrider_status outrider_session_truncate(outrider_session *s, size_t n) {
     int32_t cached = n > 0 ? (int32_t)n - 1 : 0;
     kv_truncate(s->engine->kv, s->slot, cached);
     if (s->n_read > cached) s->n_read = cached;
+    if (s->n_known > cached) s->n_known = cached;
     begin_answer(s);
     return OUTRIDER_OK;
 }
@@ -361,6 +364,7 @@ outrider_status outrider_session_fork(const outrider_session *from, outrider_ses
     memcpy(s->sources, from->sources, (size_t)from->n);
     s->n = from->n;
     s->n_read = from->n_read;
+    s->n_known = from->n_known;
     kv_fork(from->engine->kv, from->slot, s->slot);
     begin_answer(s);
     *out = s;
@@ -370,28 +374,42 @@ cleanup:
     return status;
 }
 
+/* The session that has read most of s's first `limit` tokens as a prompt, if more than *len; and how many. */
+static const outrider_session *longest_reader(const outrider_session *s, int32_t limit, int32_t *len) {
+    const struct kv *kv = s->engine->kv;
+    const outrider_session *best = NULL;
+    for (const outrider_session *o = s->engine->sessions; o; o = o->next) {
+        int32_t most = kv_len(kv, o->slot, OUTRIDER_VERIFIER), same = 0;
+        if (o == s) continue;
+        if (most > o->n_read) most = o->n_read;
+        if (most > limit) most = limit;
+        while (same < most && s->tokens[same] == o->tokens[same]) same++;
+        if (same > *len) best = o, *len = same;
+    }
+    return best;
+}
+
 void session_share_prefix(outrider_session *s) {
     outrider_engine *e = s->engine;
-    int32_t had = kv_len(e->kv, s->slot, OUTRIDER_VERIFIER);
-    s->stats.n_cached = had;
-    s->stats.n_prompt = s->n - had;
-    if (had > 0) return;
-    const outrider_session *best = NULL;
-    int32_t best_len = e->options.page_size - 1; /* less than a page is sooner read than shared */
-    for (const outrider_session *o = e->sessions; o; o = o->next) {
-        int32_t len = o->n_read, same = 0;
-        if (o == s) continue;
-        if (len > s->n - 1) len = s->n - 1;
-        while (same < len && s->tokens[same] == o->tokens[same]) same++;
-        if (same > best_len) best = o, best_len = same;
-    }
-    if (!best) return;
+    int32_t had = kv_len(e->kv, s->slot, OUTRIDER_VERIFIER), limit = s->n - 1;
+    if (s->fresh) s->stats.n_cached = had, s->stats.n_prompt = s->n - had;
+    s->fresh = false;
+    if (had + e->options.page_size > limit) return; /* less than a page is sooner read than shared */
+    /* What it wrote itself it must read as it wrote it. */
+    for (int32_t i = 0; i < limit; i++)
+        if (s->sources[i + 1] != OUTRIDER_BY_CALLER) limit = i;
+    int32_t len = had + e->options.page_size - 1;
+    const outrider_session *from = longest_reader(s, limit, &len);
+    if (!from) return;
     kv_truncate(e->kv, s->slot, 0);
-    kv_fork(e->kv, best->slot, s->slot);
-    kv_truncate(e->kv, s->slot, best_len);
-    s->n_read = best_len;
-    s->stats.n_cached = best_len;
-    s->stats.n_prompt = s->n - best_len;
+    kv_fork(e->kv, from->slot, s->slot);
+    kv_truncate(e->kv, s->slot, len);
+    if (s->n_read < len) s->n_read = len;
+    if (len <= s->n_known) return;
+    int32_t found = len - (had > s->n_known ? had : s->n_known);
+    s->n_known = len;
+    s->stats.n_cached += found;
+    s->stats.n_prompt -= found;
 }
 
 /* ---- text out ---- */

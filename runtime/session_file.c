@@ -398,6 +398,7 @@ static outrider_status get_session(outrider_session *s, struct stream *f) {
     TRY(s->engine->ops->sync(s->engine->be));
     s->n = h.n;
     s->n_read = 0;
+    s->n_known = h.len[OUTRIDER_VERIFIER];
     s->turns_encoded = (size_t)h.turns_encoded;
     s->answer_open = h.answer_open;
     return OUTRIDER_OK;
