@@ -281,6 +281,41 @@ def test_bench():
     refused("more than the context holds", 2, "bench", "-p", "4096", says=["4096", "2048"])
 
 
+def test_batch():
+    """Many prompts at once: each writes what it writes alone, in the order of the file."""
+    lines = [{"prompt": ONCE, "n_predict": 9, "temperature": 0, "id": ["a", 1]},
+             {"prompt": ONCE + " he", "seed": 5, "temp": 0.9, "stop": ["the"], "spec_draft_n_max": 0},
+             {"prompt": "My father", "n_predict": 3, "temperature": 0, "logit_bias": ["5=-inf"]},
+             {"prompt": ONCE, "temperature": 0, "top_k": None}]
+    alone = [result("-p", ONCE, "-n", "9", "--temp", "0"),
+             result("-p", ONCE + " he", "-s", "5", "--temp", "0.9", "--stop", "the", "-n", "20"),
+             result("-p", "My father", "-n", "3", "--temp", "0"), result("-p", ONCE, "-n", "20", "--temp", "0")]
+    given = "\n\n".join(map(json.dumps, lines))
+    batch = ["run", "--batch", "-", "-n", "20", "-np"]
+    for more in (["3"], ["1"], ["4", "-c", "64", "--page-size", "16", "--pages", "6"]):
+        done = outrider(*batch, *more, stdin=given)
+        found = [json.loads(line) for line in done.stdout.splitlines()]
+        check(f"a batch writes what each writes alone, -np {' '.join(more)}", done.returncode == 0
+              and [f["tokens"] for f in found] == [a["tokens"] for a in alone], done)
+        check("with its own index, id and reason", [f["index"] for f in found] == [0, 1, 2, 3] and found[0]["id"]
+              == ["a", 1] and "id" not in found[1] and found[1]["stop"] == alone[1]["stop"], found)
+    check("the same words are read once", found[3]["n_cached"] > 0, found[3])
+    done = outrider(*batch, "4", "--unordered", stdin=given)
+    found = [json.loads(line)["index"] for line in done.stdout.splitlines()]
+    check("--unordered writes the shortest first", found[0] == 2 and sorted(found) == [0, 1, 2, 3], found)
+    done = outrider(*batch, "2", "-c", "64", stdin=given + "\n" + json.dumps({"prompt": "word " * 80, "id": 7}))
+    last = json.loads(done.stdout.splitlines()[-1])
+    check("a prompt too long fails alone", done.returncode == 1 and len(done.stdout.splitlines()) == 5
+          and "64" in last["error"] and last["id"] == 7, done)
+    for name, line, says in (("an unknown field", '{"prompt": "x", "promt": 1}', ["line 1", "promt", "prompt"]),
+                             ("a value out of range", '{"prompt": "x", "top_p": 2}', ["top_p", "0 to 1"]),
+                             ("a line without a prompt", '{"n_predict": 1}', ["line 1", "prompt"]),
+                             ("a field of the engine", '{"prompt": "x", "model": "y"}', ["model", "all prompts"])):
+        refused(name, 2, "run", "--batch", "-", stdin=line, says=says)
+    refused("a line that is no JSON", 1, "run", "--batch", "-", stdin='{"prompt"', says=["line 1"])
+    refused("too few pages", 2, "run", "--batch", "-", "--pages", "3", stdin='{"prompt": "x"}', says=["3 pages"])
+
+
 def test_eval_and_inspect():
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/text"
@@ -354,6 +389,6 @@ def test_config_file():
 
 
 for test in (test_about, test_events, test_held_back, test_config_file, test_streams, test_timings, test_same_text, test_options, test_environment, test_refusals,
-             test_not_numbers, test_prompts, test_output_errors, test_interrupt, test_bench, test_eval_and_inspect):
+             test_not_numbers, test_prompts, test_output_errors, test_interrupt, test_batch, test_bench, test_eval_and_inspect):
     test()
 raise SystemExit(failed > 0)

@@ -73,42 +73,18 @@ static int add_prompt(struct bench_prompts *p, const char *text, size_t bytes) {
     return text_append(&p->text[p->n++], text, bytes);
 }
 
-static int parse_line(const char *path, size_t number, const char *line, size_t bytes,
-                      struct bench_prompts *out) {
-    json_error_t error;
-    json_t *root = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
-    if (!root) return complain(OUTRIDER_EFAIL, "%s: line %zu: %s", path, number, error.text);
-    const json_t *prompt = json_object_get(root, "prompt");
-    int code = json_is_string(prompt)
-                   ? add_prompt(out, json_string_value(prompt), json_string_length(prompt))
-                   : complain(OUTRIDER_EFAIL, "%s: line %zu: no string \"prompt\"", path, number);
-    json_decref(root);
-    return code;
-}
-
-static int parse_lines(const char *path, const struct text *file, struct bench_prompts *out) {
-    size_t number = 0;
-    for (size_t at = 0; at < file->bytes;) {
-        const char *line = file->data + at;
-        size_t bytes = strcspn(line, "\n");
-        number++;
-        if (line[strspn(line, " \t\r")] != '\n' && bytes) CHECK(parse_line(path, number, line, bytes, out));
-        at += bytes + 1;
-    }
-    return out->n ? 0 : complain(OUTRIDER_EFAIL, "%s: there are no prompts in it", path);
+static int read_line(void *user, size_t number, json_t *object) {
+    const json_t *prompt = json_object_get(object, "prompt");
+    if (json_is_string(prompt))
+        return add_prompt(user, json_string_value(prompt), json_string_length(prompt));
+    return complain(OUTRIDER_EFAIL, "the prompts: line %zu: no string \"prompt\"", number);
 }
 
 int bench_read_prompts(const char *path, struct bench_prompts *out) {
-    struct text file = {0};
-    if (!path) {
-        for (size_t i = 0; i < sizeof openings / sizeof openings[0]; i++)
-            CHECK(add_prompt(out, openings[i], strlen(openings[i])));
-        return 0;
-    }
-    int code = text_read_file(&file, path);
-    if (!code) code = parse_lines(path, &file, out);
-    text_clear(&file);
-    return code;
+    if (path) return json_lines(path, read_line, out);
+    for (size_t i = 0; i < sizeof openings / sizeof openings[0]; i++)
+        CHECK(add_prompt(out, openings[i], strlen(openings[i])));
+    return 0;
 }
 
 void bench_free_prompts(struct bench_prompts *p) {

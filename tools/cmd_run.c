@@ -147,6 +147,7 @@ static int run_engine(const struct options *o, const struct text *prompt) {
 
 int cmd_run(struct options *o) {
     struct text prompt = {0};
+    if (o->values[OPT_BATCH].given) return run_batch(o);
     if (o->values[OPT_LOGPROBS].integer && !o->values[OPT_JSON].integer && !o->values[OPT_JSONL].integer)
         return complain(OUTRIDER_EINVAL, "--logprobs needs --json or --jsonl");
     int code = read_prompt(o, &prompt);

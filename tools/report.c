@@ -1,6 +1,8 @@
 /* See report.h for the definitions. */
 #include "tools/report.h"
 
+#include <time.h>
+
 #include "tools/text.h"
 
 double per_second(int32_t tokens, double ms) {
@@ -152,4 +154,10 @@ json_t *report_timings(const outrider_stats *s) {
                      per_second(s->n_prompt, s->prompt_ms), "predicted_per_second",
                      per_second(s->n_predict, s->predicted_ms), "draft_n", s->draft_n, "draft_n_accepted",
                      s->draft_n_accepted, "n_verify", s->n_verify, "acc_per_pos", report_positions(s));
+}
+
+double clock_ms(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }

@@ -16,6 +16,7 @@
 #include "runtime/outrider.h"
 #include "tools/terminal.h"
 
+double clock_ms(void); /* of a clock that only goes forward */
 double per_second(int32_t tokens, double ms);
 double mean_length(const outrider_stats *s);
 double acceptance(const outrider_stats *s);

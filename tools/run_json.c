@@ -80,8 +80,8 @@ static json_t *numbers_json(const outrider_session *session, const outrider_stat
                      "timings", report_timings(s));
 }
 
-int write_result(const outrider_engine *engine, const outrider_session *session, const char *text,
-                 size_t bytes, uint64_t seed, bool event) {
+json_t *result_json(const outrider_engine *engine, const outrider_session *session, const char *text,
+                    size_t bytes, uint64_t seed, bool event) {
     size_t n;
     outrider_stats stats;
     const int32_t *tokens = outrider_session_tokens(session, &n);
@@ -93,10 +93,16 @@ int write_result(const outrider_engine *engine, const outrider_session *session,
     if (!numbers || !result || json_object_update(result, numbers)) {
         json_decref(numbers);
         json_decref(result);
-        return complain_memory();
+        return NULL;
     }
     json_decref(numbers);
     json_t *logprobs = event ? NULL : logprobs_json(engine, session, 0);
     if (logprobs) json_object_set_new(result, "logprobs", logprobs);
+    return result;
+}
+
+int write_result(const outrider_engine *engine, const outrider_session *session, const char *text,
+                 size_t bytes, uint64_t seed, bool event) {
+    json_t *result = result_json(engine, session, text, bytes, seed, event);
     return write_json(stdout, result, event ? JSON_COMPACT : JSON_INDENT(2));
 }

@@ -10,6 +10,8 @@
 #ifndef OUTRIDER_RUN_JSON_H
 #define OUTRIDER_RUN_JSON_H
 
+#include <jansson.h>
+
 #include "tools/tools.h"
 
 /* The event of a round; the session had `before` tokens, and text became certain. */
@@ -17,7 +19,9 @@ int write_round(const outrider_engine *engine, const outrider_session *session, 
                 const char *text, size_t bytes);
 /* Text that became certain when the answer was ended: an event without tokens. */
 int write_rest(const char *text, size_t bytes);
-/* The object of --json, or the last event. */
+/* The object of --json, or the last event; NULL without memory. */
+json_t *result_json(const outrider_engine *engine, const outrider_session *session, const char *text,
+                    size_t bytes, uint64_t seed, bool event);
 int write_result(const outrider_engine *engine, const outrider_session *session, const char *text,
                  size_t bytes, uint64_t seed, bool event);
 

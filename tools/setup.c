@@ -62,10 +62,13 @@ static void size_sessions(const struct options *o, outrider_engine_options *opti
     enum { USUAL = 8192 };
     int64_t ctx = o->values[OPT_CTX_SIZE].integer, spare = ctx > 0 && ctx < USUAL ? ctx : USUAL;
     options->max_sessions = 1;
-    if (o->command != CMD_CHAT) return;
-    options->max_sessions = CHAT_SESSIONS;
-    int64_t tokens = (ctx > 0 ? ctx : USUAL) + spare;
-    options->cache_tokens = tokens > INT32_MAX ? INT32_MAX : (int32_t)tokens;
+    /* Of a batch who has ended stays until the next has shared its pages. */
+    if (o->values[OPT_BATCH].given) options->max_sessions = (int32_t)o->values[OPT_PARALLEL].integer + 1;
+    if (o->command == CMD_CHAT) {
+        options->max_sessions = CHAT_SESSIONS;
+        int64_t tokens = (ctx > 0 ? ctx : USUAL) + spare;
+        options->cache_tokens = tokens > INT32_MAX ? INT32_MAX : (int32_t)tokens;
+    }
     give(o, OPT_CACHE_TOKENS, &options->cache_tokens);
 }
 

@@ -90,6 +90,32 @@ done:
     return string;
 }
 
+static int parse_line(const char *path, size_t number, const char *line, size_t bytes,
+                      int (*each)(void *user, size_t number, json_t *value), void *user) {
+    json_error_t error;
+    json_t *value = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
+    if (!value) return complain(OUTRIDER_EFAIL, "%s: line %zu: %s", path, number, error.text);
+    int code = each(user, number, value);
+    json_decref(value);
+    return code;
+}
+
+int json_lines(const char *path, int (*each)(void *user, size_t number, json_t *value), void *user) {
+    struct text file = {0};
+    size_t number = 0, found = 0;
+    int code = text_read_file(&file, path);
+    for (size_t at = 0; !code && at < file.bytes;) {
+        const char *line = file.data + at, *end = memchr(line, '\n', file.bytes - at);
+        size_t bytes = end ? (size_t)(end - line) : file.bytes - at, blank = 0;
+        number++;
+        while (blank < bytes && (line[blank] == ' ' || line[blank] == '\t' || line[blank] == '\r')) blank++;
+        if (blank < bytes) code = parse_line(path, number, line, bytes, each, user), found++;
+        at += bytes + 1;
+    }
+    text_clear(&file);
+    return code || found ? code : complain(OUTRIDER_EFAIL, "%s: there are no prompts in it", path);
+}
+
 /* ---- output ---- */
 
 int flush_output(FILE *out) {

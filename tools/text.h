@@ -25,6 +25,10 @@ size_t utf8_prefix(const char *data, size_t bytes);
 /* A JSON string; bytes that are no UTF-8 become U+FFFD. NULL without memory. */
 json_t *json_text(const char *data, size_t bytes);
 
+/* Calls `each` with every line of a file of JSON lines, numbered from 1; blank ones are left out. The value is
+ * borrowed. Ends at the first failure; a file without a line is one. */
+int json_lines(const char *path, int (*each)(void *user, size_t number, json_t *value), void *user);
+
 /* Writes and flushes, so that a full disk is told at once. On a terminal control characters but newline and
  * tab are shown as '?': a model's text must not drive the terminal. */
 int write_text(FILE *out, const char *data, size_t bytes);

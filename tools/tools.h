@@ -15,6 +15,7 @@ struct options;
 enum { EXIT_INTERRUPTED = 130 }; /* beside outrider_status: Ctrl-C */
 
 int cmd_run(struct options *options);
+int run_batch(struct options *options); /* cmd_run's, with --batch */
 int cmd_chat(struct options *options);
 int cmd_bench(struct options *options);
 int cmd_eval(struct options *options);
