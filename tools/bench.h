@@ -37,6 +37,10 @@ int bench_parse_list(const char *spelled, const char *text, int32_t min, int32_t
 int bench_read_prompts(const char *path, struct bench_prompts *out);
 void bench_free_prompts(struct bench_prompts *prompts);
 
+/* --clock: the time that passes, or the processor time of all threads, which neighbours on a shared machine
+ * change less. */
+enum bench_clock { BENCH_WALL_TIME, BENCH_CPU_TIME };
+
 /* ---- results ---- */
 
 struct bench_row {

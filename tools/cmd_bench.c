@@ -34,6 +34,7 @@ struct answer {
     int32_t *tokens;
     size_t n;
     outrider_stats stats;
+    double ms; /* of writing, by the clock that was asked for */
 };
 
 static int begin(struct bench *b, int32_t n_predict, int32_t k) {
@@ -44,8 +45,18 @@ static int begin(struct bench *b, int32_t n_predict, int32_t k) {
     return tell(outrider_session_set(b->session, &settings));
 }
 
+static double now(const struct bench *b) {
+    return b->options->values[OPT_BENCH_CLOCK].integer == BENCH_CPU_TIME ? cpu_ms() : clock_ms();
+}
+
 static int write_answer(struct bench *b, struct answer *out) {
-    while (outrider_session_stop(b->session) == OUTRIDER_RUNNING) CHECK(tell(outrider_round(&b->session, 1)));
+    double start = now(b);
+    while (outrider_session_stop(b->session) == OUTRIDER_RUNNING) {
+        outrider_session_stats(b->session, &out->stats);
+        if (out->stats.n_predict == 0) start = now(b); /* until here it read the prompt */
+        CHECK(tell(outrider_round(&b->session, 1)));
+    }
+    out->ms = now(b) - start;
     const int32_t *tokens = outrider_session_tokens(b->session, &out->n);
     out->tokens = malloc((out->n + 1) * sizeof *tokens);
     if (!out->tokens) return complain_memory();
@@ -162,16 +173,17 @@ static int time_prompt(struct bench *b, int32_t n) {
     return code;
 }
 
-/* All configurations answer one prompt, one after the other; the plain one first. sums[] are of this
+/* All configurations answer one prompt, one after the other; the plain one first. sums[] and ms[] are of this
  * repetition. */
 static int answer_all(struct bench *b, const struct text *prompt, int32_t n_gen, struct bench_row *rows,
-                      outrider_stats *sums) {
+                      outrider_stats *sums, double *ms) {
     struct answer plain = {0};
     int code = 0;
     for (size_t c = 0; c < b->k.n && !code; c++) {
         struct answer answer = {0};
         code = answer_prompt(b, prompt, n_gen, b->k.value[c], &answer);
         stats_add(&sums[c], &answer.stats);
+        ms[c] += answer.ms;
         if (c == 0) {
             plain = answer;
             continue;
@@ -187,10 +199,11 @@ static int answer_all(struct bench *b, const struct text *prompt, int32_t n_gen,
 
 static int repeat(struct bench *b, int32_t n_gen, struct bench_row *rows) {
     outrider_stats sums[BENCH_LIST] = {0};
-    for (size_t i = 0; i < b->prompts.n; i++) CHECK(answer_all(b, &b->prompts.text[i], n_gen, rows, sums));
+    double ms[BENCH_LIST] = {0};
+    for (size_t i = 0; i < b->prompts.n; i++) CHECK(answer_all(b, &b->prompts.text[i], n_gen, rows, sums, ms));
     for (size_t c = 0; c < b->k.n; c++) {
         struct bench_row *row = &rows[c];
-        add_sample(row, sums[c].n_predict, sums[c].predicted_ms, b->prompts.n);
+        add_sample(row, sums[c].n_predict, ms[c], b->prompts.n);
         row->ratio[row->n - 1] =
             rows[0].rate[row->n - 1] > 0 ? row->rate[row->n - 1] / rows[0].rate[row->n - 1] : 0;
         stats_add(&row->sum, &sums[c]);
@@ -200,11 +213,12 @@ static int repeat(struct bench *b, int32_t n_gen, struct bench_row *rows) {
 
 static int time_answers(struct bench *b, int32_t n_gen) {
     outrider_stats warm[BENCH_LIST] = {0};
+    double warm_ms[BENCH_LIST] = {0};
     size_t first = b->result.n_rows;
     for (size_t c = 0; c < b->k.n; c++)
         if (!add_row(b, 0, n_gen, b->k.value[c])) return complain_memory();
     struct bench_row *rows = &b->result.rows[first];
-    CHECK(answer_all(b, &b->prompts.text[0], n_gen, rows, warm));
+    CHECK(answer_all(b, &b->prompts.text[0], n_gen, rows, warm, warm_ms));
     for (size_t i = 0; i < b->repetitions; i++) {
         step(b, "tg", n_gen, i);
         CHECK(repeat(b, n_gen, rows));

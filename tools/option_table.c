@@ -110,6 +110,9 @@ static const struct option_spec table[N_OPTIONS] = {
     [OPT_BENCH_PROMPTS] = {"prompts", NULL, NULL, KIND_TEXT, CMD_BENCH, "measurement", "FILE",
         .shown = "eight built-in openings",
         .help = "prompts to go on from: a line {\"prompt\": \"...\"} each"},
+    [OPT_BENCH_CLOCK] = {"clock", NULL, NULL, KIND_CHOICE, CMD_BENCH, "measurement", "wall|cpu",
+        .initial = "wall", .help = "how answers are timed: cpu is the processor time of all threads, for a machine "
+        "that others use too; best with -t 1"},
 
     [OPT_CONVERT_OUTPUT] = {"output", "o", NULL, KIND_TEXT, CMD_CONVERT, "output", "FILE",
         .help = "what is written: NAME.gguf of a folder, or a new folder of a GGUF model"},

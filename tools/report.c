@@ -156,8 +156,14 @@ json_t *report_timings(const outrider_stats *s) {
                      s->draft_n_accepted, "n_verify", s->n_verify, "acc_per_pos", report_positions(s));
 }
 
-double clock_ms(void) {
+static double read_clock(clockid_t clock) {
     struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
+    clock_gettime(clock, &t);
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
+}
+double clock_ms(void) {
+    return read_clock(CLOCK_MONOTONIC);
+}
+double cpu_ms(void) {
+    return read_clock(CLOCK_PROCESS_CPUTIME_ID);
 }

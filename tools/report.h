@@ -17,6 +17,7 @@
 #include "tools/terminal.h"
 
 double clock_ms(void); /* of a clock that only goes forward */
+double cpu_ms(void);   /* processor time of all threads */
 double per_second(int32_t tokens, double ms);
 double mean_length(const outrider_stats *s);
 double acceptance(const outrider_stats *s);
