@@ -292,7 +292,7 @@ def test_batch():
              result("-p", "My father", "-n", "3", "--temp", "0"), result("-p", ONCE, "-n", "20", "--temp", "0")]
     given = "\n\n".join(map(json.dumps, lines))
     batch = ["run", "--batch", "-", "-n", "20", "-np"]
-    for more in (["3"], ["1"], ["4", "-c", "64", "--page-size", "16", "--pages", "6"]):
+    for more in (["3"], ["1"], ["4", "-c", "64", "--page-size", "16", "--cache-tokens", "64"]):
         done = outrider(*batch, *more, stdin=given)
         found = [json.loads(line) for line in done.stdout.splitlines()]
         check(f"a batch writes what each writes alone, -np {' '.join(more)}", done.returncode == 0
@@ -313,7 +313,6 @@ def test_batch():
                              ("a field of the engine", '{"prompt": "x", "model": "y"}', ["model", "all prompts"])):
         refused(name, 2, "run", "--batch", "-", stdin=line, says=says)
     refused("a line that is no JSON", 1, "run", "--batch", "-", stdin='{"prompt"', says=["line 1"])
-    refused("too few pages", 2, "run", "--batch", "-", "--pages", "3", stdin='{"prompt": "x"}', says=["3 pages"])
 
 
 def test_eval_and_inspect():

@@ -243,7 +243,7 @@ static void report(const struct batch_run *b, double ms) {
         "%zu of %zu prompts: %d tokens in %.1f s, %.1f t/s; read %d prompt tokens, %d more from the cache",
         b->done, b->n, b->sum.n_predict, ms / 1e3, per_second(b->sum.n_predict, ms), b->sum.n_prompt,
         b->sum.n_cached);
-    if (b->sum.n_reread) fprintf(stderr, "; %d again after waits for pages (--pages)", b->sum.n_reread);
+    if (b->sum.n_reread) fprintf(stderr, "; %d again after waits for room (--cache-tokens)", b->sum.n_reread);
     if (b->sum.draft_n)
         fprintf(stderr, "; accepted %.0f%%, mean length %.2f", 100 * acceptance(&b->sum),
                 mean_length(&b->sum));

@@ -200,7 +200,8 @@ static int answer_all(struct bench *b, const struct text *prompt, int32_t n_gen,
 static int repeat(struct bench *b, int32_t n_gen, struct bench_row *rows) {
     outrider_stats sums[BENCH_LIST] = {0};
     double ms[BENCH_LIST] = {0};
-    for (size_t i = 0; i < b->prompts.n; i++) CHECK(answer_all(b, &b->prompts.text[i], n_gen, rows, sums, ms));
+    for (size_t i = 0; i < b->prompts.n; i++)
+        CHECK(answer_all(b, &b->prompts.text[i], n_gen, rows, sums, ms));
     for (size_t c = 0; c < b->k.n; c++) {
         struct bench_row *row = &rows[c];
         add_sample(row, sums[c].n_predict, ms[c], b->prompts.n);
