@@ -1,5 +1,9 @@
 # The tests that take longer, and those with other tools. Each builds in a folder of its own.
-.PHONY: asan tsan valgrind coverage endurance fuzz fuzzers
+.PHONY: asan tsan valgrind coverage endurance fuzz fuzzers interrupts
+
+# Ctrl-C at 100 random points; `make test` has a few.
+interrupts: $(BUILD)/.test_packages $(BUILD)/outrider
+	OUTRIDER=$(BUILD)/outrider /usr/bin/python3 tests/interrupts.py
 
 asan:
 	$(MAKE) test BUILD=build/asan CUDA=0 SANITIZE=address,undefined
