@@ -10,7 +10,7 @@
 /* ids of the markers, in this order, behind the pieces */
 static const char *const MARKER_NAMES[] = {"<|im_start|>",      "<|im_end|>", "<|start_header_id|>",
                                            "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>",
-                                           "<end_of_turn>"};
+                                           "<end_of_turn>",     "<|end|>"};
 enum { N_MARKER_NAMES = sizeof MARKER_NAMES / sizeof *MARKER_NAMES };
 
 static struct tokenizer *open_with_markers(const char *normalizer, size_t normalizer_bytes) {
@@ -125,6 +125,8 @@ static const struct {
     {CHAT_MISTRAL_V01, &ANSWERED, "<s>[INST]   Who was\nthere?  [/INST] The old pirate.\n</s> "},
     {CHAT_MISTRAL_V02, &ASKED, "<s>[INST]   Who was\nthere?  [/INST]"},
     {CHAT_MISTRAL_V02, &ANSWERED, "<s>[INST]   Who was\nthere?  [/INST] The old pirate.\n</s>"},
+    {CHAT_PHI3, &ASKED, "<|user|>\n  Who was\nthere? <|end|>\n<|assistant|>\n"},
+    {CHAT_PHI3, &TWO_QUESTIONS, "<|system|>\n Be brief.\n<|end|>\n<|user|>\n  Who was\nthere? <|end|>\n<|assistant|>\n The old pirate.\n<|end|>\n<|user|>\nAnd then?<|end|>\n<|assistant|>\n"},
     {CHAT_GEMMA, &ASKED, "<s><start_of_turn>user\nWho was\nthere?<end_of_turn>\n<start_of_turn>model\n"},
     {CHAT_GEMMA, &TOLD_AND_ASKED, "<s><start_of_turn>user\n Be brief.\n\n\nWho was\nthere?<end_of_turn>\n<start_of_turn>model\n"},
     {CHAT_GEMMA, &TWO_QUESTIONS, "<s><start_of_turn>user\n Be brief.\n\n\nWho was\nthere?<end_of_turn>\n<start_of_turn>model\nThe old pirate.<end_of_turn>\n<start_of_turn>user\nAnd then?<end_of_turn>\n<start_of_turn>model\n"},

@@ -33,10 +33,19 @@ struct chat_template {
     const char *system;    /* the system text when nobody gives one; NULL: no system turn then */
 };
 
-static const char *const MARKERS[] = {"<|im_start|>",      "<|im_end|>", "<|start_header_id|>",
-                                      "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>",
-                                      "<end_of_turn>",     "<|system|>", "<|user|>",
-                                      "<|assistant|>",     "[INST]",     "[/INST]"};
+static const char *const MARKERS[] = {"<|im_start|>",
+                                      "<|im_end|>",
+                                      "<|start_header_id|>",
+                                      "<|end_header_id|>",
+                                      "<|eot_id|>",
+                                      "<start_of_turn>",
+                                      "<end_of_turn>",
+                                      "<|system|>",
+                                      "<|user|>",
+                                      "<|assistant|>",
+                                      "[INST]",
+                                      "[/INST]",
+                                      "<|end|>"};
 enum { N_MARKERS = sizeof MARKERS / sizeof *MARKERS };
 
 #define ANGLE_TURNS                                                                                          \
@@ -114,6 +123,12 @@ static const struct chat_template TEMPLATES[] = {
                                   "{{ message['content'] + eos_token"},
                           .has_not = "eos_token + ' '",
                           PLAIN_MISTRAL},
+    [CHAT_PHI3] = {.name = "phi3",
+                   .open = {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"},
+                   .close = {"<|end|>\n", "<|end|>\n", ""},
+                   .end = "<|end|>",
+                   .after_end = "\n",
+                   .answer = "<|assistant|>\n"},
     [CHAT_GEMMA] = {.name = "gemma",
                     .has = {"'<start_of_turn>' + role + '", "<end_of_turn>", "| trim"},
                     .begin = "{bos}",

@@ -88,6 +88,7 @@ enum chat_kind {
     CHAT_MISTRAL,     /* as published since system turns are allowed */
     CHAT_MISTRAL_V01, /* with a space behind the end token */
     CHAT_MISTRAL_V02, /* without; also Mixtral */
+    CHAT_PHI3,        /* by name only: what it writes behind the last turn is its template's to say */
     CHAT_GEMMA,       /* 1 to 3 */
     CHAT_OWN,         /* the model's own template, interpreted */
 };
