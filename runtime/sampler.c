@@ -8,42 +8,13 @@
 
 #include "runtime/status.h"
 
-/* ---- random numbers ---- */
-
-struct philox {
-    uint32_t v[4];
-};
-
-/* Philox4x32-10: ten rounds of multiply and mix; key = seed, counter = c. */
-static struct philox philox(uint64_t seed, struct philox c) {
-    uint32_t k0 = (uint32_t)seed, k1 = (uint32_t)(seed >> 32);
-    for (int round = 0; round < 10; round++) {
-        uint64_t a = (uint64_t)0xD2511F53u * c.v[0], b = (uint64_t)0xCD9E8D57u * c.v[2];
-        c = (struct philox){
-            {(uint32_t)(b >> 32) ^ c.v[1] ^ k0, (uint32_t)b, (uint32_t)(a >> 32) ^ c.v[3] ^ k1, (uint32_t)a}};
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    return c;
-}
-
-double rng_uniform(uint64_t seed, enum rng_purpose purpose, int32_t position, int32_t round) {
-    struct philox r =
-        philox(seed, (struct philox){{(uint32_t)position, (uint32_t)round, (uint32_t)purpose, 0}});
-    return (double)(((uint64_t)r.v[0] << 32 | r.v[1]) >> 11) * 0x1p-53;
-}
-
 int32_t sampler_gumbel_pick(uint64_t seed, int32_t position, const struct distribution *d) {
     int32_t best = d->id[0];
     double best_score = -INFINITY;
     for (int32_t i = 0; i < d->n; i++) {
         if (d->p[i] == 0) continue;
-        struct philox r =
-            philox(seed, (struct philox){{(uint32_t)position, (uint32_t)d->id[i], RNG_GUMBEL, 1}});
-        double u = ((double)(((uint64_t)r.v[0] << 32 | r.v[1]) >> 12) + 0.5) * 0x1p-52; /* in (0, 1) */
-        double score = log((double)d->p[i]) - log(-log(u));
-        if (score > best_score || (score == best_score && d->id[i] < best))
-            best = d->id[i], best_score = score;
+        const double score = gumbel_score(seed, position, d->id[i], d->p[i]);
+        if (score > best_score) best = d->id[i], best_score = score;
     }
     return best;
 }
@@ -129,8 +100,7 @@ static void apply_penalties(struct sampler *sampler, const int32_t *history, siz
         int32_t count = sampler->counts[recent[i]];
         if (count == 0) continue; /* done at an earlier occurrence */
         float *l = &sampler->logits[recent[i]];
-        *l = *l > 0 ? *l / s->repeat_penalty : *l * s->repeat_penalty;
-        *l -= s->presence_penalty + s->frequency_penalty * (float)count;
+        *l = penalise(*l, s->repeat_penalty, s->presence_penalty, s->frequency_penalty, count);
         sampler->counts[recent[i]] = 0;
     }
 }
@@ -158,14 +128,15 @@ static void sift_down(int32_t *heap, int32_t n, int32_t i, const float *logits) 
     }
 }
 
-/* Moves the k first of ids[0..n) to the front, in no order. */
-static void select_first(int32_t *ids, int32_t n, int32_t k, const float *logits) {
+/* The k-th of ids[0..n) in order; their order is lost. */
+static int32_t select_kth(int32_t *ids, int32_t n, int32_t k, const float *logits) {
     for (int32_t i = k / 2 - 1; i >= 0; i--) sift_down(ids, k, i, logits);
     for (int32_t i = k; i < n; i++) {
         if (!before(logits, ids[i], ids[0])) continue;
         ids[0] = ids[i];
         sift_down(ids, k, 0, logits);
     }
+    return ids[0];
 }
 
 static int32_t argmax(const float *logits, int32_t n) {
@@ -175,42 +146,44 @@ static int32_t argmax(const float *logits, int32_t n) {
     return best;
 }
 
-/* Cuts the sorted ids to the smallest set whose probability reaches top_p, then to those with at least min_p
- * of the first one's. weight[i] belongs to ids[i], total to all tokens that were there before. */
-static int32_t cut_tail(const outrider_settings *s, const float *weight, int32_t n, double total) {
-    double cumulated = 0;
-    int32_t keep = 0;
-    while (keep < n && (keep == 0 || s->top_p >= 1 || cumulated < s->top_p * total))
-        cumulated += weight[keep++];
-    while (keep > 1 && weight[keep - 1] < s->min_p * weight[0]) keep--;
-    return keep;
+static uint64_t weight(const struct sampler *sampler, int32_t best, int32_t token) {
+    return weight_below(sampler->logits[token], sampler->logits[best], sampler->s.temperature);
 }
 
-/* Drops from ids all that top-p or min-p would drop anyway, so that little is left to sort: tokens below
- * (1 - top_p) / n of the total hold less than 1 - top_p together, so the nucleus lies in the others. */
-static int32_t drop_hopeless(const outrider_settings *s, int32_t *ids, float *weight, int32_t n,
-                             double total) {
-    double least = s->top_p < 1 ? (1 - (double)s->top_p) * total / n * 0.5 : 0;
-    if (s->min_p * 0.5 > least) least = s->min_p * 0.5; /* the greatest weight is 1 */
+static uint64_t total_weight(const struct sampler *sampler, int32_t best, const int32_t *ids, int32_t n) {
+    uint64_t total = 0;
+    for (int32_t i = 0; i < n; i++) total += weight(sampler, best, ids[i]);
+    return total;
+}
+
+/* Leaves in ids, in order of id, those that are not after `last`. */
+static int32_t keep_until(const float *logits, int32_t last, int32_t vocab, int32_t *ids) {
+    int32_t n = 0;
+    for (int32_t i = 0; i < vocab; i++)
+        if (!before(logits, last, i)) ids[n++] = i;
+    return n;
+}
+
+/* The last token, in order of falling logits, of the smallest set whose weight reaches top_p of `total`, less
+ * those with under min_p of the greatest weight. ids are lost. */
+static int32_t last_of_nucleus(const struct sampler *sampler, int32_t best, int32_t *ids, int32_t n,
+                               uint64_t total) {
+    const outrider_settings *s = &sampler->s;
+    /* First all goes that would be dropped anyway, so that little is left to sort: tokens below (1 - top_p) /
+     * n of the total hold less than 1 - top_p together, so the nucleus lies in the others. */
+    double hopeless = s->top_p < 1 ? (1 - (double)s->top_p) * (double)total / n * 0.5 : 0;
+    const uint64_t least = least_weight(s->min_p);
     int32_t kept = 0;
     for (int32_t i = 0; i < n; i++) {
-        if (weight[i] < least) continue;
-        ids[kept] = ids[i];
-        weight[kept++] = weight[i];
+        const uint64_t w = weight(sampler, best, ids[i]);
+        if ((double)w >= hopeless && w >= least) ids[kept++] = ids[i];
     }
-    return kept;
-}
-
-/* weight[i] = exp((logit - top) / temperature), at most 1; returns the sum. An infinite top takes all. */
-static double weigh(const float *logits, float top, float temperature, const int32_t *ids, int32_t n,
-                    float *weight) {
-    double total = 0;
-    for (int32_t i = 0; i < n; i++) {
-        float below = logits[ids[i]] == top ? 0 : logits[ids[i]] - top;
-        weight[i] = expf(below / temperature);
-        total += weight[i];
-    }
-    return total;
+    qsort_r(ids, (size_t)kept, sizeof *ids, compare, sampler->logits);
+    const uint64_t target = s->top_p < 1 ? nucleus_of(s->top_p, total) : UINT64_MAX;
+    int32_t last = 0;
+    for (uint64_t sum = weight(sampler, best, ids[0]); sum < target && last + 1 < kept;)
+        sum += weight(sampler, best, ids[++last]);
+    return ids[last];
 }
 
 outrider_status sampler_fail_impossible(void) {
@@ -238,20 +211,13 @@ outrider_status sampler_distribution(struct sampler *sampler, const float *logit
         return OUTRIDER_OK;
     }
 
-    if (s->top_k > 0 && s->top_k < n) {
-        select_first(ids, n, s->top_k, l);
-        n = s->top_k;
-    }
-    double total = weigh(l, l[best], s->temperature, ids, n, out->p);
+    if (s->top_k > 0 && s->top_k < n) n = keep_until(l, select_kth(ids, n, s->top_k, l), vocab, ids);
+    uint64_t total = total_weight(sampler, best, ids, n);
     if (s->top_p < 1 || s->min_p > 0) {
-        n = drop_hopeless(s, ids, out->p, n, total);
-        qsort_r(ids, (size_t)n, sizeof *ids, compare, l);
-        weigh(l, l[best], s->temperature, ids, n, out->p);
-        n = cut_tail(s, out->p, n, total);
-        total = 0;
-        for (int32_t i = 0; i < n; i++) total += out->p[i];
+        n = keep_until(l, last_of_nucleus(sampler, best, ids, n, total), vocab, ids);
+        total = total_weight(sampler, best, ids, n);
     }
-    for (int32_t i = 0; i < n; i++) out->p[i] = (float)(out->p[i] / total);
+    for (int32_t i = 0; i < n; i++) out->p[i] = share_of(weight(sampler, best, ids[i]), total);
     memcpy(out->id, ids, (size_t)n * sizeof *ids);
     out->n = n;
     return OUTRIDER_OK;

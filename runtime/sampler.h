@@ -2,13 +2,15 @@
  *
  * The same function makes the draft's distribution q and the verifier's p, so whatever the settings, p is
  * what plain decoding would sample from, and acceptance (accept.h) is exact for it. Order of the knobs: bias,
- * penalties, temperature, top-k, top-p, min-p. Ties go to the lower id. p is float32, sums are double.
+ * penalties, temperature, top-k, top-p, min-p. Ties go to the lower id. p is float32; the arithmetic is that
+ * of kernels/sampling.h, which devices share.
  *
- * Randomness is by counter (Philox4x32-10, Salmon et al. 2011): a number is a pure function of the seed, what
- * it is for, and where in the text; none depends on how many were drawn before. */
+ * Randomness is by counter: a number is a pure function of the seed, what it is for, and where in the text;
+ * none depends on how many were drawn before. */
 #ifndef OUTRIDER_SAMPLER_H
 #define OUTRIDER_SAMPLER_H
 
+#include "kernels/sampling.h"
 #include "runtime/accept.h"
 #include "runtime/outrider.h"
 
@@ -32,19 +34,11 @@ bool sampler_is_argmax(const struct sampler *sampler);
 /* Entries that a distribution of these settings can have at most. */
 int32_t sampler_support(const struct sampler *sampler);
 
-/* The distribution of the token after `history`. `out` has room for sampler_support entries, of the order
- * that the settings and logits alone decide. OUTRIDER_EFAIL when every token is forbidden. */
+/* The distribution of the token after `history`. `out` has room for sampler_support entries, in order of id.
+ * OUTRIDER_EFAIL when every token is forbidden. */
 outrider_status sampler_distribution(struct sampler *sampler, const float *logits, const int32_t *history,
                                      size_t n_history, struct distribution *out);
 outrider_status sampler_fail_impossible(void); /* that failure, for whoever takes the argmax himself */
-
-/* What a random number is for. */
-enum rng_purpose { RNG_PROPOSE, RNG_ACCEPT, RNG_FINAL, RNG_GUMBEL };
-
-/* Uniform in [0, 1) with 53 bits. `position` is the token's place in the text; `round` the place at which the
- * round began, so that numbers which one round looked at and threw away are never used again (block
- * verification would be biased by that). */
-double rng_uniform(uint64_t seed, enum rng_purpose purpose, int32_t position, int32_t round);
 
 /* argmax over the support of ln p + Gumbel noise of (seed, position, token): a sample of p in which draft and
  * verifier share their luck. */
