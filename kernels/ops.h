@@ -99,6 +99,28 @@ struct head_block {
     float softcap;
 };
 
+/* One session's part of a round: how its tokens are chosen, and which rows are its own. */
+struct trial {
+    float temperature, top_p, min_p, repeat_penalty, presence_penalty, frequency_penalty;
+    int32_t top_k;
+    int32_t rule; /* outrider_accept_rule */
+    uint64_t seed;
+    int32_t place;   /* tokens before the round: the place in the text of the first that it may write */
+    int32_t k;       /* proposals */
+    int32_t certain; /* proposals were not drawn: each has probability 1 */
+    int32_t window;  /* tokens that penalties look back on; 0 for none */
+    int32_t history,
+        n_history; /* where in `extra` those before the round begin, and how many: min(window, place) */
+    int32_t bias, n_bias; /* where in `extra` biased tokens begin, all different; their float biases follow */
+    int32_t row[OUTRIDER_MAX_DRAFT + 1]; /* of the last token and of each proposal */
+};
+
+/* How a trial ended. */
+struct verdict {
+    int32_t n;     /* proposals that stay; -1 when no token at all is possible */
+    int32_t token; /* the verifier's own after them */
+};
+
 /* Activations q, attended and hidden below are [rows][width] in a type of the backend's choosing, at most
  * four bytes an element; callers allocate four and never look inside. */
 struct ops {
@@ -155,6 +177,20 @@ struct ops {
      * -infinity. token in backend memory. */
     void (*argmax)(struct backend *be, const float *logits, int32_t n, int32_t vocab, int32_t *token);
 
+    /* -- the round on the device: NULL in a backend that leaves it to the host. The tokens are those that
+     * runtime/sampler.c and runtime/accept.c would write, bit for bit (kernels/sampling.h). Trials, extra,
+     * token, q and p are backend memory; token, q and p go by rows; q and p are [rows][vocab]. At most 64
+     * trials. Logits are lost. -- */
+    /* Draws proposal `step` (from 0) of the first n trials from logits [n][vocab]: token[row[step + 1]] is
+     * the proposal, q[row[step + 1]] what it was drawn from. */
+    void (*propose)(struct backend *be, const struct trial *trials, const int32_t *extra, int32_t n,
+                    int32_t step, float *logits, int32_t vocab, int32_t *token, float *q);
+    /* Judges the proposals of n trials, each at most `most`, from the verifier's logits [rows][vocab] and
+     * what propose left; p is scratch. */
+    void (*judge)(struct backend *be, const struct trial *trials, const int32_t *extra, int32_t n,
+                  int32_t most, float *logits, int32_t vocab, const int32_t *token, const float *q, float *p,
+                  struct verdict *verdict);
+
     /* -- recording (CUDA graphs): a pass is recorded once for a key and replayed afterwards; whatever changes
      * between passes of one key lives in backend memory. The CPU's replay always says no, its record does
      * nothing. -- */
@@ -163,6 +199,10 @@ struct ops {
     void (*record_end)(struct backend *be); /* and runs it */
 
     /* -- meters -- */
+    /* Microseconds by the device's own clock, of what began with an upload and ended with a small download
+     * since this was last asked: in which it worked, and in which it waited for the host before. NULL where
+     * the host is the device. */
+    void (*round_times)(struct backend *be, double *busy_us, double *idle_us);
     /* Reads `bytes` bytes as fast as the device can, several times; the best rate. */
     outrider_status (*read_bandwidth)(struct backend *be, size_t bytes, double *gb_per_s);
     /* A line for people: "cpu, avx512bf16, 2 threads". */

@@ -9,15 +9,17 @@
  * (sessions stand in order of falling K, so those of block i are the first of those of block i - 1). The lag
  * holds tokens that the draft has not read. Draft step i runs over block i (step 0 over the lag and block 0)
  * and its argmax writes the tokens of block i + 1; the verifier runs over blocks 0 to K. So a greedy round
- * queues all its passes without waiting for any, and one download brings tokens and picks. */
+ * queues all its passes without waiting for any, and one download brings tokens and picks; so does one that
+ * samples where the device can do it (trial.c), and brings verdicts in place of picks. */
 #include <stdlib.h>
 #include <string.h>
 
 #include "runtime/engine.h"
 #include "runtime/status.h"
 
-/* Backend memory: token, position and slot of every row, then the verifier's picks; one place each a row. */
-enum { TOKEN, POSITION, SLOT, PICK, COLUMNS };
+/* Backend memory: position, slot and token of every row, then the verifier's picks; one place each a row. The
+ * last two come back. */
+enum { POSITION, SLOT, TOKEN, PICK, COLUMNS };
 
 outrider_status batch_create(outrider_engine *e, int32_t max_rows) {
     struct batch *b = &e->batch;
@@ -36,6 +38,7 @@ outrider_status batch_create(outrider_engine *e, int32_t max_rows) {
     e->dense = calloc((size_t)v->config.vocab_size, sizeof(float));
     if (!b->host || !e->logits || !e->dense)
         return fail_memory("the rows of a round", COLUMNS * column + logits_bytes);
+    TRY(trials_create(e, max_rows));
     TRY(e->ops->alloc(e->be, COLUMNS * column, (void **)&b->device));
     return e->ops->alloc(e->be, (size_t)slots_of(e) * (size_t)stride * sizeof(int32_t), (void **)&b->tables);
 }
@@ -45,12 +48,14 @@ void batch_destroy(outrider_engine *e) {
     free(e->logits);
     free(e->dense);
     if (!e->be) return;
+    trials_destroy(e);
     e->ops->release(e->be, e->batch.device);
     e->ops->release(e->be, e->batch.tables);
 }
 
 void batch_clear(outrider_engine *e) {
     e->batch.n = e->batch.n_lag = e->batch.max_position = 0;
+    e->batch.on_device = false;
 }
 
 static void set_row(struct batch *b, int32_t i, int32_t slot, int32_t position, int32_t token) {
@@ -77,7 +82,7 @@ void batch_upload(outrider_engine *e) {
     if (b->version != kv_version(e->kv))
         e->ops->upload(e->be, b->tables, tables, (size_t)slots_of(e) * (size_t)stride * sizeof *tables);
     b->version = kv_version(e->kv);
-    size_t used = (size_t)SLOT * (size_t)b->capacity + (size_t)b->base + (size_t)b->n;
+    size_t used = (size_t)TOKEN * (size_t)b->capacity + (size_t)b->base + (size_t)b->n;
     e->ops->upload(e->be, b->device, b->host, used * sizeof *b->host);
 }
 
@@ -88,7 +93,7 @@ void batch_pass(outrider_engine *e, outrider_which which, int32_t first, int32_t
     int32_t stride;
     kv_tables(e->kv, &stride);
     struct rows rows = {.n = n,
-                        .token = at,
+                        .token = at + TOKEN * b->capacity,
                         .position = at + POSITION * b->capacity,
                         .slot = at + SLOT * b->capacity,
                         .table = b->tables,
@@ -100,12 +105,12 @@ void batch_pass(outrider_engine *e, outrider_which which, int32_t first, int32_t
 
 void batch_propose(outrider_engine *e, int32_t n, int32_t first) {
     const struct model *m = e->model[OUTRIDER_DRAFT];
-    e->ops->argmax(e->be, m->logits, n, m->config.vocab_size, e->batch.device + e->batch.base + first);
+    e->ops->argmax(e->be, m->logits, n, m->config.vocab_size, batch_tokens(e) + first);
 }
 
 void batch_set_tokens(outrider_engine *e, int32_t first, int32_t n) {
     const struct batch *b = &e->batch;
-    e->ops->upload(e->be, b->device + b->base + first, b->host + b->base + first,
+    e->ops->upload(e->be, batch_tokens(e) + first, b->host + TOKEN * b->capacity + b->base + first,
                    (size_t)n * sizeof *b->host);
 }
 
@@ -118,14 +123,23 @@ outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n
 outrider_status batch_fetch(outrider_engine *e) {
     struct batch *b = &e->batch;
     const struct model *m = e->model[OUTRIDER_VERIFIER];
-    int32_t *picks = b->device + PICK * b->capacity + b->base;
-    e->ops->argmax(e->be, m->logits, b->n, m->config.vocab_size, picks);
-    return e->ops->download(e->be, b->host, b->device,
-                            (size_t)(PICK * b->capacity + b->base + b->n) * sizeof *b->host);
+    if (b->on_device)
+        trials_judge(e);
+    else
+        e->ops->argmax(e->be, m->logits, b->n, m->config.vocab_size, batch_picks(e));
+    int32_t results = b->on_device ? 2 * b->n_trials : b->n; /* verdicts or picks */
+    size_t from = (size_t)(TOKEN * b->capacity + b->base), n = (size_t)(b->capacity + results);
+    return e->ops->download(e->be, b->host + from, b->device + from, n * sizeof *b->host);
 }
 
+int32_t *batch_tokens(const outrider_engine *e) {
+    return e->batch.device + TOKEN * e->batch.capacity + e->batch.base;
+}
+int32_t *batch_picks(const outrider_engine *e) {
+    return e->batch.device + PICK * e->batch.capacity + e->batch.base;
+}
 int32_t batch_token(const outrider_engine *e, int32_t row) {
-    return e->batch.host[e->batch.base + row];
+    return e->batch.host[TOKEN * e->batch.capacity + e->batch.base + row];
 }
 int32_t batch_pick(const outrider_engine *e, int32_t row) {
     return e->batch.host[PICK * e->batch.capacity + e->batch.base + row];

@@ -64,6 +64,10 @@ outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessi
         int32_t lag = step == 0 ? e->batch.n_lag : 0;
         batch_pass(e, OUTRIDER_DRAFT, sessions[0]->row[step] - lag, (int32_t)active + lag, (int32_t)active,
                    false);
+        if (e->batch.on_device) {
+            trials_propose(e, (int32_t)active, step);
+            continue;
+        }
         batch_propose(e, (int32_t)active, sessions[0]->row[step + 1]);
         if (sampling) TRY(sample_step(e, sessions, active, step));
     }

@@ -23,6 +23,13 @@ struct batch {
     int32_t *host, *device; /* columns of `capacity` places each */
     int32_t *tables;        /* backend copy of the page tables */
     uint64_t version;       /* of the page tables there */
+
+    /* trial.c: sampling on the device; all NULL and 0 where the backend leaves it to the host */
+    bool on_device;                         /* in this round */
+    struct trial *trials, *device_trials;   /* [MAX_BATCH_SESSIONS] */
+    int32_t *extra, *device_extra, n_extra; /* what trials refer to */
+    int32_t n_trials, trial_rows;           /* in this round; rows of q and p */
+    float *q, *p;                           /* backend memory, [trial_rows][vocab] */
 };
 
 struct outrider_engine {
@@ -131,6 +138,22 @@ outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n
 outrider_status batch_fetch(outrider_engine *e);
 int32_t batch_token(const outrider_engine *e, int32_t row);
 int32_t batch_pick(const outrider_engine *e, int32_t row);
+/* Backend memory of both, from row 0 on. */
+int32_t *batch_tokens(const outrider_engine *e);
+int32_t *batch_picks(const outrider_engine *e);
+
+/* -- trial.c: sampling and acceptance on the device -- */
+outrider_status trials_create(outrider_engine *e, int32_t max_rows);
+void trials_destroy(outrider_engine *e);
+/* Sends what the device must know to sample for these sessions, whose rows are laid out; sets
+ * batch.on_device, unless none of them samples or one needs what only the host can do. */
+void trials_send(outrider_engine *e, outrider_session *const *sessions, size_t n);
+/* The draft's logits become the proposals of a step of the first n sessions. */
+void trials_propose(outrider_engine *e, int32_t n, int32_t step);
+/* The verifier's logits become the verdicts of all sessions, in place of the picks. */
+void trials_judge(outrider_engine *e);
+/* That of the i-th session, once fetched; a negative n when no token is possible. */
+struct accepted trials_verdict(const outrider_engine *e, int32_t i);
 
 /* -- engine.c -- */
 /* Measures what the controller must know; once, when a session first asks for it. */

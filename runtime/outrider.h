@@ -304,6 +304,8 @@ typedef struct {
     double plain_ms;            /* what plain decoding would have taken for n_predict, by the costs that the
                                    controller measured; 0: unknown, as with a fixed draft_n */
     double draft_ms, verify_ms; /* parts of predicted_ms */
+    double busy_ms, idle_ms;    /* by the device's clock, where it has one: how long it worked on rounds, and
+                                   waited for the host between them */
     int32_t n_verify;           /* verifier passes that wrote tokens */
     int32_t n_draft_steps;
     int32_t draft_n, draft_n_accepted;       /* tokens proposed and accepted */

@@ -47,6 +47,24 @@ outrider_status sampler_check(const outrider_settings *s, int32_t vocab_size) {
     return OUTRIDER_OK;
 }
 
+static int by_token(const void *a, const void *b) {
+    const outrider_logit_bias *x = a, *y = b;
+    return (x->token > y->token) - (x->token < y->token);
+}
+
+/* One bias a token: the sum of what is given for it. */
+static size_t join_biases(outrider_logit_bias *bias, size_t n) {
+    size_t joined = 0;
+    qsort(bias, n, sizeof *bias, by_token);
+    for (size_t i = 0; i < n; i++) {
+        if (joined > 0 && bias[joined - 1].token == bias[i].token)
+            bias[joined - 1].bias += bias[i].bias;
+        else
+            bias[joined++] = bias[i];
+    }
+    return joined;
+}
+
 outrider_status sampler_create(const outrider_settings *settings, int32_t vocab_size,
                                struct sampler *sampler) {
     *sampler = (struct sampler){.s = *settings, .vocab_size = vocab_size};
@@ -63,6 +81,7 @@ outrider_status sampler_create(const outrider_settings *settings, int32_t vocab_
         return fail_memory("the sampler", n * 12);
     }
     if (n_bias) memcpy(bias, settings->logit_bias, n_bias * sizeof *bias);
+    sampler->s.n_logit_bias = join_biases(bias, n_bias);
     return OUTRIDER_OK;
 }
 
@@ -77,6 +96,11 @@ void sampler_destroy(struct sampler *sampler) {
 static bool has_penalty(const outrider_settings *s) {
     return s->repeat_last_n != 0 &&
            (s->repeat_penalty != 1 || s->presence_penalty != 0 || s->frequency_penalty != 0);
+}
+
+int32_t sampler_window(const struct sampler *sampler) {
+    if (!has_penalty(&sampler->s)) return 0;
+    return sampler->s.repeat_last_n < 0 ? INT32_MAX : sampler->s.repeat_last_n;
 }
 
 bool sampler_is_argmax(const struct sampler *sampler) {
@@ -164,26 +188,33 @@ static int32_t keep_until(const float *logits, int32_t last, int32_t vocab, int3
     return n;
 }
 
-/* The last token, in order of falling logits, of the smallest set whose weight reaches top_p of `total`, less
- * those with under min_p of the greatest weight. ids are lost. */
+/* The last token, in order of falling logits, of the smallest set whose weight reaches top_p of `total`. ids
+ * are lost. */
 static int32_t last_of_nucleus(const struct sampler *sampler, int32_t best, int32_t *ids, int32_t n,
                                uint64_t total) {
     const outrider_settings *s = &sampler->s;
     /* First all goes that would be dropped anyway, so that little is left to sort: tokens below (1 - top_p) /
      * n of the total hold less than 1 - top_p together, so the nucleus lies in the others. */
-    double hopeless = s->top_p < 1 ? (1 - (double)s->top_p) * (double)total / n * 0.5 : 0;
-    const uint64_t least = least_weight(s->min_p);
+    double hopeless = (1 - (double)s->top_p) * (double)total / n * 0.5;
+    if (hopeless < 0.5 * (double)least_weight(s->min_p)) hopeless = 0.5 * (double)least_weight(s->min_p);
     int32_t kept = 0;
-    for (int32_t i = 0; i < n; i++) {
-        const uint64_t w = weight(sampler, best, ids[i]);
-        if ((double)w >= hopeless && w >= least) ids[kept++] = ids[i];
-    }
+    for (int32_t i = 0; i < n; i++)
+        if ((double)weight(sampler, best, ids[i]) >= hopeless) ids[kept++] = ids[i];
     qsort_r(ids, (size_t)kept, sizeof *ids, compare, sampler->logits);
-    const uint64_t target = s->top_p < 1 ? nucleus_of(s->top_p, total) : UINT64_MAX;
+    const uint64_t target = nucleus_of(s->top_p, total);
     int32_t last = 0;
     for (uint64_t sum = weight(sampler, best, ids[0]); sum < target && last + 1 < kept;)
         sum += weight(sampler, best, ids[++last]);
     return ids[last];
+}
+
+/* Drops from ids those with under min_p of the greatest weight. */
+static int32_t drop_unlikely(const struct sampler *sampler, int32_t best, int32_t *ids, int32_t n) {
+    const uint64_t least = least_weight(sampler->s.min_p);
+    int32_t kept = 0;
+    for (int32_t i = 0; i < n; i++)
+        if (weight(sampler, best, ids[i]) >= least) ids[kept++] = ids[i];
+    return kept;
 }
 
 outrider_status sampler_fail_impossible(void) {
@@ -213,10 +244,9 @@ outrider_status sampler_distribution(struct sampler *sampler, const float *logit
 
     if (s->top_k > 0 && s->top_k < n) n = keep_until(l, select_kth(ids, n, s->top_k, l), vocab, ids);
     uint64_t total = total_weight(sampler, best, ids, n);
-    if (s->top_p < 1 || s->min_p > 0) {
-        n = keep_until(l, last_of_nucleus(sampler, best, ids, n, total), vocab, ids);
-        total = total_weight(sampler, best, ids, n);
-    }
+    if (s->top_p < 1) n = keep_until(l, last_of_nucleus(sampler, best, ids, n, total), vocab, ids);
+    if (s->min_p > 0) n = drop_unlikely(sampler, best, ids, n);
+    total = total_weight(sampler, best, ids, n);
     for (int32_t i = 0; i < n; i++) out->p[i] = share_of(weight(sampler, best, ids[i]), total);
     memcpy(out->id, ids, (size_t)n * sizeof *ids);
     out->n = n;

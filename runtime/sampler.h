@@ -31,6 +31,8 @@ outrider_status sampler_check(const outrider_settings *settings, int32_t vocab_s
 
 /* True when the token is the plain argmax of the logits: greedy, no bias, no penalty. */
 bool sampler_is_argmax(const struct sampler *sampler);
+/* Tokens that penalties look back on; 0 when there are none. */
+int32_t sampler_window(const struct sampler *sampler);
 /* Entries that a distribution of these settings can have at most. */
 int32_t sampler_support(const struct sampler *sampler);
 

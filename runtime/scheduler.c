@@ -159,6 +159,7 @@ static void lay_rows(outrider_engine *e, outrider_session **sessions, size_t n) 
                                     : 0);
         }
     batch_upload(e);
+    trials_send(e, sessions, n);
 }
 
 /* The distributions of proposals that were not drawn: 1 for each. */
@@ -175,6 +176,7 @@ static outrider_status verify(outrider_engine *e, outrider_session *const *sessi
         outrider_session *s = sessions[i];
         kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1);
         for (int32_t j = 0; j < s->k; j++) s->proposed[j] = batch_token(e, s->row[j + 1]);
+        if (e->batch.on_device) continue;
         if (s->by_ngram) certain(s);
         sampling |= !sampler_is_argmax(&s->sampler) || s->n_logprobs > 0;
         for (int32_t j = 0; j <= s->k; j++) sampling |= batch_pick(e, s->row[j]) == 0; /* see no_token */
@@ -189,11 +191,16 @@ static bool no_token(const outrider_engine *e, const outrider_session *s, int32_
     return batch_pick(e, s->row[i]) == 0 && !(e->logits[(size_t)s->row[i] * vocab] > -INFINITY);
 }
 
-/* The verifier's distributions at the places that were proposed for, and the acceptance rule on them. */
-static outrider_status judge(outrider_session *s, struct accepted *out) {
+/* What the device has decided about the i-th session; else the verifier's distributions at the places that
+ * were proposed for, and the acceptance rule on them. */
+static outrider_status judge(outrider_session *s, int32_t i_session, struct accepted *out) {
     const outrider_engine *e = s->engine;
     const outrider_settings *set = &s->sampler.s;
     int32_t picks[OUTRIDER_MAX_DRAFT + 1];
+    if (e->batch.on_device) {
+        *out = trials_verdict(e, i_session);
+        return out->n < 0 ? sampler_fail_impossible() : OUTRIDER_OK;
+    }
     if (sampler_is_argmax(&s->sampler)) {
         for (int32_t i = 0; i <= s->k; i++) picks[i] = batch_pick(e, s->row[i]);
         *out = accept_equal(s->k, s->proposed, picks);
@@ -277,12 +284,17 @@ static outrider_status write_tokens(outrider_engine *e, outrider_session **sessi
     TRY(verify(e, sessions, n));
     double verified = now_ms();
     for (size_t i = 0; i < n; i++)
-        if (judge(sessions[i], &judged[i]) != OUTRIDER_OK) sessions[i]->state = OUTRIDER_STOP_FAILED;
+        if (judge(sessions[i], (int32_t)i, &judged[i]) != OUTRIDER_OK)
+            sessions[i]->state = OUTRIDER_STOP_FAILED;
     int32_t written[MAX_BATCH_SESSIONS];
     for (size_t i = 0; i < n; i++) written[i] = running(sessions[i]) ? commit(sessions[i], judged[i]) : 0;
     double end = now_ms(), plain_ms = (end - start) * plain_share(&e->costs, n, sessions[0]);
+    double busy_us = 0, idle_us = 0;
+    if (e->ops->round_times) e->ops->round_times(e->be, &busy_us, &idle_us);
     costs_observe(&e->costs, (int32_t)n, sessions[0]->k, sessions[0]->by_ngram, (end - start) * 1e3);
     for (size_t i = 0; i < n; i++) {
+        sessions[i]->stats.busy_ms += busy_us * 1e-3;
+        sessions[i]->stats.idle_ms += idle_us * 1e-3;
         sessions[i]->stats.draft_ms += drafted - start;
         sessions[i]->stats.verify_ms += verified - drafted;
         sessions[i]->stats.predicted_ms += end - start;

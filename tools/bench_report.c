@@ -39,6 +39,14 @@ static double verify_ms(const outrider_stats *s) {
     return s->n_verify ? s->verify_ms / s->n_verify : 0;
 }
 
+/* Of a round, by the device's clock. */
+static double busy_us(const outrider_stats *s) {
+    return s->n_verify ? 1e3 * s->busy_ms / s->n_verify : 0;
+}
+static double idle_us(const outrider_stats *s) {
+    return s->n_verify ? 1e3 * s->idle_ms / s->n_verify : 0;
+}
+
 static void model_name(const outrider_model_info *m, char *out, size_t size) {
     double millions = (double)m->parameters / 1e6;
     bool large = millions >= 1000;
@@ -79,11 +87,12 @@ static json_t *base_record(const struct bench_result *r, const struct bench_row 
 
 static json_t *speculative_fields(const struct bench_result *r, const struct bench_row *row) {
     const outrider_stats *s = &row->sum;
-    return json_pack("{s:i, s:i, s:i, s:i, s:f, s:f, s:o, s:f, s:f, s:f, s:o, s:o}", "n_draft_max", row->k,
-                     "draft_n", s->draft_n, "draft_n_accepted", s->draft_n_accepted, "n_verify", s->n_verify,
-                     "acceptance", acceptance(s), "mean_length", mean_length(s), "acc_per_pos",
+    return json_pack("{s:i, s:i, s:i, s:i, s:f, s:f, s:o, s:f, s:f, s:f, s:f, s:f, s:o, s:o}", "n_draft_max",
+                     row->k, "draft_n", s->draft_n, "draft_n_accepted", s->draft_n_accepted, "n_verify",
+                     s->n_verify, "acceptance", acceptance(s), "mean_length", mean_length(s), "acc_per_pos",
                      report_positions(s), "draft_step_ms", draft_step_ms(s), "verify_ms", verify_ms(s),
-                     "speedup", row_speedup(row), "break_even", number(row_break_even(row)), "identical",
+                     "round_busy_us", busy_us(s), "round_idle_us", idle_us(s), "speedup", row_speedup(row),
+                     "break_even", number(row_break_even(row)), "identical",
                      r->exact ? json_boolean(row->identical) : json_null());
 }
 
@@ -261,10 +270,23 @@ static void print_meters(const struct bench_result *r) {
     putchar('\n');
 }
 
+/* Of devices with a clock of their own. */
+static void print_rounds(const struct bench_result *r) {
+    for (size_t i = 0; i < r->n_rows; i++) {
+        const struct bench_row *row = &r->rows[i];
+        char test[40];
+        test_name(row, test);
+        if (row->sum.busy_ms > 0)
+            printf("%s: a round keeps the device busy for %.0f us, then it waits %.1f us for the host\n",
+                   test, busy_us(&row->sum), idle_us(&row->sum));
+    }
+}
+
 static int write_tables(const struct bench_result *r) {
     print_rates(r);
     print_speculations(r);
     print_meters(r);
+    print_rounds(r);
     return flush_output(stdout);
 }
 

@@ -2,12 +2,13 @@
 # Tests and measures the CUDA backend on this machine's NVIDIA card and closes with one short table: every operation
 # against its reference, sanitizers, greedy identity on the shipped pair, then plain and speculative decoding of the
 # pair inflated to the shapes of Llama-3.1-8B and Llama-3.2-1B. Needs bash, python3 with torch and safetensors, and
-# 20 GB of disk. `make gpu-check` builds what it runs; elsewhere OUTRIDER, GPU_OPS and GPU_BENCH name
-# programs built before.
+# 20 GB of disk. `make gpu-check` builds what it runs; elsewhere OUTRIDER, GPU_OPS, GPU_ROUND, GPU_BENCH and GOLDEN
+# name programs built before.
 #   FOLDER=where the logs go (build/gpu-check)   MODELS=where the inflated pair goes (a temporary folder)
 #   PARTS="ops sanitize identity speed" what to do
 set -uo pipefail
 : "${OUTRIDER:=build/outrider}" "${GPU_OPS:=build/tests/gpu_ops}" "${GPU_BENCH:=build/tests/gpu_bench}"
+: "${GPU_ROUND:=build/tests/gpu_round}" "${GOLDEN:=build/tests/test_golden}"
 : "${FOLDER:=build/gpu-check}"
 : "${PARTS:=ops sanitize identity speed}"
 mkdir -p "$FOLDER"
@@ -28,6 +29,11 @@ if wants ops; then
     "$GPU_OPS" >"$FOLDER/ops.log" 2>&1
     verdict "operations" $? "$(grep -c '^ok' "$FOLDER/ops.log") passed, $(grep -c '^FAIL' "$FOLDER/ops.log") failed"
     grep '^FAIL' "$FOLDER/ops.log" | head
+    "$GPU_ROUND" >"$FOLDER/round.log" 2>&1
+    verdict "sampling and acceptance, host's tokens" $? "$(grep -c '^ok' "$FOLDER/round.log") passed, $(grep -c '^FAIL' "$FOLDER/round.log") failed; $(grep 'proposals kept' "$FOLDER/round.log")"
+    grep '^FAIL' "$FOLDER/round.log" | head
+    "$GOLDEN" >"$FOLDER/golden.log" 2>&1
+    verdict "golden logits" "$(grep -c 'FAILED.*cuda' "$FOLDER/golden.log")" "$(grep -c 'OK.*cuda' "$FOLDER/golden.log") models on the card, $(grep -c 'SKIPPED.*cuda' "$FOLDER/golden.log") skipped"
     "$GPU_BENCH" >"$FOLDER/ops-bench.log" 2>&1
     verdict "operations timed" $? "$(grep -m1 ' 1 rows' "$FOLDER/ops-bench.log" | cut -c1-46); see $FOLDER/ops-bench.log"
 fi
@@ -37,6 +43,8 @@ if wants sanitize && command -v compute-sanitizer >/dev/null; then
         read -r tool mode <<<"$check"
         compute-sanitizer --tool "$tool" --error-exitcode 9 "$GPU_OPS" "$mode" >"$FOLDER/$tool.log" 2>&1
         verdict "$tool" $? "$(grep -E 'SUMMARY' "$FOLDER/$tool.log" | tail -1)"
+        compute-sanitizer --tool "$tool" --error-exitcode 9 "$GPU_ROUND" brief >"$FOLDER/$tool-round.log" 2>&1
+        verdict "$tool, sampling" $? "$(grep -E 'SUMMARY' "$FOLDER/$tool-round.log" | tail -1)"
     done
 fi
 
@@ -58,8 +66,17 @@ if what == "plain":
 if what == "verify":
     print("  ".join(f'{c["rows"]}: {c["relative"]:.3f}' for c in plain["verify_cost"]) +
           f'   draft step {plain["draft_step_us"]:.0f} us')
+if what == "idle":
+    # Between passes: what a round takes beyond its draft steps and its verify, timed by themselves.
+    verify = {c["rows"]: c["us"] for c in plain["verify_cost"]}
+    r = next(r for r in spec if r["n_draft_max"] == 3)
+    gaps = r["round_busy_us"] - 3 * plain["draft_step_us"] - verify[4]
+    print(f'K=3: host {r["round_idle_us"]:.1f} us, between passes {gaps:.1f} us, of a round of {r["round_busy_us"]:.0f} us')
 if what == "prompt":
     print(", ".join(f'{r["avg_ts"]:.0f} tok/s at {r["n_prompt"]}' for r in rows if r["n_prompt"]))
+if what == "sampled":
+    print(f'plain {plain["avg_ts"]:.0f}, ' + ", ".join(f'K={r["n_draft_max"]} {r["avg_ts"]:.0f} tok/s, a round '
+          f'{r["round_busy_us"]:.0f} us and {r["round_idle_us"]:.1f} idle' for r in spec))
 if what == "spec":
     best, worst = max(spec, key=lambda r: r["avg_ts"]), min(spec, key=lambda r: r["avg_ts"])
     print(f'best {best["avg_ts"]:.0f} tok/s at K={best["n_draft_max"]} ({best["speedup"]:.2f}x, acceptance '
@@ -74,6 +91,15 @@ if wants identity; then
     code=$?
     [ $code -eq 0 ] && text=$(figure "$FOLDER/identity.json" identical) || { code=1; text=$(tail -1 "$FOLDER/identity.err"); }
     verdict "greedy, shipped pair, 40 prompts x 256" $code "$text"
+    "$OUTRIDER" bench --device cuda --prompts tests/data/prompts.jsonl -p 0 -n 128 -r 1 --spec-type draft --temp 0.8 \
+        --seed 5 --spec-accept coupled --spec-draft-n-max 1-8 -o json >"$FOLDER/coupled.json" 2>"$FOLDER/coupled.err"
+    code=$?
+    [ $code -eq 0 ] && text=$(figure "$FOLDER/coupled.json" identical) || { code=1; text=$(tail -1 "$FOLDER/coupled.err"); }
+    verdict "coupled at 0.8, shipped pair, 40 x 128" $code "$text"
+    for i in $(seq 50); do
+        "$OUTRIDER" run --device cuda -n 64 --temp 0.8 --seed 9 -p "The king had" 2>/dev/null | cksum
+    done | sort -u >"$FOLDER/repeats"
+    verdict "50 runs of one seed" "$(($(wc -l <"$FOLDER/repeats") - 1))" "$(wc -l <"$FOLDER/repeats") different"
 fi
 
 if wants speed; then
@@ -101,6 +127,10 @@ if wants speed; then
     verdict "1B plain" $? "$(figure "$FOLDER/1b.json" plain 2>&1 | tail -1)"
     note "8B plain" "$(figure "$FOLDER/8b-A.json" plain 2>&1 | tail -1)"
     note "8B verify, rows: over one row" "$(figure "$FOLDER/8b-A.json" verify 2>&1 | tail -1)"
+    note "8B with 1B, device idle a round" "$(figure "$FOLDER/8b-A.json" idle 2>&1 | tail -1)"
+    "$OUTRIDER" bench --device cuda -m "$MODELS/8b" -md "$MODELS/1b" -c 1024 --prompts "$FOLDER/A.jsonl" -p 0 -n 256 -r 2 \
+        --spec-type draft --temp 0.8 --spec-draft-n-max 2,4 -o json >"$FOLDER/8b-sampled.json" 2>"$FOLDER/8b-sampled.err"
+    verdict "8B with 1B, block rule at 0.8" $? "$(figure "$FOLDER/8b-sampled.json" sampled 2>&1 | tail -1)"
     note "8B prompt reading" "$(figure "$FOLDER/8b-A.json" prompt 2>&1 | tail -1)"
 fi
 echo

@@ -31,6 +31,8 @@ void stats_add(outrider_stats *sum, const outrider_stats *s) {
     sum->predicted_ms += s->predicted_ms;
     sum->draft_ms += s->draft_ms;
     sum->verify_ms += s->verify_ms;
+    sum->busy_ms += s->busy_ms;
+    sum->idle_ms += s->idle_ms;
     sum->n_verify += s->n_verify;
     sum->n_draft_steps += s->n_draft_steps;
     sum->draft_n += s->draft_n;

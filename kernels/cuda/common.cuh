@@ -13,7 +13,6 @@
 #ifndef OUTRIDER_CUDA_COMMON_CUH
 #define OUTRIDER_CUDA_COMMON_CUH
 
-#include <cublas_v2.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
@@ -33,19 +32,20 @@ enum {
     PREFILL_ROWS = 512,  /* rows of every cuBLAS product: one shape, so one order of summation */
     ATTENTION_SPANS = 8, /* most parts one row's attention is split into; a cluster of blocks */
     MAX_HEAD_DIM = 512,
+    MOST_TRIALS = 64, /* of one judge */
 };
 
 struct loader;  /* threads and pinned buffers that bring weights in */
 struct link;    /* pinned memory that small transfers pass through */
 struct records; /* recorded passes by key */
 struct held;    /* see matmul.cu */
+struct blas;    /* cuBLAS, where there is one: blas.cu */
 
 struct backend {
     int device, multiprocessors, architecture; /* 90 for compute capability 9.0 */
     char name[256];
     cudaStream_t stream;
-    cublasHandle_t blas;
-    void *blas_space;
+    struct blas *blas; /* null where there is none */
     struct link *link;
     struct loader *loader;
     struct records *records;
@@ -63,6 +63,9 @@ struct backend {
     float *sums;       /* [max_rows][3 * max_width]: products that are finished by another kernel */
     bf16 *widened;     /* the largest quantised matrix, for products that know only bf16 */
     size_t widened_bytes;
+
+    int32_t *picks;   /* [MOST_TRIALS][OUTRIDER_MAX_DRAFT + 1], see round.cu */
+    uint64_t *masses; /* the same */
 };
 
 /* Keeps the first error for sync to report. */
@@ -206,6 +209,11 @@ void cuda_gate_up(struct backend *be, const struct rows *rows, const struct mlp_
 void cuda_logits(struct backend *be, const struct head_block *h, const float *x, const int32_t *host_pick,
                  int32_t n_pick, float *logits);
 void cuda_argmax(struct backend *be, const float *logits, int32_t n, int32_t vocab, int32_t *token);
+void cuda_propose(struct backend *be, const struct trial *trials, const int32_t *extra, int32_t n,
+                  int32_t step, float *logits, int32_t vocab, int32_t *token, float *q);
+void cuda_judge(struct backend *be, const struct trial *trials, const int32_t *extra, int32_t n, int32_t most,
+                float *logits, int32_t vocab, const int32_t *token, const float *q, float *p,
+                struct verdict *verdict);
 
 /* Rows of x that a norm reads; a null `at` names them all in order. */
 struct picks {
@@ -216,6 +224,12 @@ struct picks {
 void rmsnorm(struct backend *be, const float *x, struct picks pick, const float *norm, float eps, int32_t n,
              int32_t width, enum dtype type);
 
+/* blas.cu: cuBLAS, looked up when a card is opened. c[m][n] = a[m][k] w[n][k]^T, rows of c `pitch` apart. */
+cudaError_t blas_open(struct backend *be);
+void blas_product(struct backend *be, const void *w, const void *a, float *c, int32_t m, int32_t n, int32_t k,
+                  int32_t pitch);
+void blas_close(struct backend *be);
+
 /* Whether q is the f16 of the tensor-core attention. */
 static inline bool attention_is_fast(const struct backend *be, const struct attention_block *b,
                                      const struct kv_layer *kv) {
@@ -224,6 +238,7 @@ static inline bool attention_is_fast(const struct backend *be, const struct atte
 
 /* Lets the kernels of a file use the shared memory they need; once, at open. */
 cudaError_t prepare_products(struct backend *be);
+cudaError_t prepare_round(struct backend *be);
 void discard_held(struct backend *be);
 
 #endif

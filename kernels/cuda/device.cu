@@ -32,16 +32,29 @@ struct parcels {
     int n;
 };
 
-__global__ void scatter(const __grid_constant__ struct parcels all, const char *pinned) {
+/* Nanoseconds on the device's clock: when the first upload after a download began, and when that ended. */
+struct stamps {
+    uint64_t begin, end;
+};
+
+__device__ __forceinline__ uint64_t now_ns() {
+    uint64_t ns;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
+    return ns;
+}
+
+__global__ void scatter(const __grid_constant__ struct parcels all, const char *pinned, uint64_t *begin) {
+    if (begin && blockIdx.x == 0 && threadIdx.x == 0) *begin = now_ns();
     const struct parcel p = all.parcel[blockIdx.x];
     for (uint32_t i = threadIdx.x; i < p.bytes / 4; i += blockDim.x)
         ((uint32_t *)p.to)[i] = ((const volatile uint32_t *)(pinned + p.from))[i];
 }
 
 __global__ void deliver(const uint32_t *from, uint32_t *to, uint32_t words, uint64_t *ticket,
-                        uint64_t number) {
+                        uint64_t number, uint64_t *end) {
     pdl_wait();
     for (uint32_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = __ldcg(from + i);
+    if (threadIdx.x == 0) *end = now_ns();
     __threadfence_system();
     __syncthreads();
     if (threadIdx.x == 0) *(volatile uint64_t *)ticket = number;
@@ -56,13 +69,19 @@ struct link {
     cudaEvent_t left[2]; /* all that came from a half has been read */
     struct parcels waiting;
     uint64_t *ticket, number;
+
+    struct stamps *stamps; /* pinned */
+    bool begun;            /* an upload has been stamped since the last download */
+    uint64_t last_end;     /* 0: something else ran since */
+    double busy_us, idle_us;
 };
 
 static cudaError_t link_open(struct link *l) {
-    cudaError_t error = cudaHostAlloc((void **)&l->pinned, LINK_BYTES + 64, cudaHostAllocDefault);
+    cudaError_t error = cudaHostAlloc((void **)&l->pinned, LINK_BYTES + 128, cudaHostAllocDefault);
     if (error != cudaSuccess) return error;
     l->ticket = (uint64_t *)(l->pinned + LINK_BYTES);
     *l->ticket = 0;
+    l->stamps = (struct stamps *)(l->pinned + LINK_BYTES + 64);
     for (int i = 0; i < 2 && error == cudaSuccess; i++)
         error = cudaEventCreateWithFlags(&l->left[i], cudaEventDisableTiming);
     return error;
@@ -82,7 +101,9 @@ void flush_uploads(struct backend *be) {
     struct parcels all = l->waiting;
     l->waiting.n = 0;
     be->serial = true;
-    launch_raw(be, "upload", scatter, all.n, 256, 0, 1, all, (const char *)l->pinned);
+    launch_raw(be, "upload", scatter, all.n, 256, 0, 1, all, (const char *)l->pinned,
+               l->begun ? (uint64_t *)nullptr : &l->stamps->begin);
+    l->begun = true;
     be->serial = true;
 }
 
@@ -135,15 +156,27 @@ void settle(struct backend *be) {
 
 static outrider_status cuda_sync(struct backend *be) {
     settle(be);
+    be->link->begun = false;
+    be->link->last_end = 0;
     note(be, cudaStreamSynchronize(be->stream), "sync");
     return report(be);
+}
+
+/* After a small download: the stamps are those of what it ended. */
+static void count_times(struct link *l) {
+    if (l->begun) {
+        l->busy_us += 1e-3 * (double)(l->stamps->end - l->stamps->begin);
+        if (l->last_end) l->idle_us += 1e-3 * (double)(l->stamps->begin - l->last_end);
+    }
+    l->last_end = l->begun ? l->stamps->end : 0;
+    l->begun = false;
 }
 
 static outrider_status download_small(struct backend *be, void *host_to, const void *from, size_t bytes) {
     struct link *l = be->link;
     char *bounce = l->pinned + 2 * HALF_BYTES;
     launch(be, "download", deliver, 1, 256, 0, (const uint32_t *)from, (uint32_t *)bounce,
-           (uint32_t)(bytes / 4), l->ticket, ++l->number);
+           (uint32_t)(bytes / 4), l->ticket, ++l->number, &l->stamps->end);
     /* A failed kernel never writes the ticket, so look at the stream now and then. */
     for (uint32_t spins = 1; __atomic_load_n(l->ticket, __ATOMIC_ACQUIRE) != l->number; spins++)
         if (be->error != cudaSuccess ||
@@ -151,6 +184,7 @@ static outrider_status download_small(struct backend *be, void *host_to, const v
             break;
     if (__atomic_load_n(l->ticket, __ATOMIC_ACQUIRE) != l->number) return cuda_sync(be);
     memcpy(host_to, bounce, bytes);
+    count_times(l);
     return report(be);
 }
 
@@ -470,8 +504,15 @@ static outrider_status cuda_read_bandwidth(struct backend *be, size_t bytes, dou
     return cuda_sync(be);
 }
 
+static void cuda_round_times(struct backend *be, double *busy_us, double *idle_us) {
+    *busy_us = be->link->busy_us;
+    *idle_us = be->link->idle_us;
+    be->link->busy_us = be->link->idle_us = 0;
+}
+
 static void cuda_describe(struct backend *be, char *line, size_t bytes) {
-    snprintf(line, bytes, "cuda:%d, %s, %d multiprocessors", be->device, be->name, be->multiprocessors);
+    snprintf(line, bytes, "cuda:%d, %s, %d multiprocessors%s", be->device, be->name, be->multiprocessors,
+             be->blas ? "" : ", no cuBLAS: prompts are read more slowly");
 }
 
 /* ---- opening and closing ---- */
@@ -485,9 +526,10 @@ static void cuda_close(struct backend *be) {
     loader_close(be->loader);
     link_close(be->link);
     discard_held(be);
-    void *scratch[] = {be->normed, be->scale, be->squares, be->padded, be->sums, be->widened, be->blas_space};
+    blas_close(be);
+    void *scratch[] = {be->normed, be->scale,   be->squares, be->padded,
+                       be->sums,   be->widened, be->picks,   be->masses};
     for (void *p : scratch) cudaFree(p);
-    if (be->blas) cublasDestroy(be->blas);
     if (be->stream) cudaStreamDestroy(be->stream);
     delete be;
 }
@@ -512,9 +554,12 @@ static const struct ops cuda_ops = {
     cuda_gate_up,
     cuda_logits,
     cuda_argmax,
+    cuda_propose,
+    cuda_judge,
     cuda_replay,
     cuda_record_begin,
     cuda_record_end,
+    cuda_round_times,
     cuda_read_bandwidth,
     cuda_describe,
     cuda_close,
@@ -537,7 +582,6 @@ static outrider_status find_device(const char *name, int *out) {
 
 static cudaError_t open_parts(struct backend *be) {
     cudaDeviceProp properties;
-    constexpr size_t blas_bytes = 64 << 20;
     cudaError_t error = cudaSetDevice(be->device);
     if (error == cudaSuccess) error = cudaGetDeviceProperties(&properties, be->device);
     if (error != cudaSuccess) return error;
@@ -546,11 +590,8 @@ static cudaError_t open_parts(struct backend *be) {
     be->architecture = properties.major * 10 + properties.minor;
     if ((error = cudaStreamCreateWithFlags(&be->stream, cudaStreamNonBlocking)) != cudaSuccess) return error;
     if ((error = link_open(be->link)) != cudaSuccess) return error;
-    if ((error = cudaMalloc(&be->blas_space, blas_bytes)) != cudaSuccess) return error;
-    if (cublasCreate(&be->blas) != CUBLAS_STATUS_SUCCESS ||
-        cublasSetStream(be->blas, be->stream) != CUBLAS_STATUS_SUCCESS ||
-        cublasSetWorkspace(be->blas, be->blas_space, blas_bytes) != CUBLAS_STATUS_SUCCESS)
-        return cudaErrorInitializationError;
+    if ((error = blas_open(be)) != cudaSuccess) return error;
+    if ((error = prepare_round(be)) != cudaSuccess) return error;
     return prepare_products(be);
 }
 

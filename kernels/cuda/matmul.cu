@@ -217,13 +217,9 @@ void run_prefill(struct backend *be, const struct job *j, const void *a) {
                    (size_t)n * j->k / 8);
             rows = (const bf16 *)be->padded;
         }
-        const float one = 1, zero = 0;
         for (int i = 0, first = 0; i < 3 && first < j->finish.n; first = j->stack.end[i++])
-            if (cublasGemmEx(be->blas, CUBLAS_OP_T, CUBLAS_OP_N, j->stack.end[i] - first, PREFILL_ROWS, j->k,
-                             &one, widened(be, j, i), CUDA_R_16BF, j->k, rows, CUDA_R_16BF, j->k, &zero,
-                             be->sums + first, CUDA_R_32F, j->finish.n, CUBLAS_COMPUTE_32F,
-                             CUBLAS_GEMM_DEFAULT) != CUBLAS_STATUS_SUCCESS)
-                note(be, cudaErrorUnknown, "cuBLAS");
+            blas_product(be, widened(be, j, i), rows, be->sums + first, PREFILL_ROWS, j->stack.end[i] - first,
+                         j->k, j->finish.n);
         finish_rows(be, finish_from(j->finish, from), n);
     }
 }
@@ -252,7 +248,7 @@ void run(struct backend *be, struct job *j) {
         rmsnorm(be, j->x, j->pick, j->norm, j->eps, j->m, j->k, type);
         j->finish.scale = be->scale;
     }
-    if (j->prefill && is_narrow(j->dtype) && j->k % 8 == 0) return run_prefill(be, j, a);
+    if (j->prefill && be->blas && is_narrow(j->dtype) && j->k % 8 == 0) return run_prefill(be, j, a);
     if (is_skinny(be, j)) return run_skinny(be, j, a);
     if (is_narrow(j->dtype)) return run_plain<bf16, bf16>(be, j, a);
     if (j->dtype == DTYPE_F16) return run_plain<__half, float>(be, j, a);
