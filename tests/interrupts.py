@@ -11,9 +11,10 @@ import pexpect
 
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
 POINTS, SEED = int(os.environ.get("POINTS", "100")), int(os.environ.get("SEED", "1"))
+# An answer must outlast the pauses before Ctrl-C, and the shell around the program must outlive both.
 READY = r"\x1b\[\?2004h> "
 WAIT = 300
-ARGUMENTS = ["chat", "--temp", "0", "--ignore-eos", "-n", "400", "--stop", "the king said to the queen of"]
+ARGUMENTS = ["chat", "--temp", "0", "--ignore-eos", "-n", "1500", "--stop", "the king said to the queen of"]
 
 
 def environment(folder):
@@ -47,7 +48,7 @@ def once(folder, chance):
     bad = 0
     for point in range(POINTS):
         ask(child, "/clear")
-        ask(child, "/set predict 400")
+        ask(child, "/set predict 1500")
         child.sendline("Tell me a long story.")
         time.sleep(chance.uniform(0, 0.4))
         child.sendintr()
@@ -74,7 +75,7 @@ def twice(folder, chance):
     prompt; the terminal is as before in any case."""
     bad = 0
     for point in range(POINTS):
-        child = pexpect.spawn("bash", ["-c", 'stty -g; "$0" "$@"; code=$?; stty -g; echo "code $code"', OUTRIDER, *ARGUMENTS],
+        child = pexpect.spawn("bash", ["-c", 'trap : INT; stty -g; "$0" "$@"; code=$?; stty -g; echo "code $code"', OUTRIDER, *ARGUMENTS],
                               env=environment(folder), timeout=WAIT, encoding="utf-8", codec_errors="replace")
         child.expect(r"([0-9a-f:]{30,})\r")
         before = child.match[1]

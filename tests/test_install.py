@@ -58,7 +58,7 @@ def test_library(prefix, work, env):
     check("pkg-config knows the library", flags.returncode == 0, flags.stderr)
     sanitizer = ["-fsanitize=address,undefined"] if "asan" in BUILD else []
     program = f"{work}/example"
-    built = run(os.environ.get("CC", "cc"), "-std=c11", "-Wall", "-Wextra", "-Werror", *sanitizer, "-o", program,
+    built = run(*os.environ.get("CC", "cc").split(), "-std=c11", "-Wall", "-Wextra", "-Werror", *sanitizer, "-o", program,
                 os.path.abspath("tests/example.c"), *flags.stdout.split(), cwd=work, env=env)
     check("a program on the public header builds", built.returncode == 0, built.stderr)
     tale = f"{prefix}/share/outrider/tale"

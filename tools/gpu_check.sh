@@ -122,6 +122,19 @@ if wants speed; then
             -p 0 -n 256 -r 3 --spec-draft-n-max auto -o json >"$FOLDER/8b-$prompt-auto.json" 2>"$FOLDER/8b-$prompt-auto.err"
         verdict "8B, prompt $prompt, draft and n-grams" $? "$(figure "$FOLDER/8b-$prompt-auto.json" spec 2>&1 | tail -1)"
     done
+    for prompt in A B; do
+        "$OUTRIDER" bench --device cuda -m "$MODELS/8b" -md "$MODELS/1b" --draft-quant q4 -c 1024 \
+            --prompts "$FOLDER/$prompt.jsonl" -p 0 -n 256 -r 3 --spec-type draft --spec-draft-n-max 1-8 \
+            -o json >"$FOLDER/8b-$prompt-q4.json" 2>"$FOLDER/8b-$prompt-q4.err"
+        verdict "8B with 1B in q4, prompt $prompt" $? "$(figure "$FOLDER/8b-$prompt-q4.json" spec 2>&1 | tail -1)"
+    done
+    note "1B in q4, a step" "$(figure "$FOLDER/8b-A-q4.json" verify 2>&1 | grep -o 'draft step.*')"
+    for quant in q8 q4; do
+        "$OUTRIDER" bench --device cuda -m "$MODELS/8b" --quant $quant -c 1024 -p 512 -n 256 -r 3 \
+            --prompts "$FOLDER/A.jsonl" --spec-draft-n-max 0 -o json >"$FOLDER/8b-$quant.json" 2>"$FOLDER/8b-$quant.err"
+        verdict "8B in $quant, plain" $? "$(figure "$FOLDER/8b-$quant.json" plain 2>&1 | tail -1)"
+        note "8B in $quant, rows: over one row" "$(figure "$FOLDER/8b-$quant.json" verify 2>&1 | tail -1)"
+    done
     "$OUTRIDER" bench --device cuda -m "$MODELS/1b" -c 1024 -p 512 -n 256 -r 3 --prompts "$FOLDER/A.jsonl" \
         --spec-draft-n-max 0 -o json >"$FOLDER/1b.json" 2>"$FOLDER/1b.err"
     verdict "1B plain" $? "$(figure "$FOLDER/1b.json" plain 2>&1 | tail -1)"
