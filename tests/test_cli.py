@@ -315,6 +315,26 @@ def test_batch():
     refused("a line that is no JSON", 1, "run", "--batch", "-", stdin='{"prompt"', says=["line 1"])
 
 
+def test_check():
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/few.jsonl"
+        with open("tests/data/prompts.jsonl") as lines:
+            open(path, "w").writelines(next(lines) for _ in range(2))
+        few = ["check", "--prompts", path, "-n", "8"]
+        done = outrider(*few)
+        lines = done.stdout.strip().split("\n")
+        check("check proves the shipped pair", done.returncode == 0 and lines[-1].startswith("yes: ") and not done.stderr
+              and [" ok " in line for line in lines] == [False] + [True] * 6 + [False], (done.stdout, done.stderr))
+        done = outrider(*few, "--json", "-m", f"{TALE}/verifier", "-c", "128", "--page-size", "16")
+        found = json.loads(done.stdout)
+        rows = {r["name"]: r for r in found["checks"]}
+        check("and n-grams alone", done.returncode == 0 and found["ok"] and not found["has_draft"] and len(rows) == 6
+              and all(r["ok"] and r["draft_n"] > 0 for r in found["checks"]), found)
+        own = rows["draft = verifier"]
+        check("as its own draft the verifier accepts all", own["draft_n_accepted"] == own["draft_n"], own)
+    refused("a context too small to check", 2, "check", "-c", "64", says=["64", "112"])
+
+
 def test_eval_and_inspect():
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/text"
@@ -388,6 +408,6 @@ def test_config_file():
 
 
 for test in (test_about, test_events, test_held_back, test_config_file, test_streams, test_timings, test_same_text, test_options, test_environment, test_refusals,
-             test_not_numbers, test_prompts, test_output_errors, test_interrupt, test_batch, test_bench, test_eval_and_inspect):
+             test_not_numbers, test_prompts, test_output_errors, test_interrupt, test_batch, test_bench, test_check, test_eval_and_inspect):
     test()
 raise SystemExit(failed > 0)

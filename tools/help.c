@@ -13,6 +13,8 @@ const struct command_spec commands[] = {
     {"chat", CMD_CHAT, "hold a conversation; /help lists what can be typed", cmd_chat},
     {"bench", CMD_BENCH, "measure plain against speculative decoding, interleaved, on the same prompts",
      cmd_bench},
+    {"check", CMD_CHECK, "prove on this machine that a pair's speculative answers are the plain ones",
+     cmd_check},
     {"eval", CMD_EVAL, "perplexity of a text under the verifier", cmd_eval},
     {"inspect", CMD_INSPECT, "say what a model is and what memory it needs", cmd_inspect},
     {"convert", CMD_CONVERT, "write a folder as a GGUF file, or a GGUF file as a folder", cmd_convert},

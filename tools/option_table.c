@@ -4,7 +4,7 @@
 
 #include "tools/tools.h"
 
-#define CMD_LOADS (CMD_RUN | CMD_CHAT | CMD_BENCH | CMD_EVAL)
+#define CMD_LOADS (CMD_RUN | CMD_CHAT | CMD_BENCH | CMD_EVAL | CMD_CHECK)
 #define CMD_WRITES (CMD_RUN | CMD_CHAT | CMD_BENCH)
 #define CMD_TEXT (CMD_RUN | CMD_CHAT)
 
@@ -17,7 +17,7 @@ static const struct option_spec table[N_OPTIONS] = {
         .help = "the model that writes the text, the verifier: a folder, a GGUF file, or ORG/NAME in the local "
         "Hugging Face cache (ORG/NAME:Q4_K_M for one of several GGUF files)"},
     [OPT_MODEL_DRAFT] = {"model-draft", "md", "draft-model spec-draft-model", KIND_TEXT,
-        CMD_WRITES | CMD_INSPECT, "model", "MODEL", .shown = "none; with the shipped pair its draft",
+        CMD_WRITES | CMD_INSPECT | CMD_CHECK, "model", "MODEL", .shown = "none; with the shipped pair its draft",
         .help = "the small model that proposes, named likewise; its vocabulary must equal the verifier's"},
     [OPT_CTX_SIZE] = {"ctx-size", "c", NULL, KIND_INT, CMD_ALL, "model", "N", 0, INT32_MAX,
         .shown = "what the models know, up to 8192",
@@ -30,8 +30,8 @@ static const struct option_spec table[N_OPTIONS] = {
         .initial = "f16", .help = "number format of the cache of keys and values"},
     [OPT_QUANT] = {"quant", NULL, NULL, KIND_CHOICE, CMD_ALL, "model", "none|q8|q4", .initial = "none",
         .help = "hold the model's matrices in about 8 or 4 bits a weight, quantised as they are loaded"},
-    [OPT_DRAFT_QUANT] = {"draft-quant", NULL, NULL, KIND_CHOICE, CMD_WRITES | CMD_INSPECT, "model",
-        "none|q8|q4", .initial = "none",
+    [OPT_DRAFT_QUANT] = {"draft-quant", NULL, NULL, KIND_CHOICE, CMD_WRITES | CMD_INSPECT | CMD_CHECK,
+        "model", "none|q8|q4", .initial = "none",
         .help = "the same for the draft; changes the speed, never what the verifier writes"},
     [OPT_PAGE_SIZE] = {"page-size", NULL, NULL, KIND_INT, CMD_LOADS, "model", "N", 16, 256,
         .shown = "chosen by the engine", .help = "tokens in a page of the cache: 16, 32, 64, 128 or 256"},
@@ -98,6 +98,8 @@ static const struct option_spec table[N_OPTIONS] = {
     [OPT_REPRODUCIBLE] = {"reproducible", NULL, NULL, KIND_FLAG, CMD_WRITES, "speculation",
         .help = "the same as --spec-accept coupled, whatever else says otherwise"},
 
+    [OPT_CHECK_PREDICT] = {"predict", "n", "n-predict", KIND_INT, CMD_CHECK, "measurement", "N", 8, 1 << 20,
+        .initial = "64", .help = "tokens of an answer"},
     [OPT_BENCH_N_PROMPT] = {"n-prompt", "p", NULL, KIND_TEXT, CMD_BENCH, "measurement", "LIST",
         .initial = "512", .help = "prompt lengths to time, such as 128,512; 0 for none"},
     [OPT_BENCH_N_GEN] = {"n-gen", "n", NULL, KIND_TEXT, CMD_BENCH, "measurement", "LIST", .initial = "128",
@@ -107,7 +109,7 @@ static const struct option_spec table[N_OPTIONS] = {
         .help = "tokens proposed in a round, such as auto,1-4,8; 0 for plain decoding alone"},
     [OPT_BENCH_REPETITIONS] = {"repetitions", "r", NULL, KIND_INT, CMD_BENCH, "measurement", "N", 1, 1000,
         .initial = "5", .help = "times that each measurement is taken, plain and speculative in turn"},
-    [OPT_BENCH_PROMPTS] = {"prompts", NULL, NULL, KIND_TEXT, CMD_BENCH, "measurement", "FILE",
+    [OPT_BENCH_PROMPTS] = {"prompts", NULL, NULL, KIND_TEXT, CMD_BENCH | CMD_CHECK, "measurement", "FILE",
         .shown = "eight built-in openings",
         .help = "prompts to go on from: a line {\"prompt\": \"...\"} each"},
     [OPT_BENCH_CLOCK] = {"clock", NULL, NULL, KIND_CHOICE, CMD_BENCH, "measurement", "wall|cpu",
@@ -121,7 +123,7 @@ static const struct option_spec table[N_OPTIONS] = {
         "q5_k, q6_k"},
     [OPT_OUTPUT] = {"output", "o", NULL, KIND_CHOICE, CMD_BENCH, "output", "md|csv|json|jsonl",
         .initial = "md", .help = "form of the result"},
-    [OPT_JSON] = {"json", NULL, NULL, KIND_FLAG, CMD_RUN | CMD_EVAL | CMD_INSPECT, "output",
+    [OPT_JSON] = {"json", NULL, NULL, KIND_FLAG, CMD_RUN | CMD_EVAL | CMD_INSPECT | CMD_CHECK, "output",
         .help = "one JSON object on standard output"},
     [OPT_JSONL] = {"jsonl", NULL, NULL, KIND_FLAG, CMD_RUN, "output",
         .help = "a JSON object a line as the text is written: an event for each round, and one at the end"},

@@ -20,8 +20,9 @@ enum command {
     CMD_BENCH = 4,
     CMD_EVAL = 8,
     CMD_INSPECT = 16,
-    CMD_ALL = 31,     /* those that run or describe a model */
     CMD_CONVERT = 32,
+    CMD_CHECK = 64,
+    CMD_ALL = 31 | CMD_CHECK, /* those that run or describe a model */
 };
 
 enum option_id {
@@ -59,6 +60,7 @@ enum option_id {
     OPT_SPEC_DRAFT_N_MAX,
     OPT_SPEC_ACCEPT,
     OPT_REPRODUCIBLE,
+    OPT_CHECK_PREDICT,
     OPT_BENCH_N_PROMPT,
     OPT_BENCH_N_GEN,
     OPT_BENCH_DRAFT_N_MAX,

@@ -18,6 +18,7 @@ int cmd_run(struct options *options);
 int run_batch(struct options *options); /* cmd_run's, with --batch */
 int cmd_chat(struct options *options);
 int cmd_bench(struct options *options);
+int cmd_check(struct options *options);
 int cmd_eval(struct options *options);
 int cmd_inspect(struct options *options);
 int cmd_convert(struct options *options);
