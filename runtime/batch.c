@@ -108,10 +108,10 @@ void batch_propose(outrider_engine *e, int32_t n, int32_t first) {
     e->ops->argmax(e->be, m->logits, n, m->config.vocab_size, batch_tokens(e) + first);
 }
 
-void batch_set_tokens(outrider_engine *e, int32_t first, int32_t n) {
-    const struct batch *b = &e->batch;
-    e->ops->upload(e->be, batch_tokens(e) + first, b->host + TOKEN * b->capacity + b->base + first,
-                   (size_t)n * sizeof *b->host);
+void batch_set_token(outrider_engine *e, int32_t row, int32_t token) {
+    int32_t *host = e->batch.host + TOKEN * e->batch.capacity + e->batch.base + row;
+    *host = token;
+    e->ops->upload(e->be, batch_tokens(e) + row, host, sizeof *host);
 }
 
 outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n) {

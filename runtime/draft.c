@@ -46,9 +46,7 @@ static outrider_status sample_step(outrider_engine *e, outrider_session *const *
         if (session_distribution(s, e->logits + i * vocab, step, &s->q[step]) != OUTRIDER_OK)
             distribution_set(&s->q[step], 0);
         pick(s, step);
-        int32_t row = s->row[step + 1];
-        e->batch.host[e->batch.base + row] = s->proposed[step];
-        batch_set_tokens(e, row, 1);
+        batch_set_token(e, s->row[step + 1], s->proposed[step]);
     }
     return OUTRIDER_OK;
 }

@@ -130,8 +130,8 @@ void batch_pass(outrider_engine *e, outrider_which which, int32_t first, int32_t
                 bool prefill);
 /* The draft's n argmaxes become the tokens of rows [first, first + n), on the device. */
 void batch_propose(outrider_engine *e, int32_t n, int32_t first);
-/* Sends the tokens of rows [first, first + n) again, after the host chose them. */
-void batch_set_tokens(outrider_engine *e, int32_t first, int32_t n);
+/* Puts the token that the host chose for a row, here and on the device. */
+void batch_set_token(outrider_engine *e, int32_t row, int32_t token);
 /* Brings n rows of logits of the last pass to e->logits. Waits. */
 outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n);
 /* Brings the rows' tokens and the argmaxes of the verifier's pass over all of them. Waits. */

@@ -101,12 +101,13 @@ static void greedy_text_is_plain_text(void **state) {
     expect_plain(0, 3, 5);
 }
 
-/* A draft equal to the verifier: every proposal is accepted. */
+/* A draft equal to the verifier: every proposal is accepted, greedy and by each rule above temperature 0. */
 static void equal_draft_is_accepted(void **state) {
     (void)state;
     outrider_engine *e = open_engine(VERIFIER, 2, 1);
-    for (int32_t k = 1; k <= 8; k += 7) {
-        outrider_settings s = greedy(k);
+    for (int32_t i = 0; i < 8; i++) {
+        outrider_settings s = greedy(i % 2 ? 8 : 1);
+        if (i >= 2) s.temperature = 0.8f, s.accept = (outrider_accept_rule)(i / 2 - 1), s.seed = 7;
         outrider_session *session;
         OK(outrider_session_open(e, &s, &session));
         OK(outrider_session_append_text(session, prompts[3], strlen(prompts[3])));
