@@ -14,6 +14,7 @@
 enum { TURNS = 6, TEXT = 4096 };
 
 struct writer {
+    outrider_engine_options options; /* made before any thread: the folder's path is the tests' own static */
     outrider_engine *engine;
     pthread_mutex_t *lock; /* of a shared engine; NULL for one of its own */
     uint64_t seed;
@@ -50,12 +51,10 @@ static outrider_status write_turn(struct writer *w, outrider_session *s) {
 
 static void *write_all(void *user) {
     struct writer *w = user;
-    outrider_engine_options o = tiny_options(2);
     outrider_session *s = NULL;
-    o.threads = 2;
     w->n = 0;
     bool own = !w->engine;
-    if (own) w->status = outrider_engine_open(&o, &w->engine);
+    if (own) w->status = outrider_engine_open(&w->options, &w->engine);
     lock(w);
     outrider_settings set = outrider_settings_defaults(own && w->status ? NULL : w->engine);
     set.seed = w->seed, set.n_predict = 8, set.ignore_eos = true, set.accept = OUTRIDER_ACCEPT_COUPLED;
@@ -71,8 +70,14 @@ static void *write_all(void *user) {
     return NULL;
 }
 
+static outrider_engine_options two_threads(void) {
+    outrider_engine_options o = tiny_options(2);
+    o.threads = 2;
+    return o;
+}
+
 static void alone(struct writer *w, uint64_t seed) {
-    *w = (struct writer){.seed = seed};
+    *w = (struct writer){.options = two_threads(), .seed = seed};
     write_all(w);
     if (w->status) fail_msg("%s", w->error);
     assert_true(w->n > 0);
@@ -83,7 +88,8 @@ static void together(outrider_engine *engine, pthread_mutex_t *mutex) {
     pthread_t threads[2];
     for (int i = 0; i < 2; i++) alone(&want[i], (uint64_t)i + 1);
     for (int i = 0; i < 2; i++) {
-        got[i] = (struct writer){.engine = engine, .lock = mutex, .seed = (uint64_t)i + 1};
+        got[i] = (struct writer){
+            .options = want[i].options, .engine = engine, .lock = mutex, .seed = (uint64_t)i + 1};
         assert_int_equal(pthread_create(&threads[i], NULL, write_all, &got[i]), 0);
     }
     for (int i = 0; i < 2; i++) pthread_join(threads[i], NULL);
@@ -102,9 +108,8 @@ static void two_engines_in_two_threads(void **state) {
 static void one_engine_in_turn(void **state) {
     (void)state;
     pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
-    outrider_engine_options o = tiny_options(2);
+    outrider_engine_options o = two_threads();
     outrider_engine *e;
-    o.threads = 2;
     if (outrider_engine_open(&o, &e)) fail_msg("%s", outrider_error());
     together(e, &mutex);
     outrider_engine_close(e);
