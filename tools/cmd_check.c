@@ -223,7 +223,17 @@ static int try_self(struct check *c) {
     struct row *row = &c->row;
     s.drafters = OUTRIDER_DRAFT_MODEL;
     CHECK(over_prompts(c, &s, self_k, N));
-    snprintf(row->tried, sizeof row->tried, "the verifier as its own draft, %zu prompts, K 1, 4 and 8",
+    /* Equal distributions: no rule may reject. */
+    s.temperature = 0.8f;
+    for (int rule = OUTRIDER_ACCEPT_REJECTION; rule <= OUTRIDER_ACCEPT_COUPLED; rule++) {
+        struct tokens answer = {0};
+        s.accept = (outrider_accept_rule)rule;
+        int code = ask(c, &s, FIXED_K, &c->prompts[0], &answer);
+        free(answer.ids);
+        if (code) return code;
+    }
+    snprintf(row->tried, sizeof row->tried,
+             "the verifier as its own draft, %zu prompts, K 1, 4 and 8, then each rule at temperature 0.8",
              c->n_prompts);
     if (row->accepted != row->proposed && !row->wrong[0])
         snprintf(row->wrong, sizeof row->wrong, "%lld of its proposals were rejected",
