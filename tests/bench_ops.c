@@ -1,7 +1,6 @@
 /* Times whole synthetic forward passes of the shipped pair's shapes against reading the same bytes.
  *
- *     make && gcc -std=c11 -D_GNU_SOURCE -O2 -I. tests/bench_ops.c build/liboutrider.a -lm -lpthread -o
- * /tmp/bench_ops /tmp/bench_ops [device] [threads] [rounds] [most rows]
+ *     make bench-ops BENCH_OPS="[device] [threads] [rounds] [most rows]"
  *
  * The machine may be shared, so every row count and the reading are measured in turn, round after round, and
  * the table gives medians and minima of each round's best, and ratios of medians. Weights lie in one piece of

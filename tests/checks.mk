@@ -1,5 +1,11 @@
 # The tests that take longer, and those with other tools. Each builds in a folder of its own.
-.PHONY: asan tsan valgrind coverage endurance fuzz fuzzers interrupts
+.PHONY: asan tsan valgrind coverage endurance fuzz fuzzers interrupts bench-ops
+
+# A pass of the shipped pair's shapes against reading the same bytes, by operation and row count.
+bench-ops: $(BUILD)/tests/bench_ops
+	$(BUILD)/tests/bench_ops $(BENCH_OPS)
+$(BUILD)/tests/bench_ops: $(BUILD)/tests/bench_ops.o $(BUILD)/liboutrider.a
+	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lstdc++
 
 # Ctrl-C at 100 random points; `make test` has a few.
 interrupts: $(BUILD)/.test_packages $(BUILD)/outrider

@@ -93,7 +93,11 @@ static void greedy_text_is_plain_text(void **state) {
     if (getenv("EXACT") && strcmp(getenv("EXACT"), "full") == 0) {
         for (int32_t k = 0; k <= 8; k++)
             for (int32_t threads = 1; threads <= 4; threads++)
-                for (int batch = 1; batch <= 8; batch++) expect_plain(k, threads, batch);
+                for (int batch = 1; batch <= 8; batch++) {
+                    fprintf(stderr, "\rK %d of 8, %d of 4 threads, batch %d of 8 ", k, threads, batch);
+                    expect_plain(k, threads, batch);
+                }
+        fputc('\n', stderr);
         return;
     }
     for (int32_t k = 1; k <= 8; k++) expect_plain(k, 1 + (k + 1) % 2, 9 - k);
