@@ -2,6 +2,9 @@
  * what it was told, so that tests can play any machine and any draft. */
 #include "runtime/controller.h"
 
+#include <stdlib.h>
+#include <string.h>
+
 /* What is assumed before anything is seen: a fair draft, worth two observations. */
 static const double PRIOR = 0.6, PRIOR_WEIGHT = 2;
 /* Observations that the estimate of a place borrows from the place before it. */
@@ -9,23 +12,29 @@ static const double BORROWED = 8;
 /* Share of the old counts that a round leaves, also of places it did not test: text changes its character,
  * and a place that was given up must be thought well of again some day. */
 static const double FADE = 0.98;
-/* Most of the time that tries of an idle draft may take. */
+/* Most of the time that tries of an idle draft may take, and how many it has before that counts. */
 static const double TRY_SHARE = 0.008;
+enum { FIRST_TRIES = 4 };
 /* A K must promise this much over plain decoding before it is used: estimates err. */
 static const double MARGIN = 1.02;
 
+/* Rounds that the measurements at the start weigh as much as, and those of a neighbouring K at most; share of
+ * the old rounds' weight that a round leaves. */
+static const double MEASURED_WEIGHT = 2, NEIGHBOUR_WEIGHT = 8, COST_FADE = 0.995;
+
 void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us) {
+    double least[COST_ROWS];
+    /* More rows never cost less; where they seem to, the fewer were disturbed when they were measured. */
+    for (int32_t i = n - 1; i >= 0; i--) least[i] = i + 1 < n && least[i + 1] < us[i] ? least[i + 1] : us[i];
     for (int32_t r = 1; r <= COST_ROWS; r++) {
         int32_t i = 0;
         while (i + 2 < n && r > rows[i + 1]) i++;
-        double slope = n > 1 ? (us[i + 1] - us[i]) / (rows[i + 1] - rows[i]) : 0;
-        c->verify[r] = us[i] + slope * (r - rows[i]);
-        /* More rows never cost less; a measurement that says so is noise. */
-        if (r > 1 && c->verify[r] < c->verify[r - 1]) c->verify[r] = c->verify[r - 1];
+        double slope = n > 1 ? (least[i + 1] - least[i]) / (rows[i + 1] - rows[i]) : 0;
+        c->verify[r] = least[i] + slope * (r - rows[i]);
     }
     c->draft = draft_us;
-    c->scale = 1;
-    for (int32_t k = 0; k <= OUTRIDER_MAX_DRAFT; k++) c->by_k[0][k] = c->by_k[1][k] = 1;
+    c->scale[0] = c->scale[1] = 1;
+    memset(c->seen, 0, sizeof c->seen);
     c->known = true;
 }
 
@@ -35,21 +44,50 @@ double costs_verify(const struct costs *c, int32_t rows) {
     return c->verify[COST_ROWS] + slope * (rows - COST_ROWS);
 }
 
-double costs_round(const struct costs *c, int32_t sessions, int32_t k, bool free) {
-    return ((free ? 0 : k * c->draft) + costs_verify(c, sessions * (k + 1))) * c->by_k[free && k > 0][k];
+static double by_measurements(const struct costs *c, struct round_shape r) {
+    return r.steps * c->draft + costs_verify(c, r.rows);
 }
 
-/* Moves a running mean; a single slow round (another program woke up) must not count for much. */
-static void follow(double *mean, double seen) {
-    if (seen > 2 * *mean) seen = 2 * *mean;
-    *mean += 0.05 * (seen - *mean);
+/* How rounds of K err: as those of K did, and, worth a few rounds, as its neighbours did, half as much for
+ * each step away. So a K of which none is seen is taken to err as they do; and what was seen long ago fades,
+ * so that slow rounds bar no K for ever. */
+static double correction(const struct costs *c, struct round_shape r) {
+    const struct cost_seen *seen = c->seen[r.sampling][r.steps == 0];
+    double weight = MEASURED_WEIGHT + seen[r.k].weight, sum = MEASURED_WEIGHT + seen[r.k].sum;
+    for (int32_t k = 0; k <= OUTRIDER_MAX_DRAFT; k++) {
+        if (k == r.k || seen[k].weight <= 0) continue;
+        double most = NEIGHBOUR_WEIGHT / (1 << abs(k - r.k)),
+               share = seen[k].weight < most ? 1 : most / seen[k].weight;
+        weight += share * seen[k].weight;
+        sum += share * seen[k].sum;
+    }
+    return sum / weight;
 }
 
-void costs_observe(struct costs *c, int32_t sessions, int32_t k, bool free, double us) {
+double costs_round(const struct costs *c, struct round_shape r) {
+    return by_measurements(c, r) * correction(c, r);
+}
+
+/* A single slow round (another program woke up) must not count for much. */
+static double at_most_twice(double seen, double expected) {
+    return seen < 2 * expected ? seen : 2 * expected;
+}
+
+void costs_observe(struct costs *c, struct round_shape r, double us) {
     if (!c->known) return;
-    double *by_k = &c->by_k[free && k > 0][k], ratio = us / (costs_round(c, sessions, k, free) / *by_k);
-    follow(by_k, ratio / c->scale);
-    follow(&c->scale, ratio / *by_k);
+    double *scale = &c->scale[r.sampling], expected = correction(c, r), ratio = us / by_measurements(c, r);
+    for (int32_t free = 0; free < 2; free++)
+        for (int32_t k = 0; k <= OUTRIDER_MAX_DRAFT; k++) {
+            struct cost_seen *seen = &c->seen[r.sampling][free][k];
+            seen->weight *= COST_FADE, seen->sum *= COST_FADE;
+        }
+    for (int32_t free = 0; free < 2; free++) {
+        if (r.k > 0 && free != (r.steps == 0)) continue; /* a plain round is of both kinds */
+        struct cost_seen *seen = &c->seen[r.sampling][free][r.k];
+        seen->weight += 1;
+        seen->sum += at_most_twice(ratio / *scale, expected);
+    }
+    *scale += 0.05 * (at_most_twice(ratio / expected, *scale) - *scale);
 }
 
 /* The estimate of place i from that of the place before it. */
@@ -58,15 +96,19 @@ static double next_place(const struct controller *c, int32_t i, double before) {
     return (c->stayed[i] + weight * before) / (c->tested[i] + weight);
 }
 
+static double prior_of(const struct controller *c) {
+    return c->prior > 0 ? c->prior : PRIOR;
+}
+
 double controller_acceptance(const struct controller *c, int32_t i) {
-    double a = PRIOR;
+    double a = prior_of(c);
     for (int32_t j = 0; j <= i; j++) a = next_place(c, j, a);
     return a;
 }
 
 /* Tokens that a round with K proposals is expected to write. */
 static double expected_tokens(const struct controller *c, int32_t k) {
-    double tokens = 1, reach = 1, a = PRIOR;
+    double tokens = 1, reach = 1, a = prior_of(c);
     for (int32_t i = 0; i < k; i++) {
         a = next_place(c, i, a);
         reach *= a;
@@ -76,21 +118,23 @@ static double expected_tokens(const struct controller *c, int32_t k) {
 }
 
 int32_t controller_choose(const struct controller *c, const struct costs *costs, int32_t sessions,
-                          int32_t limit, bool free, double *gain) {
-    double plain = costs_round(costs, sessions, 0, free), could = 0;
-    int32_t best = 0;
+                          int32_t limit, bool free, bool sampling, double *gain) {
+    double plain = costs_round(costs, round_shape(sessions, 0, free, sampling)), could = 0,
+           unread = c->idle > 0 && !free ? costs->draft : 0; /* about what the draft did not read costs */
+    int32_t best = 0, cap = free || c->stayed[0] > 0 ? limit : 1;
     *gain = 1;
     for (int32_t k = 1; k <= limit; k++) {
-        double per_token = plain / costs_round(costs, sessions, k, free),
+        double per_token = plain / (costs_round(costs, round_shape(sessions, k, free, sampling)) + unread),
                g = expected_tokens(c, k) * per_token;
-        if (g > (best ? *gain : MARGIN)) best = k, *gain = g;
+        if (k <= cap && g > (best ? *gain : MARGIN)) best = k, *gain = g;
         if ((k + 1) * per_token > could) could = (k + 1) * per_token; /* were all accepted */
     }
-    if (best > 0 || limit <= 0 || could <= MARGIN) return best;
-    /* A try: at once while tries succeed, else when enough plain rounds have passed to pay for it. It costs
-     * what its round takes longer, and about a draft step for what the draft did not read meanwhile. */
-    double price = costs_round(costs, sessions, 1, free) - plain + (free ? 0 : costs->draft);
-    return c->helped || c->idle * TRY_SHARE * plain >= price;
+    if (best > 0 || limit <= 0 || free || could <= MARGIN) return best;
+    /* A try: the first few at once, and while tries succeed; else when enough plain rounds have passed to pay
+     * for it. It costs what its round takes longer, and about a draft step for what the draft did not read.
+     */
+    double price = costs_round(costs, round_shape(sessions, 1, free, sampling)) - plain + costs->draft;
+    return c->tries < FIRST_TRIES || c->helped || c->idle * TRY_SHARE * plain >= price;
 }
 
 void controller_observe(struct controller *c, int32_t k, int32_t accepted) {
@@ -100,6 +144,7 @@ void controller_observe(struct controller *c, int32_t k, int32_t accepted) {
     }
     c->helped = accepted > 0;
     c->idle = 0;
+    if (c->tries < FIRST_TRIES) c->tries++;
     for (int32_t i = 0; i < OUTRIDER_MAX_DRAFT; i++) c->tested[i] *= FADE, c->stayed[i] *= FADE;
     for (int32_t i = 0; i < k && i <= accepted;
          i++) { /* the first that fell was tested, those after it were not */

@@ -1,16 +1,18 @@
 /* How many tokens to propose: the K with the most expected tokens a second, 0 included.
  *
- * Of a session it follows how often the proposal at each place stays, given that those before it did. A run
- * that was accepted whole says nothing about the place after it (it is censored), so only places that were
- * tested count. Of the machine it knows what a draft step and a verify of 1..R rows cost: measured once at
- * the start, and scaled by how long real rounds take. With a(i) the acceptance at place i,
+ * Of a session and a drafter it follows how often the proposal at each place stays, given that those before
+ * it did. A run that was accepted whole says nothing about the place after it (it is censored), so only
+ * places that were tested count. Of the machine it knows what a draft step and a verify of 1..R rows cost:
+ * measured once at the start, and corrected by how long real rounds take. With a(i) the acceptance at place
+ * i,
  *
  *     tokens(K) = 1 + a(1) + a(1) a(2) + ... + a(1) ... a(K)        seconds(K) = K draft + verify(K + 1)
  *
- * and K is where tokens(K) / seconds(K) is greatest. While that is K = 0 one proposal is tried now and then,
- * more rarely each time it does not help, so that a useless draft costs less than one part in a hundred.
+ * and K is where tokens(K) / seconds(K) is greatest. A drafter of which nothing stayed yet proposes one token
+ * at a time; while the best K is 0 one proposal is tried now and then, more rarely each time it does not
+ * help. So a useless draft costs about one plain round, and less than one part in a hundred from then on.
  *
- * Exactness: K is chosen before the round draws any random number, from what earlier rounds accepted and how
+ * Exactness: K is chosen before the round draws any random number, from what earlier rounds wrote and how
  * long they took; and no round uses a number that an earlier one has looked at (sampler.h). So given K each
  * rule (accept.h) is exact, whatever chose it. With the coupled rule and at temperature 0 not even the text
  * of a seed depends on K; with the others it may, and is then as likely as any other. */
@@ -21,37 +23,57 @@
 
 enum { COST_ROWS = 64 }; /* rows whose cost is known; beyond, it grows as between the last two */
 
+/* What a round does, as far as its time depends on it. */
+struct round_shape {
+    int32_t k;     /* proposals of the session that has most */
+    int32_t rows;  /* of the verifier's pass */
+    int32_t steps; /* of the draft; 0 when proposals are free */
+    bool sampling; /* rows are sampled from, which takes longer than their argmax */
+};
+/* `sessions` sessions with K proposals each. */
+static inline struct round_shape round_shape(int32_t sessions, int32_t k, bool free, bool sampling) {
+    return (struct round_shape){k, sessions * (k + 1), free ? 0 : k, sampling};
+}
+
+/* Fading sums over the rounds of a K: what they took over what they should have. */
+struct cost_seen {
+    double weight, sum;
+};
+
 /* Of the machine and pair; one an engine. Microseconds. */
 struct costs {
     bool known;
-    double verify[COST_ROWS + 1];           /* by rows; [0] unused */
-    double draft;                           /* one step */
-    double scale;                           /* real rounds against these, running mean over all */
-    double by_k[2][OUTRIDER_MAX_DRAFT + 1]; /* and those of K against that mean; [1]: free proposals */
+    double verify[COST_ROWS + 1]; /* by rows; [0] unused */
+    double draft;                 /* one step */
+    double scale[2];              /* [sampling] real rounds against these, running mean over all */
+    struct cost_seen seen[2][2][OUTRIDER_MAX_DRAFT + 1]; /* [sampling][free][K], against that mean */
 };
 
 /* Fills the table from measurements at a few row counts, ascending, the first of one row. */
 void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us);
 double costs_verify(const struct costs *c, int32_t rows);
-/* What a round of `sessions` sessions and K proposals each should take, up to a factor common to all K;
- * `free` proposals cost no draft steps. */
-double costs_round(const struct costs *c, int32_t sessions, int32_t k, bool free);
+/* What a round should take, up to a factor common to all rounds that sample, or do not. */
+double costs_round(const struct costs *c, struct round_shape round);
 /* What one took. */
-void costs_observe(struct costs *c, int32_t sessions, int32_t k, bool free, double us);
+void costs_observe(struct costs *c, struct round_shape round, double us);
 
-/* Of a session. Zeroed to begin with. */
+/* Of a session and a drafter. Zeroed to begin with. */
 struct controller {
     double tested[OUTRIDER_MAX_DRAFT], stayed[OUTRIDER_MAX_DRAFT]; /* fading counts by place */
-    int32_t idle;                                                  /* rounds without proposals */
-    bool helped; /* the last proposals were not in vain: try again at once */
+    double prior;  /* acceptance assumed before anything is seen; 0: that of a fair draft */
+    int32_t tries; /* rounds with proposals, up to a few */
+    int32_t idle;  /* rounds without since the last of them */
+    bool helped;   /* the last proposals were not in vain: try again at once */
 };
 
 /* Acceptance at place i, given the places before it were accepted. */
 double controller_acceptance(const struct controller *c, int32_t i);
 /* The K to use, at most `limit`, when `sessions` like this one share the round; and in *gain the tokens a
- * second it promises, as a multiple of plain decoding's. `free` as above. */
+ * second it promises, as a multiple of plain decoding's. `free`: proposals cost no draft steps. */
 int32_t controller_choose(const struct controller *c, const struct costs *costs, int32_t sessions,
-                          int32_t limit, bool free, double *gain);
+                          int32_t limit, bool free, bool sampling, double *gain);
+/* Of k proposals, `accepted` stayed; so the place after them was tested too. Proposals that were not used can
+ * be judged by the text that was written in their place: k is then the places it reaches. */
 void controller_observe(struct controller *c, int32_t k, int32_t accepted);
 
 #endif

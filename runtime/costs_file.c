@@ -34,7 +34,7 @@ static void make_key(const outrider_engine *e, int32_t n, char *key) {
     model_info(e->model[OUTRIDER_VERIFIER], &v);
     if (e->model[OUTRIDER_DRAFT]) model_info(e->model[OUTRIDER_DRAFT], &d);
     snprintf(key, KEY_BYTES,
-             "outrider %s %s costs; %d; %s; %s; %s %" PRIu64 " in %d layers; %s %" PRIu64 " in %d layers",
+             "outrider %s %s least costs; %d; %s; %s; %s %" PRIu64 " in %d layers; %s %" PRIu64 " in %d layers",
              OUTRIDER_VERSION, BUILD_KIND, n, host, device, v.dtype, v.streamed_bytes, v.num_hidden_layers,
              d.dtype, d.streamed_bytes, d.num_hidden_layers);
 }

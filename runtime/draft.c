@@ -14,6 +14,7 @@ void draft_catch_up(outrider_session *s, bool *ready) {
     if (*ready || s->stats.n_predict == 0) return; /* the first token does not wait for the draft */
     int32_t border = (read / PREFILL_CHUNK + 1) * PREFILL_CHUNK, end = border < s->n - 1 ? border : s->n - 1;
     if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, end - read) != OUTRIDER_OK) return; /* go on plain */
+    e->unusual = true;
     batch_clear(e);
     for (int32_t i = read; i < end; i++) batch_add(e, s->slot, i, s->tokens[i]);
     batch_upload(e);

@@ -9,10 +9,11 @@
 #include "tokenizer/tokenizer.h"
 
 enum {
-    PREFILL_CHUNK = 512,    /* borders of prefill passes lie at its multiples */
-    SCORE_CHUNK = 64,       /* rows of a pass that all ask for logits */
-    MAX_LAG = 4,            /* unread tokens that ride in the draft's first step */
-    MAX_BATCH_SESSIONS = 64 /* sessions whose rows share one pass; more take several */
+    PREFILL_CHUNK = 512,     /* borders of prefill passes lie at its multiples */
+    SCORE_CHUNK = 64,        /* rows of a pass that all ask for logits */
+    MAX_LAG = 16,            /* unread tokens that ride in the draft's first step */
+    MAX_BATCH_SESSIONS = 64, /* sessions whose rows share one pass; more take several */
+    NGRAM_CLASSES = 4        /* of matches, by their length: a long one is seldom chance */
 };
 
 /* The rows of the round in progress; batch.c draws their layout. */
@@ -47,7 +48,8 @@ struct outrider_engine {
     float *logits; /* host copy of a pass's logits, [max_logits][vocab] */
     float *dense;  /* [vocab], zero between uses */
     struct costs costs;
-    char *cost_cache;           /* folder of costs_file.c; NULL for none */
+    bool unusual;     /* the round in progress did more than propose and verify: its time says nothing */
+    char *cost_cache; /* folder of costs_file.c; NULL for none */
     outrider_session *sessions; /* all open ones, linked */
     outrider_session **order;   /* [max_sessions] those of the round in progress, oldest first */
     uint64_t clock;             /* counts answers and rounds: who is older, who rode last */
@@ -97,8 +99,11 @@ struct outrider_session {
     size_t n_turns, turns_encoded;
     bool answer_open; /* the last turn is the header of an answer */
 
-    struct controller controller[2]; /* of the draft model and of n-grams */
-    bool by_ngram;                   /* this round's proposals are n-gram's */
+    struct controller draft_controller;
+    struct controller ngram_controller[NGRAM_CLASSES]; /* by the length of the match */
+    int32_t ngram[OUTRIDER_MAX_DRAFT], n_ngram;        /* what n-grams would propose in this round */
+    int32_t ngram_class;
+    bool by_ngram; /* this round's proposals are n-gram's */
 
     /* the round in progress */
     int32_t k; /* tokens it wants proposed */
@@ -174,6 +179,9 @@ void session_share_prefix(outrider_session *s);
  */
 void session_restart(outrider_session *s, size_t n);
 double now_ms(void);
+/* The clock of costs: processor time of the calling thread where the processor does the work, so that a busy
+ * machine disturbs it less; else the time that passes. */
+double worked_ms(const outrider_engine *e);
 
 /* -- logprobs.c -- */
 /* Room for n more tokens' worth, so that noting them cannot fail half-way. */
@@ -182,8 +190,13 @@ outrider_status logprobs_reserve(outrider_session *s, int32_t n);
 void logprobs_note(outrider_session *s, const float *logits, int32_t token);
 
 /* -- ngram.c -- */
-/* Proposes `limit` tokens after tokens[0..n), or 0 when its end has not occurred before. */
-int32_t ngram_propose(const int32_t *tokens, int32_t n, int32_t limit, int32_t *proposed);
+/* Proposes `limit` tokens after tokens[0..n), or 0 when its end has not occurred before; *length tokens of
+ * the end had. */
+int32_t ngram_propose(const int32_t *tokens, int32_t n, int32_t limit, int32_t *proposed, int32_t *length);
+/* Finds this round's n-gram proposals, at most `limit`, and their class. */
+void ngram_look(outrider_session *s, int32_t limit);
+/* What was written in this round says how good they were, whether they were used or not. */
+void ngram_learn(outrider_session *s, const int32_t *written, int32_t n);
 
 /* -- room.c: who has pages and who waits -- */
 /* Whether s may go on reading or writing in this round; `first`: it is the oldest of them. */

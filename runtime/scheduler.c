@@ -71,34 +71,51 @@ static int32_t limit_of(const outrider_session *s) {
     return set->n_predict >= 0 && limit > left ? left : limit;
 }
 
-/* Who proposes, and how many tokens. */
-static outrider_status choose_k(outrider_session *s, size_t sessions) {
+static void propose_ngram(outrider_session *s, int32_t k) {
+    s->k = k;
+    s->by_ngram = k > 0;
+    memcpy(s->proposed, s->ngram, (size_t)k * sizeof *s->proposed);
+}
+
+/* Who promises most proposes, so many tokens as promise most. */
+static outrider_status choose_automatic(outrider_session *s, int32_t sessions, int32_t limit, bool model) {
     outrider_engine *e = s->engine;
-    const outrider_settings *set = &s->sampler.s;
-    int32_t limit = limit_of(s), n_ngram = 0, k = 0;
-    bool model = e->model[OUTRIDER_DRAFT] && (set->drafters & OUTRIDER_DRAFT_MODEL),
-         automatic = set->draft_n < 0;
-    s->k = 0;
-    s->by_ngram = false;
-    if (limit <= 0) return OUTRIDER_OK;
-    if ((set->drafters & OUTRIDER_DRAFT_NGRAM) && (automatic || !model))
-        n_ngram = ngram_propose(s->tokens, s->n, limit, s->proposed);
+    bool sampling = !sampler_is_argmax(&s->sampler), ready = false;
     double gain = 1, gain_ngram = 1;
-    if (automatic) {
-        if (model || n_ngram > 0) TRY(room_measure(s));
-        if (!e->costs.known) return OUTRIDER_OK;
-        if (model)
-            k = controller_choose(&s->controller[0], &e->costs, (int32_t)sessions, limit, false, &gain);
-        n_ngram =
-            controller_choose(&s->controller[1], &e->costs, (int32_t)sessions, n_ngram, true, &gain_ngram);
-    } else if (model) {
-        k = limit;
+    int32_t k = 0, k_ngram = 0;
+    if (model || s->n_ngram > 0) TRY(room_measure(s));
+    if (!e->costs.known) return OUTRIDER_OK;
+    if (model)
+        k = controller_choose(&s->draft_controller, &e->costs, sessions, limit, false, sampling, &gain);
+    if (s->n_ngram > 0)
+        k_ngram = controller_choose(&s->ngram_controller[s->ngram_class], &e->costs, sessions, s->n_ngram,
+                                    true, sampling, &gain_ngram);
+    if (k_ngram > 0 && (k == 0 || gain_ngram > gain)) {
+        propose_ngram(s, k_ngram);
+        return OUTRIDER_OK;
     }
-    s->by_ngram = n_ngram > 0 && (k == 0 || gain_ngram > gain);
-    if (s->by_ngram) s->k = n_ngram;
-    bool ready = false;
-    if (!s->by_ngram && k > 0) draft_catch_up(s, &ready);
+    if (k > 0) draft_catch_up(s, &ready);
     if (ready) s->k = k;
+    return OUTRIDER_OK;
+}
+
+static outrider_status choose_k(outrider_session *s, size_t sessions) {
+    const outrider_settings *set = &s->sampler.s;
+    int32_t limit = limit_of(s);
+    bool model = s->engine->model[OUTRIDER_DRAFT] && (set->drafters & OUTRIDER_DRAFT_MODEL),
+         automatic = set->draft_n < 0, ready = false;
+    s->k = s->n_ngram = 0;
+    s->by_ngram = false;
+    s->engine->unusual |= !automatic; /* the controller learns from what it chose */
+    if (limit <= 0) return OUTRIDER_OK;
+    if ((set->drafters & OUTRIDER_DRAFT_NGRAM) && (automatic || !model)) ngram_look(s, limit);
+    if (automatic) return choose_automatic(s, (int32_t)sessions, limit, model);
+    if (!model) {
+        propose_ngram(s, s->n_ngram);
+        return OUTRIDER_OK;
+    }
+    draft_catch_up(s, &ready);
+    if (ready) s->k = limit;
     return OUTRIDER_OK;
 }
 
@@ -247,11 +264,11 @@ static void count(outrider_stats *stats, int32_t k, int32_t accepted) {
 static int32_t commit(outrider_session *s, struct accepted a) {
     size_t vocab = (size_t)s->engine->model[OUTRIDER_VERIFIER]->config.vocab_size;
     outrider_source proposer = s->by_ngram ? OUTRIDER_BY_NGRAM : OUTRIDER_BY_DRAFT;
-    if (s->k == 0 || !s->by_ngram) controller_observe(&s->controller[0], s->k, a.n);
-    if (s->k == 0 || s->by_ngram) controller_observe(&s->controller[1], s->k, a.n);
+    if (!s->by_ngram) controller_observe(&s->draft_controller, s->k, a.n);
     int32_t run[OUTRIDER_MAX_DRAFT + 1];
     memcpy(run, s->proposed, (size_t)a.n * sizeof *run);
     run[a.n] = a.token;
+    ngram_learn(s, run, a.n + 1);
     int32_t written = 0;
     for (; written <= a.n && running(s); written++) {
         if (s->n_logprobs > 0)
@@ -264,21 +281,35 @@ static int32_t commit(outrider_session *s, struct accepted a) {
     return written;
 }
 
+/* The round that was laid out. */
+static struct round_shape shape_of(const outrider_engine *e, outrider_session *const *sessions, size_t n) {
+    struct round_shape shape = {.rows = e->batch.n};
+    for (size_t i = 0; i < n; i++) {
+        const outrider_session *s = sessions[i];
+        if (s->k > shape.k) shape.k = s->k;
+        if (uses_model(s) && s->k > shape.steps) shape.steps = s->k;
+        shape.sampling |= !sampler_is_argmax(&s->sampler);
+    }
+    return shape;
+}
+
 /* What share of this round's time a round without proposals takes, by the costs; 0 when they are not known. A
  * ratio, so that it holds on a machine that is busy. */
-static double plain_share(const struct costs *c, size_t n, const outrider_session *first) {
+static double plain_share(const struct costs *c, size_t n, struct round_shape shape) {
     if (!c->known) return 0;
-    return costs_round(c, (int32_t)n, 0, false) / costs_round(c, (int32_t)n, first->k, first->by_ngram);
+    return costs_round(c, round_shape((int32_t)n, 0, false, shape.sampling)) / costs_round(c, shape);
 }
 
 /* One round of sessions that are ready to write, oldest first; their order may change. */
 static outrider_status write_tokens(outrider_engine *e, outrider_session **sessions, size_t n) {
     struct accepted judged[MAX_BATCH_SESSIONS];
-    double start = now_ms();
+    double start = now_ms(), worked = worked_ms(e);
+    e->unusual = false;
     for (size_t i = 0; i < n; i++) TRY(choose_k(sessions[i], n));
     TRY(reserve_all(sessions, &n));
     if (n == 0) return OUTRIDER_OK;
     lay_rows(e, sessions, n);
+    struct round_shape shape = shape_of(e, sessions, n);
     TRY(draft_propose(e, sessions, n));
     double drafted = now_ms();
     TRY(verify(e, sessions, n));
@@ -288,10 +319,10 @@ static outrider_status write_tokens(outrider_engine *e, outrider_session **sessi
             sessions[i]->state = OUTRIDER_STOP_FAILED;
     int32_t written[MAX_BATCH_SESSIONS];
     for (size_t i = 0; i < n; i++) written[i] = running(sessions[i]) ? commit(sessions[i], judged[i]) : 0;
-    double end = now_ms(), plain_ms = (end - start) * plain_share(&e->costs, n, sessions[0]);
+    double end = now_ms(), plain_ms = (end - start) * plain_share(&e->costs, n, shape);
     double busy_us = 0, idle_us = 0;
     if (e->ops->round_times) e->ops->round_times(e->be, &busy_us, &idle_us);
-    costs_observe(&e->costs, (int32_t)n, sessions[0]->k, sessions[0]->by_ngram, (end - start) * 1e3);
+    if (!e->unusual) costs_observe(&e->costs, shape, (worked_ms(e) - worked) * 1e3);
     for (size_t i = 0; i < n; i++) {
         sessions[i]->stats.busy_ms += busy_us * 1e-3;
         sessions[i]->stats.idle_ms += idle_us * 1e-3;
