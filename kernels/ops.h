@@ -52,12 +52,30 @@ struct rows {
                              of the chunk size: a backend may use another (also row-invariant) product here */
 };
 
-/* One layer's part of the page pool. k and v are [pages][kv_heads][page_size][head_dim]. */
+/* One layer's part of the page pool. k and v are [pages][kv_heads] blocks, each of one head's vectors of the
+ * page's tokens: [page_size][head_dim] of F16 or F32; of Q8_0 [page_size][head_dim] of int8, then
+ * [page_size][kv_groups] f16 scales. Elements i and i + head_dim / 2, which RoPE turns together, share the
+ * scale of group i / KV_GROUP: what stands out in one of them moves to the other and spoils no second group.
+ * A vector is quantised when it is appended, by itself: scale = the greatest magnitude / 127 as f16 (NaN of a
+ * NaN), integer = element / scale to nearest, even. Elements beyond KV_MOST count as that, so that what is
+ * read back is a finite f16. */
 struct kv_layer {
     void *k, *v;
-    enum dtype dtype; /* F16 or F32 */
+    enum dtype dtype; /* F16, F32 or Q8_0 */
     int32_t page_size;
 };
+
+enum { KV_GROUP = 16, KV_MOST = 127 * 512 };
+
+static inline int32_t kv_groups(int32_t head_dim) {
+    return (head_dim / 2 + KV_GROUP - 1) / KV_GROUP;
+}
+/* Bytes of one head's `tokens` vectors, scales and all. */
+static inline size_t kv_head_bytes(enum dtype t, int32_t tokens, int32_t head_dim) {
+    const size_t vector = t == DTYPE_Q8_0 ? (size_t)head_dim + 2 * (size_t)kv_groups(head_dim)
+                                          : (size_t)head_dim * dtype_bytes(t);
+    return (size_t)tokens * vector;
+}
 
 /* What one layer's attention needs. */
 struct attention_block {

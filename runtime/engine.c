@@ -66,7 +66,8 @@ outrider_status outrider_model_settings(const char *folder, outrider_settings *s
 static outrider_status cache_type(const char *name, enum dtype *type) {
     if (strcmp(name, "f16") == 0) return *type = DTYPE_F16, OUTRIDER_OK;
     if (strcmp(name, "f32") == 0) return *type = DTYPE_F32, OUTRIDER_OK;
-    return fail(OUTRIDER_EINVAL, "cache type %s: there are f16 and f32", name);
+    if (strcmp(name, "q8") == 0 || strcmp(name, "q8_0") == 0) return *type = DTYPE_Q8_0, OUTRIDER_OK;
+    return fail(OUTRIDER_EINVAL, "cache type %s: there are f16, f32 and q8", name);
 }
 
 static outrider_status check_options(const outrider_engine_options *o) {

@@ -54,9 +54,7 @@ static outrider_status make_rope(struct model *m) {
 
 static outrider_status alloc_pool(struct model *m, enum dtype type) {
     const struct model_config *c = &m->config;
-    size_t page =
-        (size_t)m->page_size * (size_t)c->num_key_value_heads * (size_t)c->head_dim * dtype_bytes(type);
-    size_t bytes;
+    size_t page = (size_t)c->num_key_value_heads * kv_head_bytes(type, m->page_size, c->head_dim), bytes;
     if (!mul_fits(page, (size_t)m->pages, &bytes)) return fail_memory("the cache", SIZE_MAX);
     for (int32_t i = 0; i < c->num_hidden_layers; i++) {
         struct kv_layer *kv = &m->layers[i].kv;
@@ -174,12 +172,15 @@ void model_forward(struct model *m, const struct rows *rows, uint32_t place, con
     }
 }
 
+size_t model_page_bytes(const struct model *m) {
+    return (size_t)m->config.num_key_value_heads *
+           kv_head_bytes(m->layers[0].kv.dtype, m->page_size, m->config.head_dim);
+}
+
 void model_copy_page(struct model *m, int32_t to, int32_t from) {
-    const struct model_config *c = &m->config;
-    for (int32_t i = 0; i < c->num_hidden_layers; i++) {
+    const size_t page = model_page_bytes(m);
+    for (int32_t i = 0; i < m->config.num_hidden_layers; i++) {
         struct kv_layer *kv = &m->layers[i].kv;
-        size_t page = (size_t)m->page_size * (size_t)c->num_key_value_heads * (size_t)c->head_dim *
-                      dtype_bytes(kv->dtype);
         m->ops->copy(m->be, (char *)kv->k + (size_t)to * page, (char *)kv->k + (size_t)from * page, page);
         m->ops->copy(m->be, (char *)kv->v + (size_t)to * page, (char *)kv->v + (size_t)from * page, page);
     }
@@ -233,7 +234,7 @@ static void describe(const struct model_config *c, const struct weights *w, enum
                                   .weight_bytes = weights_bytes(w),
                                   .cache_bytes_per_token = (uint64_t)2 * (uint64_t)c->num_hidden_layers *
                                                            (uint64_t)c->num_key_value_heads *
-                                                           (uint64_t)c->head_dim * dtype_bytes(cache_type)};
+                                                           kv_head_bytes(cache_type, 1, c->head_dim)};
     snprintf(info->model_type, sizeof info->model_type, "%s", c->model_type);
     const enum dtype file = sample ? sample->dtype : DTYPE_F32;
     snprintf(info->file_dtype, sizeof info->file_dtype, "%s", sample ? dtype_name(file) : "none");

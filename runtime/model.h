@@ -68,6 +68,7 @@ void model_forward(struct model *m, const struct rows *rows, uint32_t place, con
                    int32_t n_pick);
 
 /* Copies page `from` of every layer to page `to`. */
+size_t model_page_bytes(const struct model *m); /* of one layer's keys, or of its values */
 void model_copy_page(struct model *m, int32_t to, int32_t from);
 
 /* What the folder says, without binding anything. */

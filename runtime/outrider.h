@@ -73,7 +73,7 @@ typedef struct {
     int32_t cache_tokens;   /* tokens that the cache holds for all of them; 0: ctx_size for each. With less
                                (at least one ctx_size), the youngest sessions wait: see outrider_round */
     int32_t page_size;      /* tokens a cache page: a power of two, 16 to 256 */
-    const char *cache_type; /* "f16" or "f32" keys and values */
+    const char *cache_type; /* keys and values as "f16", "f32" or "q8" (8 bits, each 32 of them a scale) */
     /* Matrices in fewer bits, quantised as they are loaded: "q8", "q4", or "none" (as the files have them).
      * The draft's precision changes the speed only, never what the verifier writes. */
     const char *quant, *draft_quant;
@@ -131,11 +131,11 @@ outrider_status outrider_engine_get_info(const outrider_engine *engine, outrider
  */
 outrider_status outrider_inspect(const char *folder, const char *cache_type, const char *quant,
                                  outrider_model_info *info);
-/* Calls `entry` for each entry of a GGUF model's metadata, in the order of keys: the value as text, long ones cut
- * with "...", arrays as their length. A folder has none. */
+/* Calls `entry` for each entry of a GGUF model's metadata, in the order of keys: the value as text, long ones
+ * cut with "...", arrays as their length. A folder has none. */
 outrider_status outrider_inspect_metadata(const char *model,
-                                          void (*entry)(void *user, const char *key, const char *value), void *user);
-
+                                          void (*entry)(void *user, const char *key, const char *value),
+                                          void *user);
 
 /* ---- conversion ---- */
 

@@ -99,11 +99,6 @@ static uint64_t fingerprint(const outrider_engine *e, int which) {
 
 /* ---- one page of one layer's keys or values ---- */
 
-static size_t page_bytes(const struct model *m) {
-    return (size_t)m->page_size * (size_t)m->config.num_key_value_heads * (size_t)m->config.head_dim *
-           dtype_bytes(m->layers[0].kv.dtype);
-}
-
 static int32_t pages_in_use(const outrider_engine *e, int32_t len) {
     return (len + e->options.page_size - 1) / e->options.page_size;
 }
@@ -114,16 +109,21 @@ static bool cache_bytes(const outrider_engine *e, int which, int32_t len, size_t
     *bytes = 0;
     if (!m) return len == 0;
     size_t parts = 2 * (size_t)m->config.num_hidden_layers;
-    return mul_fits(page_bytes(m), (size_t)pages_in_use(e, len), bytes) && mul_fits(*bytes, parts, bytes);
+    return mul_fits(model_page_bytes(m), (size_t)pages_in_use(e, len), bytes) &&
+           mul_fits(*bytes, parts, bytes);
 }
 
 /* Zeroes the places of a page from `used` on. */
 static void clear_unused(const struct model *m, char *page, int32_t used) {
-    size_t place = (size_t)m->config.head_dim * dtype_bytes(m->layers[0].kv.dtype);
-    size_t head = (size_t)m->page_size * place;
-    if (used >= m->page_size) return;
-    for (int32_t h = 0; h < m->config.num_key_value_heads; h++)
-        memset(page + (size_t)h * head + (size_t)used * place, 0, head - (size_t)used * place);
+    const enum dtype type = m->layers[0].kv.dtype;
+    const int32_t dim = m->config.head_dim, size = m->page_size;
+    const size_t head = kv_head_bytes(type, size, dim), all = kv_head_bytes(type, 1, dim),
+                 place = type == DTYPE_Q8_0 ? (size_t)dim : all, scales = all - place;
+    if (used >= size) return;
+    for (int32_t h = 0; h < m->config.num_key_value_heads; h++, page += head) {
+        memset(page + (size_t)used * place, 0, (size_t)(size - used) * place);
+        memset(page + (size_t)size * place + (size_t)used * scales, 0, (size_t)(size - used) * scales);
+    }
 }
 
 struct stream {
@@ -149,7 +149,8 @@ static outrider_status each_page(const outrider_session *s, int which, int32_t l
         char *pools[] = {m->layers[l].kv.k, m->layers[l].kv.v};
         for (int part = 0; part < 2; part++)
             for (int32_t i = 0; i < pages; i++)
-                TRY(visit(m, f, pools[part] + (size_t)table[i] * page_bytes(m), len - i * m->page_size));
+                TRY(visit(m, f, pools[part] + (size_t)table[i] * model_page_bytes(m),
+                          len - i * m->page_size));
     }
     return OUTRIDER_OK;
 }
@@ -157,7 +158,7 @@ static outrider_status each_page(const outrider_session *s, int which, int32_t l
 static char *page_buffer(const outrider_engine *e) {
     size_t most = 0;
     for (int m = 0; m < KV_MODELS; m++)
-        if (e->model[m] && page_bytes(e->model[m]) > most) most = page_bytes(e->model[m]);
+        if (e->model[m] && model_page_bytes(e->model[m]) > most) most = model_page_bytes(e->model[m]);
     return malloc(most);
 }
 
@@ -176,9 +177,9 @@ static outrider_status put(struct stream *f, const void *data, size_t bytes) {
 }
 
 static outrider_status put_page(const struct model *m, struct stream *f, char *place, int32_t used) {
-    TRY(m->ops->download(m->be, f->page, place, page_bytes(m)));
+    TRY(m->ops->download(m->be, f->page, place, model_page_bytes(m)));
     clear_unused(m, f->page, used);
-    return put(f, f->page, page_bytes(m));
+    return put(f, f->page, model_page_bytes(m));
 }
 
 static outrider_status put_turns(const outrider_session *s, struct stream *f) {
@@ -275,8 +276,8 @@ static outrider_status get(struct stream *f, void *data, size_t bytes) {
 
 static outrider_status get_page(const struct model *m, struct stream *f, char *place, int32_t used) {
     (void)used;
-    TRY(get(f, f->page, page_bytes(m)));
-    m->ops->upload(m->be, place, f->page, page_bytes(m));
+    TRY(get(f, f->page, model_page_bytes(m)));
+    m->ops->upload(m->be, place, f->page, model_page_bytes(m));
     return OUTRIDER_OK;
 }
 

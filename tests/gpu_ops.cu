@@ -41,6 +41,23 @@ static void put(void *p, size_t i, float v, enum dtype t) {
     else
         ((__half *)p)[i] = __float2half(v);
 }
+/* As the 8-bit cache keeps a head's vector, on top of the rounding that the others do. */
+static void round_vector(float *v, int dim, enum dtype t) {
+    if (t != DTYPE_Q8_0) {
+        for (int d = 0; d < dim; d++) v[d] = round_to(v[d], t);
+        return;
+    }
+    for (int from = 0; from < dim / 2; from += KV_GROUP) {
+        float top = 0;
+        const int n = std::min((int)KV_GROUP, dim / 2 - from);
+        for (int i = 0; i < 2 * n; i++) top = std::max(top, fabsf(v[from + i % n + i / n * (dim / 2)]));
+        const float scale = __half2float(__float2half(top / 127));
+        for (int i = 0; i < 2 * n && scale > 0; i++) {
+            float &x = v[from + i % n + i / n * (dim / 2)];
+            x = scale * std::clamp(rintf(x / scale), -127.f, 127.f);
+        }
+    }
+}
 static double distance(const std::vector<float> &a, const std::vector<float> &b) {
     double error = 0, size = 0;
     for (size_t i = 0; i < a.size(); i++) {
@@ -142,6 +159,11 @@ static const struct shape shapes[] = {
      300, 2, 3, 22.5f},
     {"caps, heads of 256", 320, 4, 2, 256, 672, 517, 16, DTYPE_BF16, DTYPE_F16, 6e-3, false, true, true, true,
      130, 2, 3, 17},
+    {"8-bit cache, heads of 64", 1024, 16, 4, 64, 2848, 1001, 64, DTYPE_BF16, DTYPE_Q8_0, 1.2e-2},
+    {"8-bit cache, heads of 128", 512, 8, 2, 128, 768, 500, 16, DTYPE_Q8_0, DTYPE_Q8_0, 2.5e-2},
+    {"8-bit cache, window, caps", 512, 8, 4, 128, 768, 500, 16, DTYPE_BF16, DTYPE_Q8_0, 1.2e-2, true, true, false,
+     false, 200, 2},
+    {"8-bit cache, heads of 84", 320, 4, 2, 84, 672, 517, 16, DTYPE_BF16, DTYPE_Q8_0, 1.2e-2, true},
     {"all at once, f32", 192, 6, 3, 32, 250, 301, 16, DTYPE_F32, DTYPE_F32, 1e-5, true, true, true, true, 77, 2,
      3, 0.5f},
 };
@@ -179,16 +201,45 @@ static size_t cache_at(const struct model &m, int slot, int position, int head, 
     size_t page = m.pages_of[slot * m.pages_each + position / s.page];
     return ((page * s.kv_heads + head) * s.page + position % s.page) * s.head_dim + d;
 }
-static void *cache_bytes(const std::vector<float> &values, enum dtype t, std::vector<char> &raw) {
-    raw.resize(values.size() * dtype_bytes(t));
-    for (size_t i = 0; i < values.size(); i++) put(raw.data(), i, values[i], t);
-    return raw.data();
+static size_t pool_bytes(const struct model &m) {
+    return (size_t)m.pages * m.s.kv_heads * kv_head_bytes(m.s.cache, m.s.page, m.s.head_dim);
+}
+/* Integer and scale of element `at` of a pool in 8 bits. */
+static int8_t *integer_at(const struct model &m, char *pool, size_t at, __half **scale) {
+    const size_t vector = at / m.s.head_dim, block = vector / m.s.page, place = vector % m.s.page;
+    const int d = at % m.s.head_dim, groups = kv_groups(m.s.head_dim);
+    pool += block * kv_head_bytes(m.s.cache, m.s.page, m.s.head_dim);
+    *scale = (__half *)(pool + m.s.page * m.s.head_dim) + place * groups + d % (m.s.head_dim / 2) / KV_GROUP;
+    return (int8_t *)pool + place * m.s.head_dim + d;
+}
+/* Values that round_vector has made: the greatest of a group is 127 steps. */
+static void put_bytes(const struct model &m, const std::vector<float> &values, char *pool) {
+    const int half = m.s.head_dim / 2;
+    for (size_t i = 0; i < values.size(); i++) {
+        const size_t d = i % m.s.head_dim, from = i - d + d % half / KV_GROUP * KV_GROUP;
+        float top = 0;
+        for (size_t j = 0; j < KV_GROUP && from % m.s.head_dim + j < (size_t)half; j++)
+            for (int h = 0; h < 2; h++) {
+                const float size = fabsf(values[from + j + h * half]);
+                if (!(size <= top)) top = size;
+            }
+        __half *scale;
+        int8_t *to = integer_at(m, pool, i, &scale);
+        *scale = __float2half(top / 127);
+        *to = top > 0 ? (int8_t)rintf(values[i] / __half2float(*scale)) : 0;
+    }
+}
+static void upload_cache(const struct model &m, const std::vector<float> &values, void *to) {
+    std::vector<char> raw(pool_bytes(m));
+    if (m.s.cache == DTYPE_Q8_0)
+        put_bytes(m, values, raw.data());
+    else
+        for (size_t i = 0; i < values.size(); i++) put(raw.data(), i, values[i], m.s.cache);
+    ops->upload(be, to, raw.data(), raw.size());
 }
 static void restore_cache(struct model &m) {
-    std::vector<char> raw;
-    size_t bytes = m.keys.size() * dtype_bytes(m.s.cache);
-    ops->upload(be, m.kv.k, cache_bytes(m.keys, m.s.cache, raw), bytes);
-    ops->upload(be, m.kv.v, cache_bytes(m.values, m.s.cache, raw), bytes);
+    upload_cache(m, m.keys, m.kv.k);
+    upload_cache(m, m.values, m.kv.v);
 }
 
 static void make_vector(model::vector &v, bool wanted, int n, float middle) {
@@ -247,8 +298,8 @@ static struct model make_model(const struct shape &s, int slots) {
     m.keys = m.values = poison(elements);
     m.kv.dtype = s.cache;
     m.kv.page_size = s.page;
-    must(ops->alloc(be, elements * dtype_bytes(s.cache), &m.kv.k));
-    must(ops->alloc(be, elements * dtype_bytes(s.cache), &m.kv.v));
+    must(ops->alloc(be, pool_bytes(m), &m.kv.k));
+    must(ops->alloc(be, pool_bytes(m), &m.kv.v));
     m.table_device = on_device(m.pages_of);
     must(ops->alloc(be, 3 * MOST_ROWS * 4, (void **)&m.rows_device));
     must(ops->alloc(be, MOST_ROWS * 4, (void **)&m.token_device));
@@ -264,10 +315,12 @@ static struct model make_model(const struct shape &s, int slots) {
 static void fill_history(struct model &m, int slot, int n) {
     for (int p = 0; p < n; p++)
         for (int h = 0; h < m.s.kv_heads; h++)
-            for (int d = 0; d < m.s.head_dim; d++) {
-                m.keys[cache_at(m, slot, p, h, d)] = round_to(uniform() * 1.5f, m.s.cache);
-                m.values[cache_at(m, slot, p, h, d)] = round_to(uniform(), m.s.cache);
-            }
+        {
+            const size_t at = cache_at(m, slot, p, h, 0);
+            for (int d = 0; d < m.s.head_dim; d++) m.keys[at + d] = uniform() * 1.5f, m.values[at + d] = uniform();
+            round_vector(&m.keys[at], m.s.head_dim, m.s.cache);
+            round_vector(&m.values[at], m.s.head_dim, m.s.cache);
+        }
 }
 static void free_model(struct model &m) {
     const struct tensor *weights[] = {&m.table, &m.q, &m.k, &m.v, &m.o, &m.gate, &m.up, &m.down, &m.head};
@@ -409,11 +462,13 @@ static struct result reference(const struct model &m, const std::vector<row> &li
         for (int h = 0; h < s.kv_heads; h++) turn(m, &k[h * D], list[r].position);
         q.insert(q.end(), qr.begin(), qr.end());
         for (int h = 0; h < s.kv_heads; h++)
-            for (int d = 0; d < D; d++) {
-                size_t at = cache_at(m, list[r].slot, list[r].position, h, d);
-                keys[at] = round_to(k[h * D + d], s.cache);
-                values[at] = round_to(v[h * D + d], s.cache);
-            }
+        {
+            const size_t at = cache_at(m, list[r].slot, list[r].position, h, 0);
+            std::copy_n(&k[h * D], D, &keys[at]);
+            std::copy_n(&v[h * D], D, &values[at]);
+            round_vector(&keys[at], D, s.cache);
+            round_vector(&values[at], D, s.cache);
+        }
     }
     for (size_t r = 0; r < list.size(); r++) {
         std::vector<float> attended(s.heads * D);
@@ -485,6 +540,15 @@ static std::vector<float> cache_rows(const struct model &m, const std::vector<fl
 static std::vector<float> read_cache(const struct model &m, const void *device, size_t n) {
     std::vector<float> out(n);
     if (m.s.cache == DTYPE_F32) return from_device((const float *)device, n);
+    if (m.s.cache == DTYPE_Q8_0) {
+        auto bytes = from_device((const char *)device, pool_bytes(m));
+        for (size_t i = 0; i < n; i++) {
+            __half *scale;
+            const int8_t *integer = integer_at(m, bytes.data(), i, &scale);
+            out[i] = __half2float(*scale) * *integer;
+        }
+        return out;
+    }
     auto raw = from_device((const __half *)device, n);
     for (size_t i = 0; i < n; i++) out[i] = __half2float(raw[i]);
     return out;

@@ -358,6 +358,9 @@ def test_eval_and_inspect():
           and found["need_weight_bytes"] == sum(found[m]["weight_bytes"] for m in ("verifier", "draft")), found)
     twice = json.loads(outrider(*pair, "--json", "-ctk", "f32").stdout)
     check("a wider cache needs twice as much", twice["need_cache_bytes"] == 2 * found["need_cache_bytes"], twice)
+    small = json.loads(outrider(*pair, "--json", "-ctk", "q8", "-ctv", "q8").stdout)
+    check("8 bits and a scale for each 32 need 17/32", small["need_cache_bytes"] * 32 == found["need_cache_bytes"] * 17, small)
+    refused("values in another format", 2, *pair, "-ctv", "q8", says=["--cache-type q8"])
     check("the same in words", "8 layers" in outrider(*pair).stdout)
     refused("no model to inspect", 3, "inspect", "-m", "no/such", says=["no/such"])
 

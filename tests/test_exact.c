@@ -31,11 +31,14 @@ static size_t plain_n[PROMPTS];
         if ((call) != OUTRIDER_OK) fail_msg(#call ": %s", outrider_error());                                 \
     } while (0)
 
+static const char *cache_type = "f16";
+
 static outrider_engine *open_engine(const char *draft, int32_t threads, int32_t sessions) {
     outrider_engine_options o = outrider_engine_defaults();
     outrider_engine *e;
     o.model = VERIFIER, o.draft = draft, o.device = "cpu", o.threads = threads;
     o.max_sessions = sessions, o.ctx_size = CONTEXT;
+    o.cache_type = cache_type;
     OK(outrider_engine_open(&o, &e));
     return e;
 }
@@ -200,7 +203,7 @@ static void context_end_and_forks(void **state) {
     outrider_engine_options o = outrider_engine_defaults();
     outrider_engine *e;
     o.model = VERIFIER, o.draft = DRAFT, o.device = "cpu", o.ctx_size = SMALL, o.page_size = 16,
-    o.max_sessions = 2;
+    o.max_sessions = 2, o.cache_type = cache_type;
     OK(outrider_engine_open(&o, &e));
     int32_t *ids, want[SMALL];
     size_t n_ids, n;
@@ -238,6 +241,27 @@ static void context_end_and_forks(void **state) {
     outrider_session_close(a);
     free(ids);
     outrider_engine_close(e);
+}
+
+/* The same of a cache in 8 bits, whose text is its own. */
+static void eight_bits_are_as_exact(void **state) {
+    static int32_t want[MAX_BATCH][CONTEXT], got[MAX_BATCH][CONTEXT];
+    size_t want_n[MAX_BATCH], got_n[MAX_BATCH];
+    cache_type = "q8";
+    outrider_engine *e = open_engine(DRAFT, 2, 4);
+    outrider_settings s = greedy(0);
+    for (int i = 0; i < 4; i++) write_batch(e, i, 1, &s, 0, want + i, want_n + i);
+    for (int32_t k = 0; k <= 9; k += TOKENS < 96 ? 3 : 1) {
+        write_batch(e, 0, 4, &s, k == 9 ? -1 : k, got, got_n);
+        for (int i = 0; i < 4; i++) {
+            assert_int_equal(got_n[i], want_n[i]);
+            assert_memory_equal(got[i], want[i], want_n[i] * sizeof(int32_t));
+        }
+    }
+    outrider_engine_close(e);
+    shared_prefixes_change_nothing(state);
+    context_end_and_forks(state);
+    cache_type = "f16";
 }
 
 /* Stop strings and the end token inside a run: the text and the tokens are plain's. */
@@ -344,8 +368,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(greedy_text_is_plain_text), cmocka_unit_test(equal_draft_is_accepted),
         cmocka_unit_test(knobs_do_not_break_it),     cmocka_unit_test(shared_prefixes_change_nothing),
-        cmocka_unit_test(context_end_and_forks),     cmocka_unit_test(stops_inside_a_run),
-        cmocka_unit_test(ngrams_change_nothing),
+        cmocka_unit_test(eight_bits_are_as_exact),   cmocka_unit_test(context_end_and_forks),
+        cmocka_unit_test(stops_inside_a_run),        cmocka_unit_test(ngrams_change_nothing),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

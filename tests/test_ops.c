@@ -34,6 +34,10 @@ static const struct shape shapes[] = {
     {SHAPE("8 bits", 384, 1024, 6, 2, 64, 131, 16, DTYPE_Q8_0, DTYPE_F16)},
     {SHAPE("8 bits, odd", 96, 160, 4, 2, 40, 77, 16, DTYPE_Q8_0, DTYPE_F32)},
     {SHAPE("8 bits, small", 32, 32, 4, 1, 8, 9, 32, DTYPE_Q8_0, DTYPE_F16)},
+    {SHAPE("8-bit cache", 384, 1024, 6, 2, 64, 131, 16, DTYPE_BF16, DTYPE_Q8_0)},
+    {SHAPE("8-bit cache, odd", 61, 51, 4, 2, 84, 77, 32, DTYPE_F32, DTYPE_Q8_0), .bias = true,
+     .qk_norm = true, .window = 19, .score_cap = 1.5f},
+    {SHAPE("8-bit cache, small", 40, 48, 38, 2, 6, 30, 64, DTYPE_BF16, DTYPE_Q8_0)},
     {SHAPE("4 bits", 384, 1024, 6, 2, 64, 131, 16, DTYPE_Q4_0, DTYPE_F16)},
     {SHAPE("4 bits, odd", 64, 352, 16, 4, 6, 113, 16, DTYPE_Q4_0, DTYPE_F32), .bias = true, .qk_norm = true},
 };
@@ -133,11 +137,30 @@ struct world {
     size_t pool_bytes;
 };
 
-static size_t cache_at(const struct world *w, int32_t slot, int32_t position, int32_t kv_head) {
-    size_t size = (size_t)w->s->page_size,
-           page = (size_t)w->pages[slot * w->stride + position / (int32_t)size];
-    return ((page * (size_t)w->s->kv_heads + (size_t)kv_head) * size + (size_t)position % size) *
-           (size_t)w->s->head_dim;
+/* One head's vector of one token: its elements and, of 8 bits, its scales, in bytes of the pool. */
+struct vector {
+    size_t at, bytes, scales, scales_bytes;
+};
+
+static struct vector vector_at(const struct world *w, int32_t slot, int32_t position, int32_t kv_head) {
+    const struct shape *s = w->s;
+    const size_t size = (size_t)s->page_size, dim = (size_t)s->head_dim, place = (size_t)position % size,
+                 page = (size_t)w->pages[slot * w->stride + position / s->page_size];
+    const size_t element = s->cache == DTYPE_Q8_0 ? 1 : dtype_bytes(s->cache),
+                 scales = s->cache == DTYPE_Q8_0 ? 2 * ((dim + 31) / 32) : 0,
+                 block = (page * (size_t)s->kv_heads + (size_t)kv_head) * size * (dim * element + scales);
+    return (struct vector){block + place * dim * element, dim * element, block + size * dim + place * scales,
+                           scales};
+}
+
+static double cached(const struct world *w, const void *pool, int32_t slot, int32_t position, int32_t kv_head,
+                     int32_t d) {
+    const struct vector v = vector_at(w, slot, position, kv_head);
+    const char *at = (const char *)pool + v.at;
+    if (w->s->cache != DTYPE_Q8_0) return get(w->s->cache, at, (size_t)d);
+    uint16_t scale;
+    memcpy(&scale, (const char *)pool + v.scales + d % (w->s->head_dim / 2) / 16 * 2, 2);
+    return f16_value(scale) * (int8_t)at[d];
 }
 
 /* Rows cover the borders of pages, then go on in no order; no two share slot and position. */
@@ -152,25 +175,29 @@ static void place_rows(struct world *w) {
     }
 }
 
+static void fill_vector(const struct world *w, char *pool, struct vector v, uint64_t *seed) {
+    const enum dtype type = w->s->cache;
+    for (int32_t d = 0; d < w->s->head_dim; d++) {
+        if (type == DTYPE_Q8_0)
+            pool[v.at + (size_t)d] = (char)(int8_t)(127 * random_float(seed));
+        else
+            put(type, pool + v.at, (size_t)d, random_float(seed));
+    }
+    for (size_t i = 0; i < v.scales_bytes / 2; i++)
+        put(DTYPE_F16, pool + v.scales, i, (1 + 0.9 * random_float(seed)) / 127);
+}
+
 static void fill_cache(struct world *w, uint64_t *seed) {
     const struct shape *s = w->s;
-    for (size_t i = 0; i < w->pool_bytes / dtype_bytes(s->cache); i++) {
-        put(s->cache, w->kv.k, i, 0), put(s->cache, w->kv.v, i, 0);
-        if (s->cache == DTYPE_F32)
-            ((float *)w->kv.k)[i] = ((float *)w->kv.v)[i] = NAN;
-        else
-            ((uint16_t *)w->kv.k)[i] = ((uint16_t *)w->kv.v)[i] = 0x7e00;
-    }
+    memset(w->kv.k, 0xff, w->pool_bytes), memset(w->kv.v, 0xff, w->pool_bytes); /* NaN in f32 and f16 */
     for (int32_t slot = 0; slot < SLOTS; slot++) {
         int32_t last = 0;
         for (int32_t r = 0; r < ROWS; r++)
             if (w->slot[r] == slot && w->position[r] > last) last = w->position[r];
         for (int32_t p = 0; p <= last; p++)
             for (int32_t h = 0; h < s->kv_heads; h++)
-                for (int32_t d = 0; d < s->head_dim; d++) {
-                    put(s->cache, w->kv.k, cache_at(w, slot, p, h) + (size_t)d, random_float(seed));
-                    put(s->cache, w->kv.v, cache_at(w, slot, p, h) + (size_t)d, random_float(seed));
-                }
+                for (int i = 0; i < 2; i++)
+                    fill_vector(w, i ? w->kv.v : w->kv.k, vector_at(w, slot, p, h), seed);
     }
 }
 
@@ -201,7 +228,7 @@ static void world_open(const struct shape *s, struct world *w) {
     for (int32_t i = 0; i < w->stride * SLOTS; i++) /* scattered: a step that shares no factor */
         w->pages[i] = (int32_t)((int64_t)(i + 1) * 10007 % w->n_pages);
     w->pool_bytes =
-        (size_t)w->n_pages * (size_t)(s->kv_heads * s->page_size * s->head_dim) * dtype_bytes(s->cache);
+        (size_t)w->n_pages * (size_t)s->kv_heads * kv_head_bytes(s->cache, s->page_size, s->head_dim);
     w->kv = (struct kv_layer){malloc(w->pool_bytes), malloc(w->pool_bytes), s->cache, s->page_size};
     place_rows(w);
     fill_cache(w, &seed);
@@ -442,9 +469,18 @@ static struct value rotated(const float *rope, const struct value *y, int32_t di
     return (struct value){self.is * c + other.is * s, slack};
 }
 
-static struct value stored(enum dtype type, struct value v) {
-    if (type == DTYPE_F32) return v;
-    return (struct value){v.is, v.slack + fabs(v.is) * 0x1p-11 + 0x1p-25};
+/* A head's vector as the cache keeps it. In 8 bits an element is at most half a step from what it was, and
+ * the scale, rounded to f16, costs the greatest of its group 127 times what it is off. */
+static void stored(enum dtype type, int32_t dim, struct value *v) {
+    double step[512 / 32] = {0};
+    for (int32_t d = 0; d < dim; d++) {
+        const int32_t group = d % (dim / 2) / 16;
+        step[group] = fmax(step[group], (fabs(v[d].is) + v[d].slack) / 127);
+    }
+    for (int32_t d = 0; d < dim && type != DTYPE_F32; d++)
+        v[d].slack += type == DTYPE_F16
+                          ? fabs(v[d].is) * 0x1p-11 + 0x1p-25
+                          : step[d % (dim / 2) / 16] * (0.5 + 127 * 0x1p-11 + 1e-6) + 127 * 0x1p-25;
 }
 
 /* What one operation left: queries, and a cache of its own. */
@@ -462,35 +498,37 @@ static void check_head(const struct machines *all, const struct world *w, const 
     const struct matrix *m = part == QUERY ? &b->q : part == KEY ? &b->k : &b->v;
     const int32_t dim = w->s->head_dim;
     const float *rope = w->rope + (size_t)w->position[row] * (size_t)dim;
-    const enum dtype type = part == QUERY ? DTYPE_F32 : w->s->cache;
     const double scale = part == QUERY ? 1 / sqrt(dim) : 1;
-    const size_t at = part == QUERY ? (size_t)((row * w->s->heads + head) * dim)
-                                    : cache_at(w, w->slot[row], w->position[row], head);
     struct value *y = malloc((size_t)dim * sizeof *y);
     const int32_t first = (part == QUERY ? 0 : part == KEY ? b->heads : b->heads + b->kv_heads) + head;
     for (int32_t d = 0; d < dim; d++) y[d] = plus(product(w, m, head * dim + d, a), b->bias, first * dim + d);
     const float *norm = part == QUERY ? b->q_norm : part == KEY ? b->k_norm : NULL;
     if (norm) normed(y, dim, norm, b->norm_eps, y);
+    struct value *kept = malloc((size_t)dim * sizeof *kept);
     for (int32_t d = 0; d < dim; d++) {
-        struct value want = part == VALUE ? y[d] : rotated(rope, y, dim, d);
-        want = stored(type, (struct value){want.is * scale, want.slack * scale + 2e-7 * fabs(want.is)});
-        for (int i = 0; i < all->n; i++) {
-            const void *from = part == QUERY ? got[i].q : part == KEY ? got[i].kv.k : got[i].kv.v;
-            close_to(want, get(type, from, at + (size_t)d), w->s->name, all->m[i].isa, names[part],
-                     at + (size_t)d);
-        }
+        const struct value v = part == VALUE ? y[d] : rotated(rope, y, dim, d);
+        kept[d] = (struct value){v.is * scale, v.slack * scale + 2e-7 * fabs(v.is)};
     }
-    free(y);
+    if (part != QUERY) stored(w->s->cache, dim, kept);
+    for (int32_t d = 0; d < dim; d++)
+        for (int i = 0; i < all->n; i++) {
+            const void *pool = part == KEY ? got[i].kv.k : got[i].kv.v;
+            const double is = part == QUERY ? got[i].q[(row * w->s->heads + head) * dim + d]
+                                            : cached(w, pool, w->slot[row], w->position[row], head, d);
+            close_to(kept[d], is, w->s->name, all->m[i].isa, names[part], (size_t)(row * dim + d));
+        }
+    free(y), free(kept);
 }
 
 /* Every byte of the pool that no row owns must be as it was. */
 static void untouched_elsewhere(const struct world *w, const char *before, const char *after,
                                 const char *isa) {
-    const size_t size = dtype_bytes(w->s->cache), head = (size_t)w->s->head_dim * size;
     char *owned = calloc(w->pool_bytes, 1);
     for (int32_t r = 0; r < ROWS; r++)
-        for (int32_t h = 0; h < w->s->kv_heads; h++)
-            memset(owned + cache_at(w, w->slot[r], w->position[r], h) * size, 1, head);
+        for (int32_t h = 0; h < w->s->kv_heads; h++) {
+            const struct vector v = vector_at(w, w->slot[r], w->position[r], h);
+            memset(owned + v.at, 1, v.bytes), memset(owned + v.scales, 1, v.scales_bytes);
+        }
     for (size_t i = 0; i < w->pool_bytes; i++)
         if (!owned[i] && before[i] != after[i])
             fail_msg("%s, %s: cache byte %zu changed", w->s->name, isa, i);
@@ -533,8 +571,7 @@ static void check_attended(const struct outputs *out, const struct world *w, con
     for (int32_t t = first; t < length; t++) {
         double size = p[t] = 0;
         for (int32_t d = 0; d < dim; d++) {
-            size_t key = cache_at(w, w->slot[r], t, kv_head) + (size_t)d;
-            double term = q[at + (size_t)d] * get(w->s->cache, w->kv.k, key);
+            double term = q[at + (size_t)d] * cached(w, w->kv.k, w->slot[r], t, kv_head, d);
             p[t] += term, size += fabs(term);
         }
         if (w->s->score_cap) p[t] = w->s->score_cap * tanh(p[t] / w->s->score_cap);
@@ -544,7 +581,7 @@ static void check_attended(const struct outputs *out, const struct world *w, con
     for (int32_t d = 0; d < dim; d++) {
         double is = 0, around = 0;
         for (int32_t t = first; t < length; t++) {
-            double v = get(w->s->cache, w->kv.v, cache_at(w, w->slot[r], t, kv_head) + (size_t)d);
+            double v = cached(w, w->kv.v, w->slot[r], t, kv_head, d);
             is += p[t] / sum * v, around += p[t] / sum * fabs(v);
         }
         all_close(out, at + (size_t)d, (struct value){is, around * EPSILON * (1 + magnitude)});
@@ -772,6 +809,55 @@ static void check_f16_store(struct machine *m) {
     }
 }
 
+/* The rule of the 8-bit cache: what a scale and integers are made of, one group after another, and that one
+ * vector's bits are its own. Odd values go through a diagonal matrix; halves of 20 leave a short group. */
+static void check_q8_store(struct machine *m) {
+    enum { DIM = 40, HALF = DIM / 2, PAGE = 16, TOKENS = 3 };
+    static const float cases[TOKENS][DIM] = {
+        {1, -127, 126.4f, 0.5f, 1.5f, 2.5f, -0.5f, [HALF] = -3.49f,
+         [HALF + 1] = 127, [16] = 4e-9f, [37] = -3e-9f},
+        {INFINITY, 1, -1e30f, [16] = NAN, [17] = 5},
+        {[3] = 1e6f, [HALF + 2] = -4100, [HALF + 18] = 1e-3f},
+    };
+    static const int8_t want[TOKENS][DIM] = {
+        {1, -127, 126, 0, 2, 2, 0, [HALF] = -3, [HALF + 1] = 127},
+        {127, 0, -127},
+        {[3] = 127, [HALF + 2] = -8, [HALF + 18] = 127},
+    };
+    static const double scales[TOKENS][2] = {{1, 0}, {512, NAN}, {512, 7.8678131e-06}};
+    float norm[1] = {1}, rope[TOKENS * DIM], q[DIM];
+    char k[PAGE * (DIM + 4)], v[sizeof k];
+    for (int i = 0; i < TOKENS * HALF; i++) rope[2 * i] = 1, rope[2 * i + 1] = 0;
+    memset(k, 0x55, sizeof k), memset(v, 0x55, sizeof v);
+    for (int32_t t = 0; t < TOKENS; t++) {
+        float x[1] = {1};
+        int32_t zero = 0;
+        struct matrix w = {cases[t], DTYPE_F32, DIM, 1};
+        struct attention_block b = {norm, 0, w, w, w, rope, 1, 1, DIM, .scale = 1};
+        struct rows rows = {1, &zero, &t, &zero, &zero, 1, t, false};
+        struct kv_layer kv = {k, v, DTYPE_Q8_0, PAGE};
+        m->ops->qkv(m->be, &rows, &b, x, q, &kv);
+    }
+    for (int t = 0; t < TOKENS; t++) {
+        for (int d = 0; d < DIM; d++)
+            if (v[t * DIM + d] != want[t][d])
+                fail_msg("%s: %g is stored as %d, not %d", m->isa, cases[t][d], v[t * DIM + d], want[t][d]);
+        for (int g = 0; g < 2; g++) {
+            uint16_t bits;
+            memcpy(&bits, v + PAGE * DIM + (t * 2 + g) * 2, 2);
+            const double got = f16_value(bits), is = scales[t][g];
+            if (!(isnan(is) ? isnan(got) : fabs(got - is) <= is * 0x1p-11 + 0x1p-25))
+                fail_msg("%s: scale %d of vector %d is %g, not %g", m->isa, g, t, got, is);
+        }
+    }
+    for (int i = TOKENS * DIM; i < PAGE * DIM; i++) assert_int_equal(v[i], 0x55);
+}
+
+static void test_q8_store(void **state) {
+    (void)state;
+    each_isa(check_q8_store);
+}
+
 static void test_f16_store(void **state) {
     (void)state;
     each_isa(check_f16_store);
@@ -879,13 +965,13 @@ static void test_memory(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_open),           cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_widening),       cmocka_unit_test(test_f16_store),
-        cmocka_unit_test(test_silu),           cmocka_unit_test(test_argmax),
-        cmocka_unit_test(test_embed),          cmocka_unit_test(test_qkv),
-        cmocka_unit_test(test_attention),      cmocka_unit_test(test_project),
-        cmocka_unit_test(test_gate_up),        cmocka_unit_test(test_logits),
-        cmocka_unit_test(test_row_invariance),
+        cmocka_unit_test(test_open),     cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_widening), cmocka_unit_test(test_f16_store),
+        cmocka_unit_test(test_q8_store), cmocka_unit_test(test_silu),
+        cmocka_unit_test(test_argmax),   cmocka_unit_test(test_embed),
+        cmocka_unit_test(test_qkv),      cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_project),  cmocka_unit_test(test_gate_up),
+        cmocka_unit_test(test_logits),   cmocka_unit_test(test_row_invariance),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -93,9 +93,8 @@ static void a_loaded_session_goes_on(void **state) {
 
 /* Saved again without a token more, the file is the same byte for byte: the cache came back whole, and
  * nothing of other conversations is in it. */
-static void what_was_loaded_is_what_was_saved(void **state) {
-    (void)state;
-    outrider_engine *e = open_engine("weights/tale/draft", 64, "f32");
+static void comes_back_whole(const char *cache_type) {
+    outrider_engine *e = open_engine("weights/tale/draft", 64, cache_type);
     outrider_session *other = open_session(e, 0, 100), *s = open_session(e, 0, 30);
     uint64_t id, again;
     say(other, "What is a whale?");
@@ -110,6 +109,12 @@ static void what_was_loaded_is_what_was_saved(void **state) {
     outrider_session_close(s);
     outrider_session_close(t);
     outrider_engine_close(e);
+}
+
+static void what_was_loaded_is_what_was_saved(void **state) {
+    (void)state;
+    comes_back_whole("f32");
+    comes_back_whole("q8");
 }
 
 static char *read_file(size_t *bytes) {
@@ -191,8 +196,11 @@ static void another_engine_is_refused(void **state) {
     OK(outrider_session_save(s, path, NULL));
     outrider_session_close(s);
     outrider_engine_close(e);
-    for (int which = 0; which < 2; which++) {
-        e = open_engine("weights/tale/draft", which ? 32 : 16, which ? "f16" : "f32");
+    for (int which = 0; which < 3; which++) {
+        e = open_engine("weights/tale/draft", which == 1 ? 32 : 16,
+                        which == 1 ? "f16"
+                        : which    ? "q8"
+                                   : "f32");
         s = open_session(e, 0, 20);
         assert_int_equal(outrider_session_load(s, path, NULL), OUTRIDER_EMODEL);
         outrider_session_close(s);

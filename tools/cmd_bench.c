@@ -299,11 +299,11 @@ int cmd_bench(struct options *o) {
     struct bench b = {.options = o};
     struct pair pair = {0};
     int code = plan(&b);
+    if (!code) code = setup_cache_type(o, &b.result.cache_type);
     if (!code) code = setup_pair(o, &pair);
     if (!code) code = open_engine(&b);
     b.result.model = pair.model;
     b.result.draft = pair.draft;
-    b.result.cache_type = o->values[OPT_CACHE_TYPE].text;
     b.bar = progress_begin(o);
     if (!code) code = measure(&b);
     progress_end(&b.bar);

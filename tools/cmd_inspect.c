@@ -112,7 +112,8 @@ static int write_inspection(const struct pair *pair, const outrider_model_info *
 int cmd_inspect(struct options *o) {
     struct pair pair;
     outrider_model_info verifier = {0}, draft = {0};
-    const char *cache_type = o->values[OPT_CACHE_TYPE].text;
+    const char *cache_type;
+    CHECK(setup_cache_type(o, &cache_type));
     CHECK(setup_pair(o, &pair));
     CHECK(tell(outrider_inspect(pair.model, cache_type, o->values[OPT_QUANT].text, &verifier)));
     if (pair.draft[0])

@@ -32,6 +32,7 @@ enum option_id {
     OPT_DEVICE,
     OPT_THREADS,
     OPT_CACHE_TYPE,
+    OPT_CACHE_TYPE_V,
     OPT_QUANT,
     OPT_DRAFT_QUANT,
     OPT_PAGE_SIZE,

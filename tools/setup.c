@@ -83,16 +83,25 @@ static void say_who_bounds(const outrider_engine *engine) {
         info.ctx_size, info.verifier.max_position_embeddings);
 }
 
+int setup_cache_type(const struct options *o, const char **type) {
+    const struct option_value *k = &o->values[OPT_CACHE_TYPE], *v = &o->values[OPT_CACHE_TYPE_V];
+    *type = k->text;
+    if (!v->given || strcmp(v->text, k->text) == 0) return 0;
+    return complain(OUTRIDER_EINVAL,
+                    "--cache-type-v %s: keys and values are held in one format; give --cache-type %s too",
+                    v->text, v->text);
+}
+
 int setup_engine(const struct options *o, outrider_engine **out) {
     struct pair pair;
+    outrider_engine_options options = outrider_engine_defaults();
+    CHECK(setup_cache_type(o, &options.cache_type));
     CHECK(setup_pair(o, &pair));
     struct progress bar = progress_begin(o);
-    outrider_engine_options options = outrider_engine_defaults();
     options.model = pair.model;
     options.draft = pair.draft[0] ? pair.draft : NULL;
     size_sessions(o, &options);
     if (o->values[OPT_DEVICE].given) options.device = o->values[OPT_DEVICE].text;
-    if (o->values[OPT_CACHE_TYPE].given) options.cache_type = o->values[OPT_CACHE_TYPE].text;
     options.quant = o->values[OPT_QUANT].text;
     options.draft_quant = o->values[OPT_DRAFT_QUANT].text;
     options.chat_template = o->values[OPT_CHAT_TEMPLATE].text;

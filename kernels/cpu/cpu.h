@@ -143,6 +143,18 @@ void quant_store(enum dtype t, const float *x, int32_t group, int32_t k, char *r
 void quant_tile(const struct matrix *w, int32_t first, int32_t count, const char *a, size_t a_row,
                 int32_t rows, float (*y)[BLOCK_MAX]);
 
+/* ---- cache.c: vectors of the 8-bit cache ---- */
+
+#define cache_quantize ISA_NAME(cache_quantize)
+#define cache_widen ISA_NAME(cache_widen)
+
+enum { HEAD_MAX = 512 };
+
+/* One head's vector, given as its two halves, to head_dim integers and their groups' scales. */
+void cache_quantize(const float *low, const float *high, int32_t half, char *integers, char *scales);
+/* `tokens` vectors that follow one another, to f32 [tokens][head_dim]. */
+void cache_widen(const char *integers, const char *scales, int32_t tokens, int32_t head_dim, float *to);
+
 /* ---- rope.c, attention.c, sample.c ---- */
 
 #define cpu_qkv ISA_NAME(cpu_qkv)

@@ -2,14 +2,13 @@
  *
  * RoPE turns element i of a head together with element i + head_dim / 2, so an item is a pair of blocks that
  * far apart: both products are at hand when the rotation needs them. Values are cut the same way and not
- * rotated. Where heads are normed an item is a whole head. Queries leave in f32 and already scaled.
+ * rotated. Where heads are normed, or kept in 8 bits under scales of their own, an item is a whole head.
+ * Queries leave in f32 and already scaled.
  */
 #include <assert.h>
 
 #include "kernels/cpu/cpu.h"
 #include "kernels/cpu/vec.h"
-
-enum { HEAD_MAX = 512 };
 
 struct qkv {
     struct inputs in;
@@ -72,9 +71,16 @@ static char *place(const struct qkv *p, const struct part *part, int32_t row) {
     const struct rows *rows = p->rows;
     const int32_t position = rows->position[row], size = p->kv->page_size;
     const size_t at = (size_t)rows->slot[row] * (size_t)rows->table_stride + (size_t)(position / size);
-    const size_t page = (size_t)rows->table[at];
-    const size_t token = (page * (size_t)b->kv_heads + head) * (size_t)size + (size_t)(position % size);
-    return (char *)(part->what == KEY ? p->kv->k : p->kv->v) + token * dim * dtype_bytes(p->kv->dtype);
+    const size_t block = (size_t)rows->table[at] * (size_t)b->kv_heads + head;
+    return (char *)(part->what == KEY ? p->kv->k : p->kv->v) +
+           block * kv_head_bytes(p->kv->dtype, size, b->head_dim) +
+           (size_t)(position % size) * dim * (p->kv->dtype == DTYPE_Q8_0 ? 1 : dtype_bytes(p->kv->dtype));
+}
+
+/* The same vector's scales, from where its integers begin. */
+static char *scales_of(const struct qkv *p, int32_t row, char *integers) {
+    const int32_t size = p->kv->page_size, at = p->rows->position[row] % size, dim = p->b->head_dim;
+    return integers + (size_t)(size - at) * (size_t)dim + (size_t)(at * kv_groups(dim)) * 2;
 }
 
 /* One row's products of `count` pairs from `first` on become what they are kept as. */
@@ -83,20 +89,24 @@ static void finish(const struct qkv *p, const struct part *part, int32_t row, in
     const struct attention_block *b = p->b;
     const int32_t half = b->head_dim / 2;
     const enum dtype type = part->what == QUERY ? DTYPE_F32 : p->kv->dtype;
-    const size_t bytes = dtype_bytes(type);
+    char *to = place(p, part, row);
     if (part->what != VALUE)
         rotate(b->rope + ((size_t)p->rows->position[row] * (size_t)half + (size_t)first) * 2, count, low,
                high);
     if (part->what == QUERY) scale(b->scale, count, low), scale(b->scale, count, high);
-    char *to = place(p, part, row) + (size_t)first * bytes;
-    store(type, low, count, to);
-    store(type, high, count, to + (size_t)half * bytes);
+    if (type == DTYPE_Q8_0) {
+        cache_quantize(low, high, half, to, scales_of(p, row, to));
+        return;
+    }
+    const size_t bytes = dtype_bytes(type);
+    store(type, low, count, to + (size_t)first * bytes);
+    store(type, high, count, to + (size_t)(first + half) * bytes);
 }
 
 /* A head's products, low halves before high ones, normed by itself. */
 static void norm_head(const struct qkv *p, const struct part *part, float *y) {
     const float *norm = part->what == QUERY ? p->b->q_norm : p->b->k_norm;
-    if (part->what == VALUE) return;
+    if (part->what == VALUE || !norm) return;
     const float by = rms_scale(y, p->b->head_dim, p->b->norm_eps);
     for (int32_t i = 0; i < p->b->head_dim; i++) y[i] *= by * norm[i];
 }
@@ -155,7 +165,7 @@ void cpu_qkv(struct backend *be, const struct rows *rows, const struct attention
     struct inputs in = {
         .x = x, .norm = b->norm, .norm_eps = b->norm_eps, .rows = rows->n, .k = b->q.k, .dtype = b->q.dtype};
     const int32_t size = rope_block(b->head_dim / 2), blocks = ceil_div(b->head_dim / 2, size);
-    struct qkv p = {in, rows, b, kv, q, size, blocks, b->q_norm != NULL};
+    struct qkv p = {in, rows, b, kv, q, size, blocks, b->q_norm != NULL || kv->dtype == DTYPE_Q8_0};
     const int32_t items = (b->heads + 2 * b->kv_heads) * (p.whole ? 1 : blocks);
     assert(b->head_dim <= HEAD_MAX);
     inputs_ready(be, &p.in);

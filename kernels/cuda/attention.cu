@@ -1,12 +1,13 @@
 /* Attention over the paged cache.
  *
- * fast   f16 cache, heads of 64 or 128, Hopper: tensor cores, with up to 16 query vectors (rows of one
+ * fast   f16 or 8-bit cache, heads of 64 or 128, Hopper: tensor cores, with up to 16 query vectors (rows of one
  * sequence times the query heads of one key head) as the 16-row operand, so that the rows of a verify pass
  * and the heads of a group read the keys and values once. A row's positions are split into at most
  * ATTENTION_SPANS spans of a length that depends on its own position only; a cluster of blocks takes a span
  * each and merges them in order through its shared memory. Inside a span pieces of 128 positions follow each
  * other with an online softmax (Milakov and Gimelshein 2018). Keys and values that this pass does not write
- * are fetched while the product that writes the others still runs. plain  any head up to MAX_HEAD_DIM, any
+ * are fetched while the product that writes the others still runs. Integers of an 8-bit cache become f16 on
+ * their way into the tensor cores: exact, then times their scale. plain  any head up to MAX_HEAD_DIM, any
  * cache: one warp a query vector, one position after the other.
  *
  * Nothing a row is given depends on which rows share its block: vectors are rows of the tensor-core operand,
@@ -24,7 +25,8 @@ constexpr int PIECE = 128, THREADS = 256, WARPS = THREADS / 32, VECTORS = 16;
 struct attend {
     const int32_t *position, *slot, *table;
     int32_t rows, table_stride, heads, kv_heads, page_size;
-    const __half *q, *k, *v;
+    const __half *q;
+    const void *k, *v; /* pools */
     void *attended;
     int32_t window; /* rows a cluster takes */
     int32_t sees;   /* positions a row sees, its own included: the sliding window, or more than there are */
@@ -84,6 +86,84 @@ __device__ __forceinline__ void write_attended(const struct attend &p, size_t at
         ((bf16 *)p.attended)[at] = __float2bfloat16(v);
 }
 
+/* ---- reading the cache: a class a format ----
+ *
+ * A thread keeps the keys of two of its warp's 16 positions in registers, of every 32 elements 8, and brings
+ * 16 bytes of values at a time to shared memory: at once, or when `settle` is called. */
+
+/* Where position `place` of head `kv` begins in a page's block of one head, and that block. */
+struct spot {
+    const char *block;
+    int place;
+};
+
+template <int D> struct half_cache {
+    static constexpr int VALUES = 8; /* elements in 16 bytes */
+    uint4 keys[2][D / 32];
+
+    static __device__ __forceinline__ size_t block_bytes(int page_size) { return (size_t)page_size * D * 2; }
+    __device__ __forceinline__ void fetch_key(const struct attend &, int n, const struct spot &at, int t) {
+#pragma unroll
+        for (int c = 0; c < D / 32; c++)
+            keys[n][c] = __ldcg((const uint4 *)(at.block + at.place * (D * 2) + c * 64 + t * 16));
+    }
+    __device__ __forceinline__ uint4 key(int n, int c, int) const { return keys[n][c]; }
+    __device__ __forceinline__ void fetch_value(const struct attend &, int, const struct spot &at, int d,
+                                                bool valid, __half *to) {
+        copy_async(to, at.block + at.place * (D * 2) + d * 2, valid);
+    }
+    __device__ __forceinline__ void settle(int, __half *) {}
+};
+
+/* Four signed bytes, xor 0x80 each, as f16: put behind the byte of 1024 they are 1024 plus the byte. */
+__device__ __forceinline__ uint2 scaled(uint32_t bytes, __half2 scale) {
+    const uint32_t biased = bytes ^ 0x80808080, low = __byte_perm(biased, 0x64646464, 0x4140),
+                   high = __byte_perm(biased, 0x64646464, 0x4342);
+    const __half2 bias = __half2half2(__ushort_as_half(0x6480)); /* 1024 + 128 */
+    const __half2 a = __hmul2(__hsub2((const __half2 &)low, bias), scale),
+                  b = __hmul2(__hsub2((const __half2 &)high, bias), scale);
+    return make_uint2((const uint32_t &)a, (const uint32_t &)b);
+}
+
+template <int D> struct byte_cache {
+    static constexpr int VALUES = 16, GROUPS = D / 2 / KV_GROUP, EACH = PIECE * D / VALUES / THREADS;
+    uint2 keys[2][D / 32];
+    __half key_scale[2][D / 64]; /* of group t / 2 of every two */
+    uint4 values[EACH];
+    __half value_scale[EACH];
+
+    static __device__ __forceinline__ size_t block_bytes(int page_size) {
+        return (size_t)page_size * (D + 2 * GROUPS);
+    }
+    static __device__ __forceinline__ const __half *scales(const struct attend &p, const struct spot &at) {
+        return (const __half *)(at.block + p.page_size * D) + at.place * GROUPS;
+    }
+    __device__ __forceinline__ void fetch_key(const struct attend &p, int n, const struct spot &at, int t) {
+#pragma unroll
+        for (int c = 0; c < D / 32; c++)
+            keys[n][c] = __ldcg((const uint2 *)(at.block + at.place * D + c * 32 + t * 8));
+#pragma unroll
+        for (int i = 0; i < D / 64; i++) key_scale[n][i] = __ldcg(scales(p, at) + i * 2 + t / 2);
+    }
+    __device__ __forceinline__ uint4 key(int n, int c, int) const {
+        const __half2 scale = __half2half2(key_scale[n][c % (D / 64)]);
+        const uint2 low = scaled(keys[n][c].x, scale), high = scaled(keys[n][c].y, scale);
+        return make_uint4(low.x, low.y, high.x, high.y);
+    }
+    __device__ __forceinline__ void fetch_value(const struct attend &p, int i, const struct spot &at, int d,
+                                                bool valid, __half *) {
+        values[i] = valid ? __ldcg((const uint4 *)(at.block + at.place * D + d)) : make_uint4(0, 0, 0, 0);
+        value_scale[i] = valid ? __ldcg(scales(p, at) + d % (D / 2) / KV_GROUP) : __half(0);
+    }
+    __device__ __forceinline__ void settle(int i, __half *to) {
+        const __half2 scale = __half2half2(value_scale[i]);
+        const uint4 &v = values[i];
+        const uint2 a = scaled(v.x, scale), b = scaled(v.y, scale), c = scaled(v.z, scale), d = scaled(v.w, scale);
+        ((uint4 *)to)[0] = make_uint4(a.x, a.y, b.x, b.y);
+        ((uint4 *)to)[1] = make_uint4(c.x, c.y, d.x, d.y);
+    }
+};
+
 template <int D> struct tiles {
     __half q[VECTORS][D + 32]; /* 64 bytes off a multiple of 128: 16-byte reads without conflicts */
     union {
@@ -127,8 +207,8 @@ __device__ void merge(const struct attend &p, struct tiles<D> &s, int row, int h
     }
 }
 
-/* One crew's vectors of one key head. SPECIAL: with a window or a cap on scores, which cost registers. */
-template <int D, bool SPECIAL>
+/* One crew's vectors of one key head. Cache: a format above. SPECIAL: with a window or a cap on scores, which cost registers. */
+template <int D, class Cache, bool SPECIAL>
 __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles<D> &s, int row, int kv,
                                             int head, int heads, bool first) {
     constexpr int CHUNKS = D / 32, COLUMNS = D / WARPS; /* columns of the output a warp makes */
@@ -147,25 +227,24 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
             s.page[threadIdx.x] = pages[min(piece + (int)threadIdx.x, last) / p.page_size];
         __syncthreads();
     };
-    auto vector_at = [&](const __half *pool, int piece, int j) {
-        const int position = min(piece + j, last);
-        return pool + (((size_t)s.page[j] * p.kv_heads + kv) * p.page_size + position % p.page_size) * D;
+    auto spot_of = [&](const void *pool, int piece, int j) -> struct spot {
+        const size_t block = (size_t)s.page[j] * p.kv_heads + kv;
+        return {(const char *)pool + block * Cache::block_bytes(p.page_size), min(piece + j, last) % p.page_size};
     };
     /* A warp takes the keys of its 16 positions to registers; all take the values to shared memory. */
-    uint4 keys[2][CHUNKS];
+    constexpr int EACH = PIECE * D / Cache::VALUES / THREADS, ACROSS = D / Cache::VALUES;
+    Cache cache;
     auto fetch = [&](int piece, int from, int to) {
 #pragma unroll
         for (int n = 0; n < 2; n++) {
             const int j = warp * 16 + n * 8 + g;
-            if (piece + j < from || piece + j >= to) continue;
-#pragma unroll
-            for (int c = 0; c < CHUNKS; c++)
-                keys[n][c] = __ldcg((const uint4 *)(vector_at(p.k, piece, j) + c * 32 + t * 8));
+            if (piece + j >= from && piece + j < to) cache.fetch_key(p, n, spot_of(p.k, piece, j), t);
         }
-        for (int i = threadIdx.x; i < PIECE * D / 8; i += THREADS) {
-            const int j = i / (D / 8), d = i % (D / 8) * 8;
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int at = threadIdx.x + i * THREADS, j = at / ACROSS, d = at % ACROSS * Cache::VALUES;
             if (piece + j >= from && piece + j < to)
-                copy_async(&s.v[j][d], vector_at(p.v, piece, j) + d, piece + j <= last);
+                cache.fetch_value(p, i, spot_of(p.v, piece, j), d, piece + j <= last, &s.v[j][d]);
         }
     };
     if (!idle && (!SPECIAL || begin < end)) {
@@ -196,8 +275,9 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
                         hi = *(const uint4 *)&s.q[g + 8][c * 32 + t * 8];
 #pragma unroll
             for (int n = 0; n < 2; n++) {
-                mma_f16(score[n], lo.x, hi.x, lo.y, hi.y, keys[n][c].x, keys[n][c].y);
-                mma_f16(score[n], lo.z, hi.z, lo.w, hi.w, keys[n][c].z, keys[n][c].w);
+                const uint4 key = cache.key(n, c, t);
+                mma_f16(score[n], lo.x, hi.x, lo.y, hi.y, key.x, key.y);
+                mma_f16(score[n], lo.z, hi.z, lo.w, hi.w, key.z, key.w);
             }
         }
         float greatest[2] = {-INFINITY, -INFINITY};
@@ -238,6 +318,11 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
             part += __shfl_xor_sync(~0u, part, 1);
             part += __shfl_xor_sync(~0u, part, 2);
             if (t == 0) s.sum[warp][g + h * 8] = part;
+        }
+#pragma unroll
+        for (int i = 0; i < EACH; i++) {
+            const int at = threadIdx.x + i * THREADS;
+            cache.settle(i, &s.v[at / ACROSS][at % ACROSS * Cache::VALUES]);
         }
         asm volatile("cp.async.wait_group 0;" ::: "memory");
         __syncthreads();
@@ -293,7 +378,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
 
 /* Grid: windows of rows, groups of up to VECTORS query heads of a key head, spans. A cluster takes the crews
  * of its window one after the other: one, when the rows are of one sequence. */
-template <int D, bool SPECIAL>
+template <int D, class Cache, bool SPECIAL>
 __global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant__ struct attend p) {
     __shared__ __align__(128) struct tiles<D> s;
     const int per_kv = p.heads / p.kv_heads, group = min(per_kv, VECTORS),
@@ -310,14 +395,27 @@ __global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant_
         }
         __syncthreads();
         rows = s.crew.rows;
-        attend_crew<D, SPECIAL>(p, s, row, kv, head, heads, row == first);
+        attend_crew<D, Cache, SPECIAL>(p, s, row, kv, head, heads, row == first);
     }
 }
 
-/* One warp a query vector; q f32. */
+/* Element d of a head's vector at `place` of a page's block. */
 template <typename C>
-__global__ void attend_plain(const __grid_constant__ struct attend p, const float *queries, const C *k,
-                             const C *v, int dim) {
+__device__ __forceinline__ float element(const C *block, int place, int d, int dim, int) {
+    return widen(__ldcg(block + (size_t)place * dim + d));
+}
+template <>
+__device__ __forceinline__ float element(const int8_t *block, int place, int d, int dim, int page_size) {
+    const int half = dim / 2, groups = (half + KV_GROUP - 1) / KV_GROUP;
+    const __half *scales = (const __half *)(block + page_size * dim) + place * groups;
+    return __half2float(__ldcg(scales + d % half / KV_GROUP)) * __ldcg(block + place * dim + d);
+}
+
+/* One warp a query vector; q f32, C: of what the cache is made. block: elements of a page's block of one head.
+ */
+template <typename C>
+__global__ void attend_plain(const __grid_constant__ struct attend p, const float *queries, int dim,
+                             int block) {
     pdl_release();
     pdl_wait();
     constexpr int MOST = MAX_HEAD_DIM / 32;
@@ -330,14 +428,13 @@ __global__ void attend_plain(const __grid_constant__ struct attend p, const floa
         query[i] = lane + i * 32 < dim ? __ldcg(queries + vector + lane + i * 32) * p.scale : 0;
     const int unseen = max(0, p.position[row] - p.sees + 1);
     for (int position = unseen; position <= p.position[row]; position++) {
-        const size_t at = (((size_t)pages[position / p.page_size] * p.kv_heads + kv) * p.page_size +
-                           position % p.page_size) *
-                              dim +
-                          lane;
+        const size_t at = ((size_t)pages[position / p.page_size] * p.kv_heads + kv) * block;
+        const C *k = (const C *)p.k + at, *v = (const C *)p.v + at;
+        const int place = position % p.page_size;
         float score = 0;
 #pragma unroll
         for (int i = 0; i < MOST; i++)
-            if (lane + i * 32 < dim) score += query[i] * widen(__ldcg(k + at + i * 32));
+            if (lane + i * 32 < dim) score += query[i] * element(k, place, lane + i * 32, dim, p.page_size);
         for (int offset = 16; offset; offset /= 2) score += __shfl_xor_sync(~0u, score, offset);
         if (p.softcap != 0) score = p.softcap * tanhf(score / p.softcap);
         const float next = fmaxf(maximum, score), fade = expf(maximum - next), weight = expf(score - next);
@@ -345,20 +442,21 @@ __global__ void attend_plain(const __grid_constant__ struct attend p, const floa
         sum = sum * fade + weight;
 #pragma unroll
         for (int i = 0; i < MOST; i++)
-            if (lane + i * 32 < dim) out[i] = out[i] * fade + weight * widen(__ldcg(v + at + i * 32));
+            if (lane + i * 32 < dim)
+                out[i] = out[i] * fade + weight * element(v, place, lane + i * 32, dim, p.page_size);
     }
 #pragma unroll
     for (int i = 0; i < MOST; i++)
         if (lane + i * 32 < dim) write_attended(p, vector + lane + i * 32, out[i] / sum);
 }
 
-template <int D> void run_fast(struct backend *be, struct attend *p, int32_t max_position) {
+template <int D, class Cache> void run_fast(struct backend *be, struct attend *p, int32_t max_position) {
     const int per_kv = p->heads / p->kv_heads, group = per_kv < VECTORS ? per_kv : VECTORS;
     unsigned spans = 1;
     while (!p->whole && spans < ATTENTION_SPANS && max_position / PIECE >= (int)spans) spans *= 2;
     p->window = VECTORS / group;
     const bool special = p->sees != INT_MAX || p->softcap != 0;
-    launch_columns(be, "attention", special ? attend_fast<D, true> : attend_fast<D, false>,
+    launch_columns(be, "attention", special ? attend_fast<D, Cache, true> : attend_fast<D, Cache, false>,
                    dim3(ceil_div(p->rows, p->window), p->kv_heads * ceil_div(per_kv, group), spans), THREADS,
                    *p);
 }
@@ -378,8 +476,8 @@ void cuda_attention(struct backend *be, const struct rows *rows, const struct at
     p.kv_heads = b->kv_heads;
     p.page_size = kv->page_size;
     p.q = (const __half *)q;
-    p.k = (const __half *)kv->k;
-    p.v = (const __half *)kv->v;
+    p.k = kv->k;
+    p.v = kv->v;
     p.attended = attended;
     p.wide = b->q.dtype == DTYPE_F32 || b->q.dtype == DTYPE_F16;
     p.whole = rows->prefill;
@@ -387,14 +485,18 @@ void cuda_attention(struct backend *be, const struct rows *rows, const struct at
     p.scale = b->scale;
     p.softcap = b->softcap;
     if (attention_is_fast(be, b, kv)) p.softcap *= 1.4426950408889634f; /* as the queries' scale */
-    if (attention_is_fast(be, b, kv))
-        return b->head_dim == 64 ? run_fast<64>(be, &p, rows->max_position)
-                                 : run_fast<128>(be, &p, rows->max_position);
-    dim3 grid(rows->n, b->heads);
-    if (kv->dtype == DTYPE_F16)
-        launch(be, "plain attention", attend_plain<__half>, grid, 32, 0, p, (const float *)q,
-               (const __half *)kv->k, (const __half *)kv->v, b->head_dim);
-    else
-        launch(be, "plain attention", attend_plain<float>, grid, 32, 0, p, (const float *)q,
-               (const float *)kv->k, (const float *)kv->v, b->head_dim);
+    const bool bytes = kv->dtype == DTYPE_Q8_0;
+    if (attention_is_fast(be, b, kv)) {
+        void (*run)(struct backend *, struct attend *, int32_t) =
+            b->head_dim == 64 ? (bytes ? run_fast<64, byte_cache<64>> : run_fast<64, half_cache<64>>)
+                              : (bytes ? run_fast<128, byte_cache<128>> : run_fast<128, half_cache<128>>);
+        return run(be, &p, rows->max_position);
+    }
+    const int block = (int)(kv_head_bytes(kv->dtype, kv->page_size, b->head_dim) /
+                            (bytes ? 1 : dtype_bytes(kv->dtype)));
+    launch(be, "plain attention",
+           bytes                     ? attend_plain<int8_t>
+           : kv->dtype == DTYPE_F16 ? attend_plain<__half>
+                                    : attend_plain<float>,
+           dim3(rows->n, b->heads), 32, 0, p, (const float *)q, b->head_dim, block);
 }

@@ -35,7 +35,7 @@ struct finish {
     void *k, *v;
     float q_scale;
     int32_t table_stride, page_size, heads, kv_heads;
-    bool f16_cache;
+    enum dtype cache;
 };
 
 static __device__ __forceinline__ void store_wide(const struct finish &f, size_t at, float v) {
@@ -68,15 +68,18 @@ static __device__ __forceinline__ struct place find_place(const struct finish &f
     return {position, f.table[(size_t)f.slot[row] * f.table_stride + position / f.page_size]};
 }
 
+static __device__ __forceinline__ void rotate(const struct finish &f, const struct place &at, int32_t d,
+                                              float &a, float &b) {
+    const float2 turn = f.rope[(size_t)at.position * f.half + d];
+    const float turned = a * turn.x - b * turn.y;
+    b = b * turn.x + a * turn.y;
+    a = turned;
+}
+
 static __device__ __forceinline__ void finish_qkv(const struct finish &f, int32_t row, const struct place &at,
                                                   int32_t pair, float a, float b) {
     int32_t head = pair / f.half, d = pair % f.half;
-    if (head < f.heads + f.kv_heads) {
-        float2 turn = f.rope[(size_t)at.position * f.half + d];
-        float turned = a * turn.x - b * turn.y;
-        b = b * turn.x + a * turn.y;
-        a = turned;
-    }
+    if (head < f.heads + f.kv_heads) rotate(f, at, d, a, b);
     if (head < f.heads) {
         size_t to = ((size_t)row * f.heads + head) * 2 * f.half + d;
         store_wide(f, to, a * f.q_scale);
@@ -88,7 +91,7 @@ static __device__ __forceinline__ void finish_qkv(const struct finish &f, int32_
     head -= head < f.kv_heads ? 0 : f.kv_heads;
     size_t to =
         (((size_t)at.page * f.kv_heads + head) * f.page_size + at.position % f.page_size) * 2 * f.half + d;
-    if (f.f16_cache) {
+    if (f.cache == DTYPE_F16) {
         ((__half *)cache)[to] = __float2half(a);
         ((__half *)cache)[to + f.half] = __float2half(b);
     } else {

@@ -176,8 +176,8 @@ struct product product_of(const struct job *j, const void *a, int32_t from) {
 }
 
 void finish_rows(struct backend *be, const struct finish &f, int32_t n) {
-    if (f.q_norm)
-        return launch(be, "head norms", finish_heads, dim3(ceil_div(f.pairs / f.half, HEADS_A_BLOCK), n),
+    if (f.kind == FINISH_QKV && needs_rows(f))
+        return launch(be, "heads", finish_heads, dim3(ceil_div(f.pairs / f.half, HEADS_A_BLOCK), n),
                       HEADS_A_BLOCK * 32, 0, f, (const float *)be->sums);
     if (f.post_norm)
         return launch(be, "post norm", finish_branch, n, BRANCH_THREADS, 0, f, (const float *)be->sums);
@@ -347,7 +347,7 @@ void cuda_qkv(struct backend *be, const struct rows *rows, const struct attentio
     f->rope = (const float2 *)b->rope;
     f->k = kv->k;
     f->v = kv->v;
-    f->f16_cache = kv->dtype == DTYPE_F16;
+    f->cache = kv->dtype;
     f->page_size = kv->page_size;
     f->heads = b->heads;
     f->kv_heads = b->kv_heads;
