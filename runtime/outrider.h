@@ -199,6 +199,9 @@ typedef struct {
                           between them, a fixed one takes the model where there is one */
     int32_t draft_n;   /* K, at most OUTRIDER_MAX_DRAFT; 0: plain decoding; -1: chosen by the engine */
     outrider_accept_rule accept;
+    bool synthetic_accept; /* for timing only: a proposal is accepted when a drawn number is below
+                              synthetic_rate, whatever the verifier says of it. The text is then NOT its own */
+    float synthetic_rate;
 } outrider_settings;
 
 /* The model's generation_config.json over the built-in defaults (temperature 0.8, top-k 40, top-p 0.95,

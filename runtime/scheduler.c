@@ -210,7 +210,7 @@ static bool no_token(const outrider_engine *e, const outrider_session *s, int32_
 
 /* What the device has decided about the i-th session; else the verifier's distributions at the places that
  * were proposed for, and the acceptance rule on them. */
-static outrider_status judge(outrider_session *s, int32_t i_session, struct accepted *out) {
+static outrider_status judge_by_rule(outrider_session *s, int32_t i_session, struct accepted *out) {
     const outrider_engine *e = s->engine;
     const outrider_settings *set = &s->sampler.s;
     int32_t picks[OUTRIDER_MAX_DRAFT + 1];
@@ -245,6 +245,15 @@ static outrider_status judge(outrider_session *s, int32_t i_session, struct acce
     for (int32_t i = 0; i < k; i++) u[i] = rng_uniform(set->seed, RNG_ACCEPT, s->n + i, s->n);
     *out = (set->accept == OUTRIDER_ACCEPT_BLOCK ? accept_block : accept_rejection)(k, s->proposed, s->q,
                                                                                     s->p, u, last, e->dense);
+    return OUTRIDER_OK;
+}
+
+static outrider_status judge(outrider_session *s, int32_t i_session, struct accepted *out) {
+    const outrider_settings *set = &s->sampler.s;
+    TRY(judge_by_rule(s, i_session, out));
+    if (!set->synthetic_accept) return OUTRIDER_OK;
+    for (out->n = 0; out->n < s->k; out->n++)
+        if (!(rng_uniform(set->seed, RNG_ACCEPT, s->n + out->n, s->n) < set->synthetic_rate)) break;
     return OUTRIDER_OK;
 }
 

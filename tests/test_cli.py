@@ -274,10 +274,33 @@ def test_bench():
         done = outrider(*tiny, "--progress")
         check("-o md", "| tg8 K=2" in " ".join(done.stdout.split()) and "verify cost" in done.stdout, done.stdout)
         check("--progress goes to standard error", "tg8: repetition 1 of 1" in done.stderr, done.stderr)
+        sweep = tiny[:-2] + ["-p", "0", "-d", "0,64", "-np", "1,2", "--temp", "0.8", "-s", "3", "--spec-accept", "all",
+                             "--spec-draft-n-max", "auto,2", "-o", "json"]
+        rows = json.loads(outrider(*sweep).stdout)
+        check("a set for each depth, batch and rule", [(r["n_depth"], r["n_batch"], r.get("accept"), r.get("n_draft_max"))
+              for r in rows] == [(d, n, a if k else None, k) for d in (0, 64) for n in (1, 2)
+                                 for a in ("rejection", "block", "coupled") for k in (None, -1, 2)], rows)
+        spec = [r for r in rows if "accept" in r]
+        check("the coupled rule alone promises the plain tokens",
+              all(r["identical"] is (True if r["accept"] == "coupled" else None) for r in spec), spec)
+        check("runs are counted", all(sum(r["runs"]) == r["n_verify"] and sum(i * n for i, n in enumerate(r["runs"]))
+                                      == r["draft_n_accepted"] for r in spec), spec)
+        check("rounds stand beside the meters", all(r["round_ms"] > 0 and (r["n_draft_max"] < 0 or r["model_round_ms"] > 0)
+                                                    for r in spec), spec)
+        check("the automatic K is judged by the fixed ones", all((r["n_draft_max"] < 0) == (r["over_best_fixed"] is not None)
+              and (r["n_draft_max"] > 0 or r["best_fixed_k"] in (0, 2)) for r in spec), spec)
+        drawn = json.loads(outrider(*tiny[:-2], "-p", "0", "-n", "64", "--spec-draft-n-max", "4", "--spec-synth-accept", "1",
+                                    "-o", "json").stdout)[1]
+        check("synthetic acceptance accepts what it is told to", drawn["acceptance"] == 1 and drawn["synthetic"] is True
+              and drawn["identical"] is None, drawn)
+        done = outrider(*tiny[:-2], "--spec-draft-n-max", "2", "--spec-synth-accept", "0")
+        check("and says that the text is another", "acceptance was drawn" in done.stdout and "0.0%" in done.stdout, done.stdout)
         open(path, "w").write('{"prompt": "a"}\n{"text": "b"}\n')
         refused("a line without a prompt", 1, "bench", "--prompts", path, says=["line 2"])
     refused("no list", 2, "bench", "-n", "1,x", says=["--n-gen"])
     refused("too many to propose", 2, "bench", "--spec-draft-n-max", "99", says=["16"])
+    refused("no rule", 2, "bench", "--spec-accept", "block,best", says=["--spec-accept"])
+    refused("a batch of none", 2, "bench", "-np", "0", says=["--parallel"])
     refused("more than the context holds", 2, "bench", "-p", "4096", says=["4096", "2048"])
 
 

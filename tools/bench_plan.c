@@ -51,7 +51,7 @@ int bench_parse_list(const char *spelled, const char *text, int32_t min, int32_t
             first = last = -1;
             step = 1;
             at += word;
-        } else if (!parse_item(&at, &first, &last, &step) || first < 0 || last > max) {
+        } else if (!parse_item(&at, &first, &last, &step) || first < (min > 0 ? min : 0) || last > max) {
             return bad_list(spelled, text, min, max);
         }
         for (long value = first; value <= last; value += step) {
@@ -61,6 +61,27 @@ int bench_parse_list(const char *spelled, const char *text, int32_t min, int32_t
         if (!*at) return 0;
         at++;
     }
+}
+
+int bench_parse_rules(const char *text, struct bench_list *out) {
+    static const char *const names[BENCH_RULES] = {[OUTRIDER_ACCEPT_REJECTION] = "rejection",
+                                                   [OUTRIDER_ACCEPT_BLOCK] = "block",
+                                                   [OUTRIDER_ACCEPT_COUPLED] = "coupled"};
+    bool all = strcmp(text, "all") == 0, wanted[BENCH_RULES] = {all, all, all};
+    for (const char *at = text; !all; at++) {
+        size_t word = strcspn(at, ","), i = 0;
+        while (i < BENCH_RULES && (strlen(names[i]) != word || memcmp(names[i], at, word) != 0)) i++;
+        if (i == BENCH_RULES)
+            return complain(OUTRIDER_EINVAL, "--spec-accept: '%s' is no list of rejection, block, coupled",
+                            text);
+        wanted[i] = true;
+        at += word;
+        if (!*at) break;
+    }
+    out->n = 0;
+    for (int32_t i = 0; i < BENCH_RULES; i++)
+        if (wanted[i]) out->value[out->n++] = i;
+    return 0;
 }
 
 /* ---- prompts ---- */

@@ -74,15 +74,39 @@ static json_t *base_record(const struct bench_result *r, const struct bench_row 
     model_name(&r->info.verifier, name, sizeof name);
     strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
     return json_pack(
-        "{s:s, s:s, s:o, s:o, s:s, s:I, s:I, s:s, s:i, s:i, s:i, s:s, s:f, s:f, s:f, s:f, s:o, s:o}",
+        "{s:s, s:s, s:o, s:o, s:s, s:I, s:I, s:s, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:f, s:f, s:o, s:o}",
         "build_number", outrider_version(), "backends", r->info.device, "model_filename",
         json_text(r->model, strlen(r->model)), "model_draft",
         *r->draft ? json_text(r->draft, strlen(r->draft)) : json_null(), "model_type", name, "model_size",
         (json_int_t)r->info.verifier.weight_bytes, "model_n_params", (json_int_t)r->info.verifier.parameters,
-        "type_k", r->cache_type, "n_prompt", row->n_prompt, "n_gen", row->n_gen, "n_depth", 0, "test_time",
-        stamp, "avg_ns", mean(row->ms, row->n) * 1e6, "stddev_ns", deviation(row->ms, row->n) * 1e6, "avg_ts",
-        mean(row->rate, row->n), "stddev_ts", deviation(row->rate, row->n), "samples_ns",
-        samples(row->ms, row->n, 1e6), "samples_ts", samples(row->rate, row->n, 1));
+        "type_k", r->cache_type, "n_prompt", row->n_prompt, "n_gen", row->n_gen, "n_depth", row->n_depth,
+        "n_batch", row->batch, "test_time", stamp, "avg_ns", mean(row->ms, row->n) * 1e6, "stddev_ns",
+        deviation(row->ms, row->n) * 1e6, "avg_ts", mean(row->rate, row->n), "stddev_ts",
+        deviation(row->rate, row->n), "samples_ns", samples(row->ms, row->n, 1e6), "samples_ts",
+        samples(row->rate, row->n, 1));
+}
+
+static json_t *runs(const outrider_stats *s) {
+    json_t *list = json_array();
+    for (int i = 0; list && i <= positions(s); i++) json_array_append_new(list, json_integer(s->runs[i]));
+    return list;
+}
+
+static const char *rule_name(outrider_accept_rule rule) {
+    static const char *const names[BENCH_RULES] = {[OUTRIDER_ACCEPT_REJECTION] = "rejection",
+                                                   [OUTRIDER_ACCEPT_BLOCK] = "block",
+                                                   [OUTRIDER_ACCEPT_COUPLED] = "coupled"};
+    return names[rule];
+}
+
+/* Beside the rates: what the rule, the meters and hindsight say. */
+static json_t *judged_fields(const struct bench_result *r, const struct bench_row *row) {
+    bool back = isfinite(row->over_best);
+    return json_pack("{s:s, s:b, s:o, s:f, s:o, s:o, s:o, s:o}", "accept",
+                     r->greedy ? "greedy" : rule_name(row->rule), "synthetic", (int)r->synthetic, "runs",
+                     runs(&row->sum), "round_ms", row_round_ms(row), "model_round_ms",
+                     number(row_model_ms(r, row)), "over_plain", number(row->over_plain), "over_best_fixed",
+                     number(row->over_best), "best_fixed_k", back ? json_integer(row->best_k) : json_null());
 }
 
 static json_t *speculative_fields(const struct bench_result *r, const struct bench_row *row) {
@@ -93,7 +117,7 @@ static json_t *speculative_fields(const struct bench_result *r, const struct ben
                      report_positions(s), "draft_step_ms", draft_step_ms(s), "verify_ms", verify_ms(s),
                      "round_busy_us", busy_us(s), "round_idle_us", idle_us(s), "speedup", row_speedup(row),
                      "break_even", number(row_break_even(row)), "identical",
-                     r->exact ? json_boolean(row->identical) : json_null());
+                     row_exact(r, row) ? json_boolean(row->identical) : json_null());
 }
 
 static json_t *meter_fields(const struct bench_result *r) {
@@ -110,6 +134,9 @@ static json_t *meter_fields(const struct bench_result *r) {
 static json_t *record(const struct bench_result *r, const struct bench_row *row) {
     json_t *base = base_record(r, row);
     json_t *more = row->k ? speculative_fields(r, row) : row->n_gen ? meter_fields(r) : json_object();
+    if (base && more) json_object_update(base, more);
+    json_decref(more);
+    more = row->k ? judged_fields(r, row) : NULL;
     if (base && more) json_object_update(base, more);
     json_decref(more);
     return base;
@@ -191,19 +218,24 @@ static void k_name(int32_t k, char out[12]) {
         snprintf(out, 12, "%d", k);
 }
 
-static void test_name(const struct bench_row *row, char out[40]) {
-    char k[12];
+/* "tg128 @ d512 B=4 K=auto coupled": what differs from the plainest is named. */
+enum { TEST_NAME = 80 };
+static void test_name(const struct bench_result *r, const struct bench_row *row, char out[TEST_NAME]) {
+    char k[12], depth[24] = "", batch[24] = "";
     k_name(row->k, k);
+    if (row->n_depth) snprintf(depth, sizeof depth, " @ d%d", row->n_depth);
+    if (row->batch > 1) snprintf(batch, sizeof batch, " B=%d", row->batch);
     if (row->n_prompt)
-        snprintf(out, 40, "pp%d", row->n_prompt);
+        snprintf(out, TEST_NAME, "pp%d%s", row->n_prompt, depth);
     else if (row->k)
-        snprintf(out, 40, "tg%d K=%s", row->n_gen, k);
+        snprintf(out, TEST_NAME, "tg%d%s%s K=%s%s%s", row->n_gen, depth, batch, k, r->greedy ? "" : " ",
+                 r->greedy ? "" : rule_name(row->rule));
     else
-        snprintf(out, 40, "tg%d", row->n_gen);
+        snprintf(out, TEST_NAME, "tg%d%s%s", row->n_gen, depth, batch);
 }
 
 static void print_rates(const struct bench_result *r) {
-    char name[96], test[40];
+    char name[96], test[TEST_NAME];
     model_name(&r->info.verifier, name, sizeof name);
     printf("| %-22s | %10s | %10s | %-28s | %14s | %21s |\n", "model", "size", "params", "backend", "test",
            "t/s");
@@ -212,7 +244,7 @@ static void print_rates(const struct bench_result *r) {
            "--------------------: |\n");
     for (size_t i = 0; i < r->n_rows; i++) {
         const struct bench_row *row = &r->rows[i];
-        test_name(row, test);
+        test_name(r, row, test);
         printf("| %-22s | %6.1f MiB | %8.2f M | %-28s | %14s | %10.2f ± %8.2f |\n", name,
                (double)r->info.verifier.weight_bytes / (1 << 20), (double)r->info.verifier.parameters / 1e6,
                r->info.device, test, mean(row->rate, row->n), deviation(row->rate, row->n));
@@ -221,13 +253,13 @@ static void print_rates(const struct bench_result *r) {
 
 static void print_speculation(const struct bench_result *r, const struct bench_row *row) {
     const outrider_stats *s = &row->sum;
-    char test[40];
+    char test[TEST_NAME];
     double needed = row_break_even(row);
-    test_name(row, test);
+    test_name(r, row, test);
     printf("| %14s | %6.2fx | %9s | %7.1f%% | ", test, row_speedup(row),
-           !r->exact        ? "-"
-           : row->identical ? "yes"
-                            : "no",
+           !row_exact(r, row) ? "-"
+           : row->identical   ? "yes"
+                              : "no",
            100 * acceptance(s));
     if (!isfinite(needed))
         printf("%10s", "-");
@@ -258,6 +290,43 @@ static void print_speculations(const struct bench_result *r) {
     }
 }
 
+/* Rounds against the meters, and how long the accepted runs were. */
+static void print_rounds_and_runs(const struct bench_result *r) {
+    char test[TEST_NAME];
+    bool any = false;
+    for (size_t i = 0; i < r->n_rows; i++) {
+        const struct bench_row *row = &r->rows[i];
+        double model = row_model_ms(r, row);
+        if (!row->k) continue;
+        if (!any)
+            puts("\n|           test | round ms | by the meters | rounds that accepted 0, 1, 2 ... in % |\n"
+                 "| -------------: | -------: | ------------: | :------------------------------------ |");
+        any = true;
+        test_name(r, row, test);
+        printf("| %14s | %8.3f | ", test, row_round_ms(row));
+        if (isfinite(model))
+            printf("%13.3f |", model);
+        else
+            printf("%13s |", "-");
+        for (int j = 0; j <= positions(&row->sum); j++)
+            printf(" %.0f", 100.0 * row->sum.runs[j] / row->sum.n_verify);
+        puts(" |");
+    }
+}
+
+static void print_hindsight(const struct bench_result *r) {
+    char test[TEST_NAME];
+    for (size_t i = 0; i < r->n_rows; i++) {
+        const struct bench_row *row = &r->rows[i];
+        test_name(r, row, test);
+        if (isfinite(row->over_best))
+            printf("%s: %.2f times plain, %.2f times the best fixed K, %d (medians of %zu)\n", test,
+                   row->over_plain, row->over_best, row->best_k, row->n * row->n_groups);
+    }
+    if (r->synthetic)
+        puts("acceptance was drawn (--spec-synth-accept): times are real, the text is not the verifier's");
+}
+
 static void print_meters(const struct bench_result *r) {
     const struct bench_meters *m = &r->meters;
     printf("\none row: %.3f ms, %.2f MiB read at %.1f GB/s, %.0f%% of the %.1f GB/s that this device reads\n",
@@ -274,8 +343,8 @@ static void print_meters(const struct bench_result *r) {
 static void print_rounds(const struct bench_result *r) {
     for (size_t i = 0; i < r->n_rows; i++) {
         const struct bench_row *row = &r->rows[i];
-        char test[40];
-        test_name(row, test);
+        char test[TEST_NAME];
+        test_name(r, row, test);
         if (row->sum.busy_ms > 0)
             printf("%s: a round keeps the device busy for %.0f us, then it waits %.1f us for the host\n",
                    test, busy_us(&row->sum), idle_us(&row->sum));
@@ -285,7 +354,9 @@ static void print_rounds(const struct bench_result *r) {
 static int write_tables(const struct bench_result *r) {
     print_rates(r);
     print_speculations(r);
+    print_rounds_and_runs(r);
     print_meters(r);
+    print_hindsight(r);
     print_rounds(r);
     return flush_output(stdout);
 }

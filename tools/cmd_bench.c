@@ -1,7 +1,8 @@
-/* outrider bench: measures prompt reading, plain and speculative decoding, and what the device could do.
- * Plain and speculative answers to a prompt follow each other, so that a machine that changes its speed
- * changes both. Answers go on past the end of the text, so that each has the length that was asked for; every
- * speculative one is compared with the plain one, and a row whose tokens differ says so. */
+/* outrider bench: measures prompt reading, plain and speculative decoding, and what the device could do. A
+ * set of rows is every K at one length, depth, batch and acceptance rule; sets follow each other. Plain and
+ * speculative answers to a prompt follow each other, so that a machine that changes its speed changes both.
+ * Answers go on past the end of the text, so that each has the length that was asked for; every speculative
+ * one is compared with the plain one, and a row whose tokens differ says so. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,86 +12,26 @@
 #include "tools/setup.h"
 #include "tools/terminal.h"
 
-enum { METER_REPEATS = 5, METER_DEPTH = 128 };
+enum { METER_REPEATS = 5, METER_TURNS = 4, METER_DEPTH = 128 };
 
 const int32_t bench_widths[BENCH_WIDTHS] = {1, 2, 4, 8, 16};
 
-struct bench {
-    const struct options *options;
-    outrider_engine *engine;
-    outrider_session *session;
-    outrider_settings settings;
-    struct bench_prompts prompts;
-    struct bench_list n_prompt, n_gen, k; /* k begins with 0, the plain one */
-    size_t repetitions;
-    struct progress bar;
-    size_t done, steps; /* of the progress bar */
-    struct bench_result result;
-};
-
-/* ---- one answer ---- */
-
-struct answer {
-    int32_t *tokens;
-    size_t n;
-    outrider_stats stats;
-    double ms; /* of writing, by the clock that was asked for */
-};
-
-static int begin(struct bench *b, int32_t n_predict, int32_t k) {
-    outrider_settings settings = b->settings;
-    settings.n_predict = n_predict;
-    settings.draft_n = k;
-    CHECK(tell(outrider_session_truncate(b->session, 0)));
-    return tell(outrider_session_set(b->session, &settings));
-}
-
-static double now(const struct bench *b) {
-    return b->options->values[OPT_BENCH_CLOCK].integer == BENCH_CPU_TIME ? cpu_ms() : clock_ms();
-}
-
-static int write_answer(struct bench *b, struct answer *out) {
-    double start = now(b);
-    while (outrider_session_stop(b->session) == OUTRIDER_RUNNING) {
-        outrider_session_stats(b->session, &out->stats);
-        if (out->stats.n_predict == 0) start = now(b); /* until here it read the prompt */
-        CHECK(tell(outrider_round(&b->session, 1)));
-    }
-    out->ms = now(b) - start;
-    const int32_t *tokens = outrider_session_tokens(b->session, &out->n);
-    out->tokens = malloc((out->n + 1) * sizeof *tokens);
-    if (!out->tokens) return complain_memory();
-    memcpy(out->tokens, tokens, out->n * sizeof *tokens);
-    outrider_session_stats(b->session, &out->stats);
-    return 0;
-}
-
-static int answer_prompt(struct bench *b, const struct text *prompt, int32_t n_gen, int32_t k,
-                         struct answer *out) {
-    size_t n;
-    CHECK(begin(b, n_gen, k));
-    CHECK(tell(outrider_session_append_text(b->session, prompt->data, prompt->bytes)));
-    outrider_session_tokens(b->session, &n);
-    if (n + (size_t)n_gen > (size_t)b->result.info.ctx_size)
-        return complain(OUTRIDER_EINVAL, "a prompt of %zu tokens and %d more do not fit the context of %d", n,
-                        n_gen, b->result.info.ctx_size);
-    return write_answer(b, out);
-}
-
 /* ---- rows ---- */
 
-static struct bench_row *add_row(struct bench *b, int32_t n_prompt, int32_t n_gen, int32_t k) {
+static struct bench_row *add_row(struct bench *b, struct bench_row row) {
     struct bench_row *rows = realloc(b->result.rows, (b->result.n_rows + 1) * sizeof *rows);
     if (!rows) return NULL;
     b->result.rows = rows;
-    struct bench_row *row = &rows[b->result.n_rows];
-    double *samples = calloc(3 * b->repetitions, sizeof *samples);
+    double *samples = calloc((3 + row.n_groups) * b->repetitions, sizeof *samples);
     if (!samples) return NULL;
-    *row = (struct bench_row){.n_prompt = n_prompt, .n_gen = n_gen, .k = k, .identical = true, .ms = samples};
-    row->rate = samples + b->repetitions;
-    row->ratio = samples + 2 * b->repetitions;
-    b->result.n_rows++;
-    return row;
+    row.identical = true;
+    row.ms = samples;
+    row.rate = samples + b->repetitions;
+    row.ratio = samples + 2 * b->repetitions;
+    row.answers = samples + 3 * b->repetitions;
+    row.over_plain = row.over_best = NAN;
+    rows[b->result.n_rows] = row;
+    return &rows[b->result.n_rows++];
 }
 
 static void add_sample(struct bench_row *row, int32_t tokens, double ms, size_t prompts) {
@@ -104,18 +45,66 @@ static int by_value(const void *a, const void *b) {
     return (x > y) - (x < y);
 }
 
+/* Sorts x. */
+static double median(double *x, size_t n) {
+    if (n == 0) return NAN;
+    qsort(x, n, sizeof *x, by_value);
+    return (x[(n - 1) / 2] + x[n / 2]) / 2;
+}
+
 double row_speedup(const struct bench_row *row) {
     double sorted[BENCH_REPETITIONS];
     memcpy(sorted, row->ratio, row->n * sizeof *sorted);
-    qsort(sorted, row->n, sizeof *sorted, by_value);
-    return (sorted[(row->n - 1) / 2] + sorted[row->n / 2]) / 2;
+    return median(sorted, row->n);
+}
+
+double row_round_ms(const struct bench_row *row) {
+    return row->sum.n_verify ? row->sum.predicted_ms / row->sum.n_verify : NAN;
 }
 
 double row_break_even(const struct bench_row *row) {
     const outrider_stats *s = &row->sum;
     if (!s->draft_n || !s->n_verify || row->plain_ms <= 0) return NAN;
-    double round_ms = s->predicted_ms / s->n_verify, k = (double)s->draft_n / s->n_verify;
-    return (round_ms / row->plain_ms - 1) / k;
+    double k = (double)s->draft_n / s->n_verify;
+    return (row_round_ms(row) / row->plain_ms - 1) / k;
+}
+
+bool row_exact(const struct bench_result *r, const struct bench_row *row) {
+    return !r->synthetic && (r->greedy || row->rule == OUTRIDER_ACCEPT_COUPLED);
+}
+
+double row_model_ms(const struct bench_result *r, const struct bench_row *row) {
+    const struct bench_meters *m = &r->meters;
+    double rows = row->batch * (row->k + 1);
+    int i = 0;
+    if (row->k < 0 || rows > bench_widths[BENCH_WIDTHS - 1] + 1) return NAN;
+    while (i + 2 < BENCH_WIDTHS && rows > bench_widths[i + 1]) i++;
+    double slope = (m->pass_us[i + 1] - m->pass_us[i]) / (bench_widths[i + 1] - bench_widths[i]);
+    return (row->k * m->draft_us + m->pass_us[i] + slope * (rows - bench_widths[i])) / 1e3;
+}
+
+/* Of a row's groups over another's. */
+static double median_over(const struct bench_row *row, const struct bench_row *other) {
+    size_t n = row->n * row->n_groups;
+    double *ratio = malloc((n + 1) * sizeof *ratio);
+    if (!ratio) return NAN;
+    for (size_t i = 0; i < n; i++) ratio[i] = other->answers[i] > 0 ? row->answers[i] / other->answers[i] : 0;
+    double over = median(ratio, n);
+    free(ratio);
+    return over;
+}
+
+/* The automatic K of a set, of which rows[0] is the plain one, against the fixed ones in hindsight. */
+static void look_back(struct bench_row *rows, size_t n) {
+    size_t best = 0;
+    for (size_t i = 1; i < n; i++)
+        if (rows[i].k > 0 && rows[i].total_rate > rows[best].total_rate) best = i;
+    for (size_t i = 1; i < n; i++) {
+        if (rows[i].k >= 0) continue;
+        rows[i].over_plain = median_over(&rows[i], &rows[0]);
+        rows[i].best_k = rows[best].k;
+        rows[i].over_best = median_over(&rows[i], &rows[best]);
+    }
 }
 
 /* ---- measurements ---- */
@@ -129,127 +118,151 @@ static void step(struct bench *b, const char *what, int32_t n, size_t repetition
         fprintf(stderr, "%s: repetition %zu of %zu\n", stage, repetition + 1, b->repetitions);
 }
 
-/* A prompt of exactly n tokens, from the words of all prompts over and over. */
-static int make_prompt(struct bench *b, int32_t n, int32_t *out) {
-    int32_t have = 0;
-    for (size_t i = 0; have < n; i = (i + 1) % b->prompts.n) {
-        int32_t *ids;
-        size_t count;
-        CHECK(tell(
-            outrider_tokenize(b->engine, b->prompts.text[i].data, b->prompts.text[i].bytes, &ids, &count)));
-        for (size_t j = 0; j < count && have < n; j++) out[have++] = ids[j];
-        free(ids);
-        if (!have && i + 1 == b->prompts.n) return complain(OUTRIDER_EINVAL, "the prompts are empty");
+/* The time until the first token after n tokens behind `depth` others is known. */
+static int read_prompt(struct bench *b, int32_t depth, int32_t n, double *ms) {
+    outrider_settings settings = b->settings;
+    outrider_session *session = NULL;
+    outrider_stats stats;
+    settings.n_predict = 1;
+    settings.draft_n = 0;
+    CHECK(tell(outrider_session_open(b->engine, &settings, &session)));
+    int code = bench_append_filler(b, session, depth + n);
+    if (!code) code = bench_first_token(session);
+    outrider_session_stats(session, &stats);
+    *ms = stats.prompt_ms + stats.predicted_ms;
+    outrider_session_close(session);
+    return code;
+}
+
+static int time_prompt(struct bench *b, int32_t depth, int32_t n) {
+    double ms;
+    if (n + depth >= b->result.info.ctx_size)
+        return complain(OUTRIDER_EINVAL, "--n-prompt: %d tokens and one more do not fit the context of %d",
+                        n + depth, b->result.info.ctx_size);
+    struct bench_row *row = add_row(b, (struct bench_row){.n_prompt = n, .n_depth = depth, .batch = 1});
+    if (!row) return complain_memory();
+    CHECK(bench_fill(b, depth));
+    CHECK(read_prompt(b, depth, n, &ms)); /* to warm up */
+    for (size_t i = 0; i < b->repetitions; i++) {
+        step(b, "pp", n, i);
+        CHECK(read_prompt(b, depth, n, &ms));
+        add_sample(row, n, ms, 1);
     }
     return 0;
 }
 
-/* The time until the first token after the prompt is known. */
-static int read_prompt(struct bench *b, const int32_t *tokens, int32_t n, outrider_stats *stats) {
-    struct answer answer = {0};
-    CHECK(begin(b, 1, 0));
-    CHECK(tell(outrider_session_append(b->session, tokens, (size_t)n)));
-    int code = write_answer(b, &answer);
-    free(answer.tokens);
-    *stats = answer.stats;
-    return code;
-}
-
-static int time_prompt(struct bench *b, int32_t n) {
+/* What the K of a set took in one repetition. */
+struct sums {
     outrider_stats stats;
-    if (n >= b->result.info.ctx_size)
-        return complain(OUTRIDER_EINVAL, "--n-prompt: %d tokens and one more do not fit the context of %d", n,
-                        b->result.info.ctx_size);
-    int32_t *tokens = malloc((size_t)n * sizeof *tokens);
-    struct bench_row *row = add_row(b, n, 0, 0);
-    int code = tokens && row ? make_prompt(b, n, tokens) : complain_memory();
-    if (!code) code = read_prompt(b, tokens, n, &stats); /* to warm up */
-    for (size_t i = 0; i < b->repetitions && !code; i++) {
-        step(b, "pp", n, i);
-        code = read_prompt(b, tokens, n, &stats);
-        if (!code) add_sample(row, n, stats.prompt_ms + stats.predicted_ms, 1);
-    }
-    free(tokens);
-    return code;
+    int32_t written;
+    double ms;
+};
+
+static bool same_answers(const struct bench_answers *a, const struct bench_answers *b) {
+    for (size_t i = 0; i < a->n; i++)
+        if (a->n_tokens[i] != b->n_tokens[i] ||
+            memcmp(a->tokens[i], b->tokens[i], a->n_tokens[i] * sizeof(int32_t)) != 0)
+            return false;
+    return true;
 }
 
-/* All configurations answer one prompt, one after the other; the plain one first. sums[] and ms[] are of this
- * repetition. */
-static int answer_all(struct bench *b, const struct text *prompt, int32_t n_gen, struct bench_row *rows,
-                      outrider_stats *sums, double *ms) {
-    struct answer plain = {0};
+/* Every K answers one group of prompts, one after the other; the plain one first. */
+static int answer_all(struct bench *b, size_t group, struct bench_row *rows, struct sums *sums) {
+    struct bench_answers plain = {0};
     int code = 0;
     for (size_t c = 0; c < b->k.n && !code; c++) {
-        struct answer answer = {0};
-        code = answer_prompt(b, prompt, n_gen, b->k.value[c], &answer);
-        stats_add(&sums[c], &answer.stats);
-        ms[c] += answer.ms;
+        struct bench_row *row = &rows[c];
+        struct bench_answers answers;
+        code = bench_answer_group(b, row, group, &answers);
+        stats_add(&sums[c].stats, &answers.stats);
+        sums[c].ms += answers.ms;
+        sums[c].written += answers.written;
+        row->answers[row->n * row->n_groups + group] = per_second(answers.written, answers.ms);
         if (c == 0) {
-            plain = answer;
+            plain = answers;
             continue;
         }
-        if (!code)
-            rows[c].identical &=
-                plain.n == answer.n && !memcmp(plain.tokens, answer.tokens, plain.n * sizeof *plain.tokens);
-        free(answer.tokens);
+        if (!code) row->identical &= same_answers(&plain, &answers);
+        bench_free_answers(&answers);
     }
-    free(plain.tokens);
+    bench_free_answers(&plain);
     return code;
 }
 
-static int repeat(struct bench *b, int32_t n_gen, struct bench_row *rows) {
-    outrider_stats sums[BENCH_LIST] = {0};
-    double ms[BENCH_LIST] = {0};
-    for (size_t i = 0; i < b->prompts.n; i++)
-        CHECK(answer_all(b, &b->prompts.text[i], n_gen, rows, sums, ms));
+static int repeat(struct bench *b, struct bench_row *rows) {
+    struct sums sums[BENCH_LIST] = {0};
+    for (size_t i = 0; i < rows[0].n_groups; i++) CHECK(answer_all(b, i, rows, sums));
     for (size_t c = 0; c < b->k.n; c++) {
         struct bench_row *row = &rows[c];
-        add_sample(row, sums[c].n_predict, ms[c], b->prompts.n);
-        row->ratio[row->n - 1] =
-            rows[0].rate[row->n - 1] > 0 ? row->rate[row->n - 1] / rows[0].rate[row->n - 1] : 0;
-        stats_add(&row->sum, &sums[c]);
+        add_sample(row, sums[c].written, sums[c].ms, row->n_groups);
+        double plain = rows[0].rate[row->n - 1];
+        row->ratio[row->n - 1] = plain > 0 ? row->rate[row->n - 1] / plain : 0;
+        stats_add(&row->sum, &sums[c].stats);
+        row->total_rate += row->rate[row->n - 1];
     }
     return 0;
 }
 
-static int time_answers(struct bench *b, int32_t n_gen) {
-    outrider_stats warm[BENCH_LIST] = {0};
-    double warm_ms[BENCH_LIST] = {0};
-    size_t first = b->result.n_rows;
+/* One set: every K, with all else alike. */
+static int time_answers(struct bench *b, int32_t n_gen, int32_t depth, int32_t batch, int32_t rule) {
+    struct sums warm[BENCH_LIST] = {0};
+    size_t first = b->result.n_rows, groups = (b->prompts.n + (size_t)batch - 1) / (size_t)batch;
     for (size_t c = 0; c < b->k.n; c++)
-        if (!add_row(b, 0, n_gen, b->k.value[c])) return complain_memory();
+        if (!add_row(b, (struct bench_row){.n_gen = n_gen,
+                                           .n_depth = depth,
+                                           .batch = batch,
+                                           .k = b->k.value[c],
+                                           .rule = (outrider_accept_rule)rule,
+                                           .n_groups = groups}))
+            return complain_memory();
     struct bench_row *rows = &b->result.rows[first];
-    CHECK(answer_all(b, &b->prompts.text[0], n_gen, rows, warm, warm_ms));
+    CHECK(bench_fill(b, depth));
+    CHECK(answer_all(b, 0, rows, warm));
     for (size_t i = 0; i < b->repetitions; i++) {
         step(b, "tg", n_gen, i);
-        CHECK(repeat(b, n_gen, rows));
+        CHECK(repeat(b, rows));
     }
     for (size_t c = 0; c < b->k.n; c++) rows[c].plain_ms = rows[0].sum.predicted_ms / rows[0].sum.n_predict;
+    look_back(rows, b->k.n);
     return 0;
 }
 
-/* After the session is closed: the meters need its place in the cache. */
+/* After the sessions are closed: the meters need a place in the cache. In turns, and the least of them, for a
+ * machine that others use too. */
 static int read_meters(struct bench *b) {
     struct bench_meters *m = &b->result.meters;
     const outrider_engine_info *info = &b->result.info;
-    int32_t room = info->ctx_size - bench_widths[BENCH_WIDTHS - 1];
-    int32_t depth = room < METER_DEPTH ? room : METER_DEPTH;
-    int32_t repeats = b->repetitions < 200 ? METER_REPEATS * (int32_t)b->repetitions : 1000;
-    for (int i = 0; i < BENCH_WIDTHS && depth >= 0; i++)
-        CHECK(tell(outrider_time_pass(b->engine, OUTRIDER_VERIFIER, bench_widths[i], depth, repeats,
-                                      &m->pass_us[i])));
-    if (info->has_draft && depth >= 0)
-        CHECK(tell(outrider_time_pass(b->engine, OUTRIDER_DRAFT, 1, depth, repeats, &m->draft_us)));
+    int32_t room = info->ctx_size - bench_widths[BENCH_WIDTHS - 1],
+            depth = room < METER_DEPTH ? room : METER_DEPTH;
+    size_t turns = b->repetitions < 20 ? b->repetitions + METER_TURNS : 20 + METER_TURNS;
+    double us;
+    for (size_t turn = 0; turn < turns && depth >= 0; turn++) {
+        for (int i = 0; i < BENCH_WIDTHS; i++) {
+            CHECK(tell(outrider_time_pass(b->engine, OUTRIDER_VERIFIER, bench_widths[i], depth, METER_REPEATS,
+                                          &us)));
+            if (turn == 0 || us < m->pass_us[i]) m->pass_us[i] = us;
+        }
+        if (!info->has_draft) continue;
+        CHECK(tell(outrider_time_pass(b->engine, OUTRIDER_DRAFT, 1, depth, METER_REPEATS, &us)));
+        if (turn == 0 || us < m->draft_us) m->draft_us = us;
+    }
     return tell(outrider_read_bandwidth(b->engine, info->verifier.streamed_bytes, &m->read_gb_per_s));
 }
 
+static int measure_at(struct bench *b, int32_t depth) {
+    for (size_t i = 0; i < b->n_prompt.n; i++) CHECK(time_prompt(b, depth, b->n_prompt.value[i]));
+    for (size_t i = 0; i < b->n_gen.n; i++)
+        for (size_t j = 0; j < b->batch.n; j++)
+            for (size_t r = 0; r < b->rules.n; r++)
+                CHECK(time_answers(b, b->n_gen.value[i], depth, b->batch.value[j], b->rules.value[r]));
+    return 0;
+}
+
 static int measure(struct bench *b) {
-    CHECK(tell(outrider_session_open(b->engine, &b->settings, &b->session)));
-    b->steps = (b->n_prompt.n + b->n_gen.n) * b->repetitions;
-    for (size_t i = 0; i < b->n_prompt.n; i++) CHECK(time_prompt(b, b->n_prompt.value[i]));
-    for (size_t i = 0; i < b->n_gen.n; i++) CHECK(time_answers(b, b->n_gen.value[i]));
-    outrider_session_close(b->session);
-    b->session = NULL;
+    b->steps = (b->n_prompt.n + b->n_gen.n * b->batch.n * b->rules.n) * b->n_depth.n * b->repetitions;
+    for (size_t i = 0; i < b->n_depth.n; i++) CHECK(measure_at(b, b->n_depth.value[i]));
+    outrider_session_close(b->filled);
+    b->filled = NULL;
     return read_meters(b);
 }
 
@@ -267,6 +280,8 @@ static int plan(struct bench *b) {
     struct bench_list k;
     CHECK(bench_parse_list("--n-prompt", v[OPT_BENCH_N_PROMPT].text, 0, 1 << 20, &b->n_prompt));
     CHECK(bench_parse_list("--n-gen", v[OPT_BENCH_N_GEN].text, 0, 1 << 20, &b->n_gen));
+    CHECK(bench_parse_list("--n-depth", v[OPT_BENCH_DEPTH].text, 0, 1 << 20, &b->n_depth));
+    CHECK(bench_parse_list("--parallel", v[OPT_BENCH_PARALLEL].text, 1, BENCH_BATCH, &b->batch));
     CHECK(bench_parse_list("--spec-draft-n-max", v[OPT_BENCH_DRAFT_N_MAX].text, -1, OUTRIDER_MAX_DRAFT, &k));
     drop_zeros(&b->n_prompt);
     drop_zeros(&b->n_gen);
@@ -277,17 +292,37 @@ static int plan(struct bench *b) {
     return bench_read_prompts(v[OPT_BENCH_PROMPTS].text, &b->prompts);
 }
 
+/* The rules that were asked for; at temperature 0 they are one. */
+static int plan_rules(struct bench *b) {
+    const struct option_value *v = b->options->values;
+    if (v[OPT_BENCH_ACCEPT].given && !v[OPT_REPRODUCIBLE].integer)
+        CHECK(bench_parse_rules(v[OPT_BENCH_ACCEPT].text, &b->rules));
+    else
+        b->rules = (struct bench_list){.value = {(int32_t)b->settings.accept}, .n = 1};
+    if (b->result.greedy) b->rules.n = 1;
+    return 0;
+}
+
+static int32_t most_sessions(const struct bench *b) {
+    int32_t most = 1;
+    for (size_t i = 0; i < b->batch.n; i++)
+        if (b->batch.value[i] > most) most = b->batch.value[i];
+    return most + 1; /* and the one that holds the context */
+}
+
 static int open_engine(struct bench *b) {
     const struct option_value *v = b->options->values;
-    CHECK(setup_engine(b->options, &b->engine));
+    CHECK(setup_engine_for(b->options, most_sessions(b), &b->engine));
     CHECK(tell(outrider_engine_get_info(b->engine, &b->result.info)));
     CHECK(setup_settings(b->options, b->engine, &b->settings));
     if (!b->settings.drafters) b->k.n = 1;
     if (!v[OPT_TEMP].given) b->settings.temperature = 0;
     if (!v[OPT_SEED].given) b->settings.seed = 1;
     b->settings.ignore_eos = true;
-    b->result.exact = b->settings.temperature == 0 || b->settings.accept == OUTRIDER_ACCEPT_COUPLED;
-    return 0;
+    b->result.greedy = b->settings.temperature == 0;
+    b->settings.synthetic_accept = b->result.synthetic = v[OPT_BENCH_SYNTHETIC].given;
+    if (b->result.synthetic) b->settings.synthetic_rate = (float)v[OPT_BENCH_SYNTHETIC].number;
+    return plan_rules(b);
 }
 
 static void free_rows(struct bench_result *r) {
@@ -310,7 +345,7 @@ int cmd_bench(struct options *o) {
     if (!code) code = bench_report(&b.result, (enum bench_output)o->values[OPT_OUTPUT].integer);
     free_rows(&b.result);
     setup_settings_free(&b.settings);
-    outrider_session_close(b.session);
+    outrider_session_close(b.filled);
     outrider_engine_close(b.engine);
     bench_free_prompts(&b.prompts);
     return code;

@@ -58,7 +58,7 @@ static void give(const struct options *o, enum option_id id, int32_t *out) {
 
 /* A chat may have branches: their own parts and what they share find room for one more context (of at most
  * 8192 tokens) than a single conversation takes. */
-static void size_sessions(const struct options *o, outrider_engine_options *options) {
+static void size_sessions(const struct options *o, int32_t sessions, outrider_engine_options *options) {
     enum { USUAL = 8192 };
     int64_t ctx = o->values[OPT_CTX_SIZE].integer, spare = ctx > 0 && ctx < USUAL ? ctx : USUAL;
     options->max_sessions = 1;
@@ -70,6 +70,7 @@ static void size_sessions(const struct options *o, outrider_engine_options *opti
         options->cache_tokens = tokens > INT32_MAX ? INT32_MAX : (int32_t)tokens;
     }
     give(o, OPT_CACHE_TOKENS, &options->cache_tokens);
+    if (sessions > options->max_sessions) options->max_sessions = sessions;
 }
 
 /* A draft that shortens the context does so by name. */
@@ -93,6 +94,10 @@ int setup_cache_type(const struct options *o, const char **type) {
 }
 
 int setup_engine(const struct options *o, outrider_engine **out) {
+    return setup_engine_for(o, 1, out);
+}
+
+int setup_engine_for(const struct options *o, int32_t sessions, outrider_engine **out) {
     struct pair pair;
     outrider_engine_options options = outrider_engine_defaults();
     CHECK(setup_cache_type(o, &options.cache_type));
@@ -100,7 +105,7 @@ int setup_engine(const struct options *o, outrider_engine **out) {
     struct progress bar = progress_begin(o);
     options.model = pair.model;
     options.draft = pair.draft[0] ? pair.draft : NULL;
-    size_sessions(o, &options);
+    size_sessions(o, sessions, &options);
     if (o->values[OPT_DEVICE].given) options.device = o->values[OPT_DEVICE].text;
     options.quant = o->values[OPT_QUANT].text;
     options.draft_quant = o->values[OPT_DRAFT_QUANT].text;

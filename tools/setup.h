@@ -20,6 +20,8 @@ enum { CHAT_SESSIONS = 9 }; /* eight branches, and one that is being loaded */
 int setup_cache_type(const struct options *o, const char **type);
 
 /* Opens with a progress bar. */
+/* With room for so many sessions at least. */
+int setup_engine_for(const struct options *o, int32_t sessions, outrider_engine **out);
 int setup_engine(const struct options *o, outrider_engine **out);
 
 /* The model's defaults, overridden by what was given. out->stop points into *o; out->logit_bias is owned:
