@@ -138,6 +138,93 @@ static void random_steps(void **state) {
     kv_destroy(w.kv);
 }
 
+/* ---- rounds, as runtime/scheduler.c drives the cache ---- */
+
+enum { MOST = 8, ROUNDS = 10000 };
+
+struct text {
+    int32_t token[MAX_LEN + 1], n;
+};
+
+/* Model m reads the text's tokens, of which `proposed` follow those of t->n, up to place `end`. */
+static outrider_status read_up_to(struct world *w, int s, int m, const struct text *t,
+                                  const int32_t *proposed, int32_t end) {
+    int32_t from = w->len[s][m];
+    outrider_status status = kv_reserve(w->kv, s, (outrider_which)m, end - from);
+    if (status != OUTRIDER_OK) return status;
+    for (int32_t i = from; i < end; i++)
+        *place(w, s, m, i) = w->wanted[s][m][i] = i < t->n ? t->token[i] : proposed[i - t->n];
+    kv_advance(w->kv, s, (outrider_which)m, end - from);
+    w->len[s][m] = end;
+    return OUTRIDER_OK;
+}
+
+/* One session's part of a round in which any number of proposals is accepted. Without room for the draft
+ * nothing is proposed; without room for the verifier the session waits. */
+static void random_round(struct world *w, int s, struct text *t, uint32_t *rng) {
+    int32_t room = MAX_LEN - t->n, k = (int32_t)(next(rng) % (MOST + 1)), proposed[MOST];
+    if (k > room) k = room;
+    for (int32_t i = 0; i < k; i++) proposed[i] = (int32_t)(next(rng) & 0xffffff);
+    if (k > 0 && read_up_to(w, s, OUTRIDER_DRAFT, t, proposed, t->n - 1 + k) != OUTRIDER_OK) k = 0;
+    if (read_up_to(w, s, OUTRIDER_VERIFIER, t, proposed, t->n + k) != OUTRIDER_OK) {
+        cut(w, s, t->n - 1);
+        return;
+    }
+    int32_t accepted = (int32_t)(next(rng) % (uint32_t)(k + 1)); /* the last is the verifier's own */
+    if (next(rng) % 4 == 0) accepted = k;
+    memcpy(t->token + t->n, proposed, (size_t)accepted * sizeof *proposed);
+    t->n += accepted;
+    if (t->n < MAX_LEN) t->token[t->n++] = (int32_t)(next(rng) & 0xffffff);
+    cut(w, s, t->n - 1);
+    assert_int_equal(w->len[s][OUTRIDER_VERIFIER], t->n - 1);
+}
+
+/* Joins, stops or forks: between rounds, and not often. */
+static void come_or_go(struct world *w, struct text *t, uint32_t *rng) {
+    int32_t slot;
+    int s = pick_used(w, rng);
+    uint32_t what = next(rng) % 16;
+    if (s >= 0 && (t[s].n >= MAX_LEN || what == 0)) {
+        kv_release(w->kv, s);
+        w->used[s] = false;
+    } else if (what == 1 && s >= 0 && kv_acquire(w->kv, &slot) == OUTRIDER_OK) {
+        w->used[slot] = true;
+        kv_fork(w->kv, s, slot);
+        memcpy(w->wanted[slot], w->wanted[s], sizeof w->wanted[s]);
+        memcpy(w->len[slot], w->len[s], sizeof w->len[s]);
+        t[slot] = t[s];
+    } else if (what < 5 && kv_acquire(w->kv, &slot) == OUTRIDER_OK) {
+        w->used[slot] = true;
+        memset(w->len[slot], 0, sizeof w->len[slot]);
+        t[slot].n = 1 + (int32_t)(next(rng) % (3 * PAGE));
+        for (int32_t i = 0; i < t[slot].n; i++) t[slot].token[i] = (int32_t)(next(rng) & 0xffffff);
+    }
+}
+
+static void random_rounds(void **state) {
+    (void)state;
+    static struct world w;
+    static struct text texts[SLOTS];
+    open_world(&w, PAGES);
+    uint32_t rng = 777;
+    int full = 0;
+    for (int round = 0; round < ROUNDS; round++) {
+        come_or_go(&w, texts, &rng);
+        for (int s = 0; s < SLOTS; s++) {
+            if (!w.used[s]) continue;
+            random_round(&w, s, &texts[s], &rng);
+            full += w.len[s][OUTRIDER_VERIFIER] < texts[s].n - 1;
+        }
+        check_world(&w);
+    }
+    assert_true(full > 100 && w.copies > 100);
+    for (int s = 0; s < SLOTS; s++)
+        if (w.used[s]) kv_release(w.kv, s), w.used[s] = false;
+    check_world(&w);
+    assert_int_equal(kv_pages_free(w.kv), PAGES);
+    kv_destroy(w.kv);
+}
+
 static void borders(void **state) {
     (void)state;
     static struct world w;
@@ -200,8 +287,8 @@ static void a_full_pool_changes_nothing(void **state) {
 }
 
 int main(void) {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(random_steps), cmocka_unit_test(borders),
-                                       cmocka_unit_test(copy_on_write),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(random_steps), cmocka_unit_test(random_rounds),
+                                       cmocka_unit_test(borders), cmocka_unit_test(copy_on_write),
                                        cmocka_unit_test(a_full_pool_changes_nothing)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
