@@ -93,7 +93,7 @@ bench: $(BUILD)/outrider
 
 test: $(BUILD)/.test_packages $(BUILD)/outrider $(BUILD)/liboutrider.so $(TESTS) $(FUZZERS) $(BUILD)/tests/tiny
 	@BUILD=$(BUILD) tests/run.sh $(TESTS) $(wildcard tests/test_*.py)
-# Every K with every thread count and batch: about an hour.
+# Every K with every thread count and batch: about half an hour on two cores.
 exact: $(BUILD)/.test_packages $(BUILD)/tests/test_exact
 	EXACT=full $(BUILD)/tests/test_exact
 gpu-check: $(BUILD)/.test_packages $(BUILD)/outrider $(patsubst %.cu,$(BUILD)/%,$(wildcard tests/gpu_*.cu)) $(BUILD)/tests/test_golden

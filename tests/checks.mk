@@ -1,11 +1,15 @@
 # The tests that take longer, and those with other tools. Each builds in a folder of its own.
-.PHONY: asan tsan valgrind coverage endurance fuzz fuzzers interrupts bench-ops
+.PHONY: asan tsan valgrind coverage endurance fuzz fuzzers interrupts bench-ops coupled
 
 # A pass of the shipped pair's shapes against reading the same bytes, by operation and row count.
 bench-ops: $(BUILD)/tests/bench_ops
 	$(BUILD)/tests/bench_ops $(BENCH_OPS)
 $(BUILD)/tests/bench_ops: $(BUILD)/tests/bench_ops.o $(BUILD)/liboutrider.a
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lstdc++
+
+# The coupled rule, 200 prompts, every K and batch: two hours of one core, shared among the cores there are.
+coupled: $(BUILD)/tests/test_coupled
+	seq 0 $$(($$(nproc) - 1)) | COUPLED=full xargs -P 0 -I N env COUPLED_PART=N/$$(nproc) $<
 
 # Ctrl-C at 100 random points; `make test` has a few.
 interrupts: $(BUILD)/.test_packages $(BUILD)/outrider

@@ -1,23 +1,14 @@
 /* Many sessions on one engine: a pool too small for all of them, sessions that join, leave and wait, one that
  * fails among others. Whatever happens around it, a session writes what it writes alone, and no page is lost.
  */
+#include "tests/helpers_batch.h"
+
 #include <math.h>
-#include <setjmp.h>
-#include <stdarg.h>
-#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
-#include <cmocka.h>
 #include <jansson.h>
-
-#include "runtime/outrider.h"
-
-#define OK(call)                                                                                             \
-    do {                                                                                                     \
-        if ((call) != OUTRIDER_OK) fail_msg(#call ": %s", outrider_error());                                 \
-    } while (0)
 
 #ifdef __SANITIZE_ADDRESS__
 enum { SESSIONS = 24, POOL = 3, TOKENS = 48 }; /* ten times slower there; the paths are the same */
@@ -88,12 +79,6 @@ static void expect(const struct text *got, const struct text *want, int i) {
         fail_msg("session %d wrote other text than alone", i);
 }
 
-static void expect_no_page_lost(const outrider_engine *e) {
-    outrider_engine_info info;
-    OK(outrider_engine_get_info(e, &info));
-    assert_int_equal(info.pages_free, info.pages);
-}
-
 static void many_share_a_small_pool(void **state) {
     (void)state;
     static struct text alone[SESSIONS];
@@ -104,11 +89,7 @@ static void many_share_a_small_pool(void **state) {
         outrider_engine *e = open_engine((int32_t)n, sampling ? POOL / 4 + 1 : POOL);
         outrider_session *s[SESSIONS];
         for (size_t i = 0; i < n; i++) s[i] = open_session(e, (int)i, sampling);
-        for (bool running = true; running;) {
-            OK(outrider_round(s, n));
-            running = false;
-            for (size_t i = 0; i < n; i++) running |= outrider_session_stop(s[i]) == OUTRIDER_RUNNING;
-        }
+        write_to_the_end(s, n);
         for (size_t i = 0; i < n; i++) {
             struct text got;
             outrider_stats stats;
@@ -120,7 +101,7 @@ static void many_share_a_small_pool(void **state) {
             outrider_session_close(s[i]);
         }
         assert_true(reread > 0); /* some had to wait in the middle of their text */
-        expect_no_page_lost(e);
+        expect_no_page_leaked(e);
         outrider_engine_close(e);
     }
 }
@@ -153,7 +134,7 @@ static void sessions_come_and_go(void **state) {
             done++;
         }
     }
-    expect_no_page_lost(e);
+    expect_no_page_leaked(e);
     outrider_engine_close(e);
 }
 
@@ -182,7 +163,7 @@ static void an_idle_session_may_lose_its_pages(void **state) {
         outrider_session_stats(s, &stats);
         assert_true((stats.n_reread > 0) == crowded);
         outrider_session_close(s);
-        expect_no_page_lost(e);
+        expect_no_page_leaked(e);
         outrider_engine_close(e);
     }
     expect(&got, &want, 0);
@@ -206,11 +187,7 @@ static void a_shared_beginning_is_read_once(void **state) {
         prompt[LONG] = 200 + i;
         OK(outrider_session_append(s[i], prompt, PROMPT));
     }
-    for (bool running = true; running;) {
-        OK(outrider_round(s, N));
-        running = false;
-        for (int i = 0; i < N; i++) running |= outrider_session_stop(s[i]) == OUTRIDER_RUNNING;
-    }
+    write_to_the_end(s, N);
     for (int i = 0; i < N; i++) {
         outrider_stats stats;
         outrider_session_stats(s[i], &stats);
@@ -219,7 +196,7 @@ static void a_shared_beginning_is_read_once(void **state) {
         outrider_session_close(s[i]);
     }
     assert_true(read < LONG + N * 64 + N * 8);
-    expect_no_page_lost(e);
+    expect_no_page_leaked(e);
     outrider_engine_close(e);
 }
 
@@ -259,7 +236,7 @@ static void one_failure_is_one_sessions(void **state) {
             if (i != 2) expect(&got, &alone[i], i);
             outrider_session_close(s[i]);
         }
-        expect_no_page_lost(e);
+        expect_no_page_leaked(e);
         free(forbid);
         outrider_engine_close(e);
     }

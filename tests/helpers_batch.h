@@ -1,0 +1,34 @@
+/* Sessions that ride together, for the tests of what a batch writes. */
+#ifndef OUTRIDER_TESTS_HELPERS_BATCH_H
+#define OUTRIDER_TESTS_HELPERS_BATCH_H
+
+#include <stdarg.h>
+#include <stddef.h>
+#include <setjmp.h>
+
+#include <cmocka.h>
+
+#include "runtime/outrider.h"
+
+#define OK(call)                                                                                             \
+    do {                                                                                                     \
+        if ((call) != OUTRIDER_OK) fail_msg(#call ": %s", outrider_error());                                 \
+    } while (0)
+
+/* Rounds of all n sessions until none runs any more. */
+static inline void write_to_the_end(outrider_session *const *s, size_t n) {
+    for (bool running = true; running;) {
+        OK(outrider_round(s, n));
+        running = false;
+        for (size_t i = 0; i < n; i++) running |= outrider_session_stop(s[i]) == OUTRIDER_RUNNING;
+    }
+}
+
+/* Every page is back in the pool. */
+static inline void expect_no_page_leaked(const outrider_engine *e) {
+    outrider_engine_info info;
+    OK(outrider_engine_get_info(e, &info));
+    assert_int_equal(info.pages_free, info.pages);
+}
+
+#endif
