@@ -351,52 +351,6 @@ const char *outrider_token_bytes(const outrider_engine *e, int32_t token, size_t
     return tokenizer_piece(e->tokenizer, token, false, bytes);
 }
 
-/* ---- scores ---- */
-
-static float nll_of(const float *logits, int32_t vocab, int32_t token) {
-    float top = logits[0];
-    for (int32_t i = 1; i < vocab; i++)
-        if (logits[i] > top) top = logits[i];
-    double sum = 0;
-    for (int32_t i = 0; i < vocab; i++) sum += expf(logits[i] - top);
-    return (float)(log(sum) + top - logits[token]);
-}
-
-static outrider_status score_chunk(outrider_engine *e, int32_t slot, const int32_t *tokens, int32_t from,
-                                   int32_t to, float *nll) {
-    int32_t vocab = e->model[OUTRIDER_VERIFIER]->config.vocab_size;
-    TRY(kv_reserve(e->kv, slot, OUTRIDER_VERIFIER, to - from));
-    batch_clear(e);
-    for (int32_t i = from; i < to; i++) batch_add(e, slot, i, tokens[i]);
-    batch_upload(e);
-    batch_pass(e, OUTRIDER_VERIFIER, 0, to - from, to - from, false);
-    TRY(batch_logits(e, OUTRIDER_VERIFIER, to - from));
-    kv_advance(e->kv, slot, OUTRIDER_VERIFIER, to - from);
-    for (int32_t i = from; i < to; i++)
-        nll[i] = nll_of(e->logits + (size_t)(i - from) * (size_t)vocab, vocab, tokens[i + 1]);
-    for (int32_t i = from; i < to; i++)
-        if (isnan(nll[i])) return sampler_fail_impossible();
-    return OUTRIDER_OK;
-}
-
-outrider_status outrider_score(outrider_engine *e, const int32_t *tokens, size_t n, float *nll) {
-    int32_t vocab = e->model[OUTRIDER_VERIFIER]->config.vocab_size, slot;
-    if (n < 2 || n > (size_t)e->ctx_size)
-        return fail(OUTRIDER_EINVAL, "%zu tokens to score: must be from 2 to the context's %d", n,
-                    e->ctx_size);
-    for (size_t i = 0; i < n; i++)
-        if (tokens[i] < 0 || tokens[i] >= vocab)
-            return fail(OUTRIDER_EINVAL, "token %d at place %zu: the vocabulary has %d", tokens[i], i, vocab);
-    TRY(kv_acquire(e->kv, &slot));
-    outrider_status status = OUTRIDER_OK;
-    int32_t last = (int32_t)n - 1;
-    for (int32_t from = 0; from < last && status == OUTRIDER_OK; from += SCORE_CHUNK)
-        status =
-            score_chunk(e, slot, tokens, from, from + SCORE_CHUNK < last ? from + SCORE_CHUNK : last, nll);
-    kv_release(e->kv, slot);
-    return status;
-}
-
 /* ---- meters ---- */
 
 static int by_value(const void *a, const void *b) {

@@ -199,8 +199,9 @@ typedef struct {
                           between them, a fixed one takes the model where there is one */
     int32_t draft_n;   /* K, at most OUTRIDER_MAX_DRAFT; 0: plain decoding; -1: chosen by the engine */
     outrider_accept_rule accept;
-    bool synthetic_accept; /* for timing only: a proposal is accepted when a drawn number is below
-                              synthetic_rate, whatever the verifier says of it. The text is then NOT its own */
+    bool
+        synthetic_accept; /* for timing only: a proposal is accepted when a drawn number is below
+                             synthetic_rate, whatever the verifier says of it. The text is then NOT its own */
     float synthetic_rate;
 } outrider_settings;
 
@@ -330,6 +331,17 @@ const char *outrider_token_bytes(const outrider_engine *engine, int32_t token, s
  * Scores a text under the verifier: nll[i] = -ln p(tokens[i + 1] | tokens[0..i]) for i < n - 1, n at most the
  * context. For perplexity. */
 outrider_status outrider_score(outrider_engine *engine, const int32_t *tokens, size_t n, float *nll);
+
+/* The same piece by piece, with all logits: a scorer reads a text under the verifier, each call up to
+ * OUTRIDER_SCORE_ROWS further tokens. *logits [n][vocab_size]: what may follow each of them, borrowed until
+ * the next call on the engine. OUTRIDER_EFAIL where a model's logits are not numbers. Close it before the
+ * engine. */
+enum { OUTRIDER_SCORE_ROWS = 64 };
+typedef struct outrider_scorer outrider_scorer;
+outrider_status outrider_scorer_open(outrider_engine *engine, outrider_scorer **out);
+outrider_status outrider_scorer_read(outrider_scorer *scorer, const int32_t *tokens, int32_t n,
+                                     const float **logits);
+void outrider_scorer_close(outrider_scorer *scorer);
 
 typedef enum { OUTRIDER_VERIFIER, OUTRIDER_DRAFT } outrider_which;
 /* Microseconds of one pass over `rows` rows at position `depth`, median of `repeats`. */

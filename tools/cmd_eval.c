@@ -1,115 +1,98 @@
-/* outrider eval: perplexity of a text under the verifier, over windows that do not overlap. Each window
- * starts afresh with the beginning-of-text token where the model wants one, so a token's context is at most
- * its window; a model without such a token leaves the first token of each window unscored. The draft has no
- * part in it. */
-#include <math.h>
-#include <stdio.h>
+/* outrider eval: perplexity of a text under the verifier; of several precisions, models or settings, how far
+ * each is from the first. The draft has no part in it. No more than two models are in memory at once. */
 #include <stdlib.h>
 #include <string.h>
 
-#include "tools/options.h"
+#include "tools/eval.h"
 #include "tools/setup.h"
-#include "tools/terminal.h"
-#include "tools/text.h"
-#include "tools/tools.h"
 
-struct score {
-    double nats;
-    size_t tokens; /* scored */
-    size_t bytes;  /* of the whole text */
-    int32_t window;
+struct eval {
+    struct options *options;
+    struct text text;
+    struct variant variants[EVAL_VARIANTS];
+    size_t n;
 };
 
-/* The token that the engine puts first in an empty session, if any: *n is 0 or 1. */
-static int first_token(outrider_engine *engine, int32_t *token, size_t *n) {
-    outrider_settings settings = outrider_settings_defaults(engine);
-    outrider_session *session;
-    CHECK(tell(outrider_session_open(engine, &settings, &session)));
-    int code = tell(outrider_session_append_text(session, "", 0));
-    const int32_t *tokens = outrider_session_tokens(session, n);
-    if (*n) *token = tokens[0];
-    if (*n > 1) *n = 1;
-    outrider_session_close(session);
-    return code;
+/* What `words` (options, or a model's name; NULL for neither) make of the options, and a precision of it;
+ * NULL for the one that they say. */
+static int add_variant(struct eval *e, const char *words, const char *quant) {
+    if (e->n == EVAL_VARIANTS)
+        return complain(OUTRIDER_EINVAL, "--quant: no more than %d are compared at once", EVAL_VARIANTS);
+    struct variant *v = &e->variants[e->n++];
+    CHECK(options_copy(e->options, &v->options));
+    if (words && words[0] == '-') CHECK(options_apply(&v->options, "--ab", words));
+    if (words && words[0] != '-') CHECK(option_assign(&v->options, OPT_MODEL, "--ab", words));
+    if (!quant) quant = v->options.values[OPT_EVAL_QUANT].text;
+    CHECK(option_assign(&v->options, OPT_QUANT, "--quant", quant));
+    CHECK(option_assign(&v->options, OPT_SPEC_TYPE, "--spec-type", "none"));
+    v->name = strdup(words ? words : quant);
+    return v->name ? 0 : complain_memory();
 }
 
-static int score_window(outrider_engine *engine, const int32_t *tokens, size_t n, float *nll,
-                        struct score *s) {
-    if (n < 2) return 0; /* a last token alone, without a beginning */
-    CHECK(tell(outrider_score(engine, tokens, n, nll)));
-    for (size_t i = 0; i + 1 < n; i++) s->nats += nll[i];
-    s->tokens += n - 1;
-    return 0;
+/* --quant none,q8,q4 gives a variant each; with --ab the sides say theirs, or both have that one. */
+static int plan(struct eval *e) {
+    const struct option_value *ab = &e->options->values[OPT_EVAL_AB];
+    char *list = strdup(e->options->values[OPT_EVAL_QUANT].text), *rest = NULL;
+    int code = list ? 0 : complain_memory();
+    for (size_t i = 0; i < ab->n && !code; i++) code = add_variant(e, ab->list[i], NULL);
+    if (!code && !ab->n)
+        for (char *q = strtok_r(list, ",", &rest); q && !code; q = strtok_r(NULL, ",", &rest))
+            code = add_variant(e, NULL, q);
+    free(list);
+    return code || e->n ? code : complain(OUTRIDER_EINVAL, "--quant: give none, q8, q4 or a list of them");
 }
 
-/* `window` and `nll` have room for s->window entries. */
-static int score_all(const struct options *o, outrider_engine *engine, const int32_t *ids, size_t n,
-                     int32_t *window, float *nll, struct score *s) {
-    size_t head;
-    CHECK(first_token(engine, window, &head));
-    size_t step = (size_t)s->window - head;
-    struct progress bar = progress_begin(o);
-    int code = 0;
-    for (size_t at = 0; at < n && !code; at += step) {
-        size_t take = n - at < step ? n - at : step;
-        memcpy(window + head, ids + at, take * sizeof *ids);
-        code = score_window(engine, window, head + take, nll, s);
-        progress_show(&bar, "scoring", (double)(at + take) / (double)n);
+static int open_variant(struct variant *v, const struct text *text) {
+    CHECK(setup_engine(&v->options, &v->engine));
+    CHECK(tell(outrider_engine_get_info(v->engine, &v->info)));
+    v->window = v->info.ctx_size;
+    if (v->window < 2) return complain(OUTRIDER_EINVAL, "--ctx-size: a window needs at least 2 tokens");
+    return tell(outrider_tokenize(v->engine, text->data, text->bytes, &v->ids, &v->n));
+}
+
+static void close_variant(struct variant *v) {
+    outrider_engine_close(v->engine);
+    free(v->ids);
+    free(v->kl);
+    v->engine = NULL;
+    v->ids = NULL;
+    v->kl = NULL;
+}
+
+/* The reference stays open beside each of the others; all take the shortest of two windows, so that a token
+ * has the same context under both. */
+static int score(struct eval *e, struct progress *bar) {
+    struct variant *reference = &e->variants[0];
+    for (size_t i = 0; i < e->n; i++) {
+        struct variant *v = &e->variants[i];
+        CHECK(open_variant(v, &e->text));
+        if (v->window > reference->window) v->window = reference->window;
+        if (v->window < reference->window)
+            return complain(OUTRIDER_EINVAL,
+                            "%s holds %d tokens and %s %d: compare in windows of both with "
+                            "--ctx-size %d",
+                            v->name, v->window, reference->name, reference->window, v->window);
+        CHECK(eval_score(v, i ? reference : NULL, bar));
+        if (i) close_variant(v);
     }
-    progress_end(&bar);
-    return code;
-}
-
-static int score_text(const struct options *o, outrider_engine *engine, const struct text *text,
-                      struct score *s) {
-    outrider_engine_info info;
-    int32_t *ids = NULL;
-    size_t n = 0;
-    CHECK(tell(outrider_engine_get_info(engine, &info)));
-    if (info.ctx_size < 2) return complain(OUTRIDER_EINVAL, "--ctx-size: a window needs at least 2 tokens");
-    CHECK(tell(outrider_tokenize(engine, text->data, text->bytes, &ids, &n)));
-    s->window = info.ctx_size;
-    s->bytes = text->bytes;
-    int32_t *window = calloc((size_t)s->window, sizeof *window);
-    float *nll = calloc((size_t)s->window, sizeof *nll);
-    int code = window && nll ? score_all(o, engine, ids, n, window, nll, s) : complain_memory();
-    free(nll);
-    free(window);
-    free(ids);
-    if (!code && !s->tokens) return complain(OUTRIDER_EINVAL, "the text has %zu tokens: nothing to score", n);
-    return code;
-}
-
-static int print_score(const struct options *o, const struct score *s) {
-    double nats = s->nats / (double)s->tokens, bits = s->nats / log(2) / (double)s->bytes;
-    if (o->values[OPT_JSON].integer)
-        return write_json(stdout,
-                          json_pack("{s:I, s:I, s:i, s:f, s:f, s:f}", "n_tokens", (json_int_t)s->tokens,
-                                    "n_bytes", (json_int_t)s->bytes, "window", s->window, "nats_per_token",
-                                    nats, "perplexity", exp(nats), "bits_per_byte", bits),
-                          JSON_INDENT(2));
-    printf("tokens        %zu of %zu bytes, in windows of %d\n", s->tokens, s->bytes, s->window);
-    printf("nats a token  %.4f\nperplexity    %.4f\nbits a byte   %.4f\n", nats, exp(nats), bits);
     return 0;
-}
-
-static int eval_text(const struct options *o, const struct text *text) {
-    outrider_engine *engine = NULL;
-    struct score score = {0};
-    int code = setup_engine(o, &engine);
-    if (!code) code = score_text(o, engine, text, &score);
-    outrider_engine_close(engine);
-    return code ? code : print_score(o, &score);
 }
 
 int cmd_eval(struct options *o) {
-    struct text text = {0};
+    struct eval e = {.options = o};
     const char *file = o->values[OPT_FILE].text;
     if (!file) return complain(OUTRIDER_EINVAL, "no text to score: give -f FILE, or -f - for standard input");
-    /* scoring needs the verifier alone */
-    CHECK(option_assign(o, OPT_SPEC_TYPE, "--spec-type", "none"));
-    int code = text_read_file(&text, file);
-    if (!code) code = eval_text(o, &text);
-    text_clear(&text);
+    struct progress bar = progress_begin(o);
+    int code = plan(&e);
+    if (!code) code = text_read_file(&e.text, file);
+    if (!code) code = score(&e, &bar);
+    progress_end(&bar);
+    if (!code) code = eval_report(o, e.variants, e.n, e.text.bytes);
+    for (size_t i = 0; i < e.n; i++) {
+        close_variant(&e.variants[i]);
+        options_free(&e.variants[i].options);
+        free(e.variants[i].name);
+    }
+    text_clear(&e.text);
     return code;
 }

@@ -15,7 +15,7 @@ const struct command_spec commands[] = {
      cmd_bench},
     {"check", CMD_CHECK, "prove on this machine that a pair's speculative answers are the plain ones",
      cmd_check},
-    {"eval", CMD_EVAL, "perplexity of a text under the verifier", cmd_eval},
+    {"eval", CMD_EVAL, "perplexity of a text, and how far precisions or models are apart", cmd_eval},
     {"inspect", CMD_INSPECT, "say what a model is and what memory it needs", cmd_inspect},
     {"convert", CMD_CONVERT, "write a folder as a GGUF file, or a GGUF file as a folder", cmd_convert},
 };

@@ -32,8 +32,13 @@ static const struct option_spec table[N_OPTIONS] = {
     [OPT_CACHE_TYPE_V] = {"cache-type-v", "ctv", NULL, KIND_CHOICE, CMD_ALL, "model", "f16|f32|q8|q8_0",
         .shown = "that of the keys", .help = "the same of values: both have one format, so this must equal "
         "--cache-type"},
-    [OPT_QUANT] = {"quant", NULL, NULL, KIND_CHOICE, CMD_ALL, "model", "none|q8|q4", .initial = "none",
+    [OPT_QUANT] = {"quant", NULL, NULL, KIND_CHOICE, CMD_ALL & ~CMD_EVAL, "model", "none|q8|q4", .initial = "none",
         .help = "hold the model's matrices in about 8 or 4 bits a weight, quantised as they are loaded"},
+    [OPT_EVAL_QUANT] = {"quant", NULL, NULL, KIND_TEXT, CMD_EVAL, "model", "LIST", .initial = "none",
+        .help = "hold the model's matrices as the file has them (none), in about 8 or 4 bits (q8, q4); each of several, "
+        "such as none,q8,q4, is compared with the first"},
+    [OPT_EVAL_AB] = {"ab", NULL, NULL, KIND_LIST, CMD_EVAL, "model", "A B", .values = 2,
+        .help = "compare two models, or two sets of options in quotes: --ab a.gguf '-m b/ --quant q4'"},
     [OPT_DRAFT_QUANT] = {"draft-quant", NULL, NULL, KIND_CHOICE, CMD_WRITES | CMD_INSPECT | CMD_CHECK,
         "model", "none|q8|q4", .initial = "none",
         .help = "the same for the draft; changes the speed, never what the verifier writes"},
@@ -136,6 +141,8 @@ static const struct option_spec table[N_OPTIONS] = {
         .help = "type of the matrices: f32, f16, bf16; in a GGUF file also q8_0, q4_0, q4_1, q5_0, q5_1, q4_k, "
         "q5_k, q6_k"},
     [OPT_OUTPUT] = {"output", "o", NULL, KIND_CHOICE, CMD_BENCH, "output", "md|csv|json|jsonl",
+        .initial = "md", .help = "form of the result"},
+    [OPT_EVAL_OUTPUT] = {"output", "o", NULL, KIND_CHOICE, CMD_EVAL, "output", "md|json",
         .initial = "md", .help = "form of the result"},
     [OPT_JSON] = {"json", NULL, NULL, KIND_FLAG, CMD_RUN | CMD_EVAL | CMD_INSPECT | CMD_CHECK, "output",
         .help = "one JSON object on standard output"},

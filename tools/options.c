@@ -242,10 +242,12 @@ static int parse_argument(struct options *o, int argc, char **argv, int *at) {
     }
     if (equals) return option_add(o, id, spelled, equals + 1);
     if (option_spec(id)->kind == KIND_FLAG) return option_add(o, id, spelled, "on");
-    if (*at == argc)
-        return complain(OUTRIDER_EINVAL, "%s needs a value: %s %s", spelled, spelled,
-                        option_spec(id)->argument);
-    return option_add(o, id, spelled, argv[(*at)++]);
+    int values = option_spec(id)->values ? option_spec(id)->values : 1;
+    if (argc - *at < values)
+        return complain(OUTRIDER_EINVAL, "%s needs %s: %s %s", spelled, values > 1 ? "values" : "a value",
+                        spelled, option_spec(id)->argument);
+    while (values--) CHECK(option_add(o, id, spelled, argv[(*at)++]));
+    return 0;
 }
 
 static int parse_arguments(struct options *o, int argc, char **argv) {
@@ -257,6 +259,23 @@ static int parse_arguments(struct options *o, int argc, char **argv) {
         CHECK(parse_argument(o, argc, argv, &at));
     }
     return 0;
+}
+
+int options_apply(struct options *o, const char *spelled, const char *text) {
+    enum { MOST = 64 };
+    char *words = strdup(text), *rest = NULL, *argv[MOST];
+    int argc = 1, code = OUTRIDER_EINVAL;
+    if (!words) return complain_memory();
+    argv[0] = words;
+    for (char *w = strtok_r(words, " \t\n", &rest); w && argc < MOST; w = strtok_r(NULL, " \t\n", &rest))
+        argv[argc++] = w;
+    if (argc == MOST)
+        complain(code, "%s: more than %d words", spelled, MOST - 2);
+    else
+        code = parse_arguments(o, argc, argv);
+    if (code == OPTIONS_HELPED) code = OUTRIDER_EINVAL; /* printed, but not what was asked for */
+    free(words);
+    return code;
 }
 
 static int parse_environment(struct options *o) {

@@ -34,6 +34,8 @@ enum option_id {
     OPT_CACHE_TYPE,
     OPT_CACHE_TYPE_V,
     OPT_QUANT,
+    OPT_EVAL_QUANT,
+    OPT_EVAL_AB,
     OPT_DRAFT_QUANT,
     OPT_PAGE_SIZE,
     OPT_CACHE_TOKENS,
@@ -75,6 +77,7 @@ enum option_id {
     OPT_CONVERT_OUTPUT,
     OPT_CONVERT_TYPE,
     OPT_OUTPUT,
+    OPT_EVAL_OUTPUT,
     OPT_JSON,
     OPT_JSONL,
     OPT_LOGPROBS,
@@ -112,6 +115,7 @@ struct option_spec {
     const char *initial;  /* the default, as a user would write it; NULL for none */
     const char *shown;    /* the default in words, where `initial` does not say it */
     const char *help;
+    int values; /* of KIND_LIST: arguments that it takes each time; 0 means 1 */
 };
 
 enum option_origin { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_ENVIRONMENT, ORIGIN_FLAG };
@@ -147,6 +151,9 @@ int options_copy(const struct options *from, struct options *to);
 int option_assign(struct options *o, enum option_id id, const char *spelled, const char *text);
 /* The same, but a list that was given grows. */
 int option_add(struct options *o, enum option_id id, const char *spelled, const char *text);
+/* Options written in one text, blanks between them, over those that *o has; `spelled` is the option that
+ * holds them. */
+int options_apply(struct options *o, const char *spelled, const char *text);
 /* Back to the default. */
 void option_reset(struct options *o, enum option_id id);
 
