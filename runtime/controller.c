@@ -19,8 +19,8 @@ enum { FIRST_TRIES = 4 };
 static const double MARGIN = 1.02;
 
 /* Rounds that the measurements at the start weigh as much as, and those of a neighbouring K at most; share of
- * the old rounds' weight that a round leaves. */
-static const double MEASURED_WEIGHT = 2, NEIGHBOUR_WEIGHT = 8, COST_FADE = 0.995;
+ * the old rounds' weight that a round leaves; how far one round may lie from what is expected. */
+static const double MEASURED_WEIGHT = 8, NEIGHBOUR_WEIGHT = 8, COST_FADE = 0.995, FAR = 1.6;
 
 void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us) {
     double least[COST_ROWS];
@@ -69,8 +69,8 @@ double costs_round(const struct costs *c, struct round_shape r) {
 }
 
 /* A single slow round (another program woke up) must not count for much. */
-static double at_most_twice(double seen, double expected) {
-    return seen < 2 * expected ? seen : 2 * expected;
+static double not_far_from(double seen, double expected) {
+    return seen < FAR * expected ? seen : FAR * expected;
 }
 
 void costs_observe(struct costs *c, struct round_shape r, double us) {
@@ -85,9 +85,9 @@ void costs_observe(struct costs *c, struct round_shape r, double us) {
         if (r.k > 0 && free != (r.steps == 0)) continue; /* a plain round is of both kinds */
         struct cost_seen *seen = &c->seen[r.sampling][free][r.k];
         seen->weight += 1;
-        seen->sum += at_most_twice(ratio / *scale, expected);
+        seen->sum += not_far_from(ratio / *scale, expected);
     }
-    *scale += 0.05 * (at_most_twice(ratio / expected, *scale) - *scale);
+    *scale += 0.05 * (not_far_from(ratio / expected, *scale) - *scale);
 }
 
 /* The estimate of place i from that of the place before it. */

@@ -1,17 +1,18 @@
 /* Proposers. The draft model writes up to K tokens a session, all sessions in one pass a step.
  *
  * The draft reads the same pages as the verifier and may lag behind it: after a fully accepted run by the
- * last proposal, after a prompt by all of it. draft_catch_up reads a long lag in chunks between rounds, so
- * that the first token never waits for it; the few tokens of an ordinary lag ride in the first step's pass.
- * What is proposed decides speed only, never text. */
+ * last proposal, after a prompt by all of it. An answer's first token is written without it, so that it never
+ * waits for the draft; then draft_catch_up reads a long lag in chunks between rounds, and the few tokens of
+ * an ordinary lag ride in the first step's pass. What is proposed decides speed only, never text. */
 #include "runtime/engine.h"
 #include "runtime/status.h"
 
 void draft_catch_up(outrider_session *s, bool *ready) {
     outrider_engine *e = s->engine;
     int32_t read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
-    *ready = s->n - 1 - read <= MAX_LAG;
-    if (*ready || s->stats.n_predict == 0) return; /* the first token does not wait for the draft */
+    bool first = s->stats.n_predict == 0; /* which waits for no draft */
+    *ready = !first && s->n - 1 - read <= MAX_LAG;
+    if (*ready || first) return;
     int32_t border = (read / PREFILL_CHUNK + 1) * PREFILL_CHUNK, end = border < s->n - 1 ? border : s->n - 1;
     if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, end - read) != OUTRIDER_OK) return; /* go on plain */
     e->unusual = true;

@@ -431,9 +431,10 @@ enum { TIMED = sizeof timed_rows / sizeof *timed_rows };
  * that their ratios hold. Short, for it is time taken from the first answer ever; what it gets wrong, the
  * rounds that follow correct. */
 static outrider_status time_turns(outrider_engine *e, int32_t slot, int32_t n, double *us, double *draft_us) {
-    enum { TURNS = 9, ENOUGH_MS = 100 };
-    double start = now_ms(), ms;
-    for (int32_t turn = 0; turn < TURNS && now_ms() - start < ENOUGH_MS; turn++) {
+    enum { TURNS = 9, ENOUGH_WORK_MS = 100, ENOUGH_MS = 400 };
+    double start = now_ms(), worked = worked_ms(e), ms;
+    for (int32_t turn = 0; turn < TURNS; turn++) {
+        if (turn > 0 && (worked_ms(e) - worked > ENOUGH_WORK_MS || now_ms() - start > ENOUGH_MS)) break;
         for (int32_t i = 0; i < n; i++) {
             TRY(pass_ms(e, slot, OUTRIDER_VERIFIER, timed_rows[i], 0, worked_ms, &ms));
             if (turn == 0 || ms * 1e3 < us[i]) us[i] = ms * 1e3;

@@ -291,7 +291,7 @@ def test_bench():
               and (r["n_draft_max"] > 0 or r["best_fixed_k"] in (0, 2)) for r in spec), spec)
         drawn = json.loads(outrider(*tiny[:-2], "-p", "0", "-n", "64", "--spec-draft-n-max", "4", "--spec-synth-accept", "1",
                                     "-o", "json").stdout)[1]
-        check("synthetic acceptance accepts what it is told to", drawn["acceptance"] == 1 and drawn["synthetic"] is True
+        check("synthetic acceptance accepts what it is told to", drawn["acceptance"] == 1 and drawn["synthetic_accept"] == 1
               and drawn["identical"] is None, drawn)
         done = outrider(*tiny[:-2], "--spec-draft-n-max", "2", "--spec-synth-accept", "0")
         check("and says that the text is another", "acceptance was drawn" in done.stdout and "0.0%" in done.stdout, done.stdout)

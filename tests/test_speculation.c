@@ -163,14 +163,14 @@ static void text_that_repeats_its_prompt(void **state) {
 static const char SENTENCE[] = "The old man went down to the sea, and the boat was gone. ";
 
 /* `first` keeps it from sharing what another session has read. */
-static outrider_session *open_long(outrider_engine *e, const char *first, int32_t k) {
+static outrider_session *open_prompt(outrider_engine *e, const char *first, int sentences, int32_t k) {
     outrider_settings set = outrider_settings_defaults(e);
     outrider_session *s;
     set.temperature = 0, set.n_predict = 24, set.ignore_eos = true, set.draft_n = k;
     set.drafters = OUTRIDER_DRAFT_MODEL;
     OK(outrider_session_open(e, &set, &s));
     OK(outrider_session_append_text(s, first, strlen(first)));
-    for (int i = 0; i < 40; i++) OK(outrider_session_append_text(s, SENTENCE, strlen(SENTENCE)));
+    for (int i = 0; i < sentences; i++) OK(outrider_session_append_text(s, SENTENCE, strlen(SENTENCE)));
     return s;
 }
 
@@ -186,9 +186,9 @@ static void the_first_token_waits_for_no_draft(void **state) {
     (void)state;
     for (int32_t k = -1; k <= 3; k += 4) {
         outrider_engine *e = open_engine(true, 2);
-        outrider_session *s[2] = {open_long(e, "One. ", k), NULL};
+        outrider_session *s[2] = {open_prompt(e, "One. ", 40, k), NULL};
         for (int i = 0; i < 2; i++) {
-            if (i == 1) s[1] = open_long(e, "Two. ", k);
+            if (i == 1) s[1] = open_prompt(e, "Two. ", 40, k);
             while (stats_of(s[i]).n_predict == 0) {
                 assert_int_equal(kv_len(e->kv, s[i]->slot, OUTRIDER_DRAFT), 0);
                 OK(outrider_round(s, (size_t)i + 1));
@@ -205,10 +205,25 @@ static void the_first_token_waits_for_no_draft(void **state) {
     }
 }
 
+/* Nor has it proposed for it, however short the prompt. */
+static void not_even_for_a_short_prompt(void **state) {
+    (void)state;
+    outrider_engine *e = open_engine(true, 1);
+    outrider_session *s = open_prompt(e, "The king", 0, 4);
+    OK(outrider_round(&s, 1));
+    assert_int_equal(stats_of(s).n_predict, 1);
+    assert_int_equal(stats_of(s).n_draft_steps, 0);
+    OK(outrider_round(&s, 1));
+    assert_int_equal(stats_of(s).n_draft_steps, 4);
+    outrider_session_close(s);
+    outrider_engine_close(e);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(the_longest_match_is_followed),
                                        cmocka_unit_test(edits_and_summaries_at_twice_the_speed),
                                        cmocka_unit_test(text_that_repeats_its_prompt),
-                                       cmocka_unit_test(the_first_token_waits_for_no_draft)};
+                                       cmocka_unit_test(the_first_token_waits_for_no_draft),
+                                       cmocka_unit_test(not_even_for_a_short_prompt)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -77,7 +77,8 @@ struct bench_result {
     const char *model, *draft; /* folders */
     const char *cache_type;
     bool greedy;    /* at temperature 0 */
-    bool synthetic; /* acceptance is drawn: the text is not the verifier's */
+    bool synthetic; /* acceptance is drawn at this rate: the text is not the verifier's */
+    double synthetic_rate;
     struct bench_meters meters;
     struct bench_row *rows;
     size_t n_rows;

@@ -102,11 +102,12 @@ static const char *rule_name(outrider_accept_rule rule) {
 /* Beside the rates: what the rule, the meters and hindsight say. */
 static json_t *judged_fields(const struct bench_result *r, const struct bench_row *row) {
     bool back = isfinite(row->over_best);
-    return json_pack("{s:s, s:b, s:o, s:f, s:o, s:o, s:o, s:o}", "accept",
-                     r->greedy ? "greedy" : rule_name(row->rule), "synthetic", (int)r->synthetic, "runs",
-                     runs(&row->sum), "round_ms", row_round_ms(row), "model_round_ms",
-                     number(row_model_ms(r, row)), "over_plain", number(row->over_plain), "over_best_fixed",
-                     number(row->over_best), "best_fixed_k", back ? json_integer(row->best_k) : json_null());
+    return json_pack("{s:s, s:o, s:o, s:f, s:o, s:o, s:o, s:o}", "accept",
+                     r->greedy ? "greedy" : rule_name(row->rule), "synthetic_accept",
+                     r->synthetic ? json_real(r->synthetic_rate) : json_null(), "runs", runs(&row->sum),
+                     "round_ms", row_round_ms(row), "model_round_ms", number(row_model_ms(r, row)),
+                     "over_plain", number(row->over_plain), "over_best_fixed", number(row->over_best),
+                     "best_fixed_k", back ? json_integer(row->best_k) : json_null());
 }
 
 static json_t *speculative_fields(const struct bench_result *r, const struct bench_row *row) {

@@ -321,7 +321,8 @@ static int open_engine(struct bench *b) {
     b->settings.ignore_eos = true;
     b->result.greedy = b->settings.temperature == 0;
     b->settings.synthetic_accept = b->result.synthetic = v[OPT_BENCH_SYNTHETIC].given;
-    if (b->result.synthetic) b->settings.synthetic_rate = (float)v[OPT_BENCH_SYNTHETIC].number;
+    if (b->result.synthetic) b->result.synthetic_rate = v[OPT_BENCH_SYNTHETIC].number;
+    b->settings.synthetic_rate = (float)b->result.synthetic_rate;
     return plan_rules(b);
 }
 

@@ -1,15 +1,15 @@
 """The README's picture of a run: python3 tools/picture.py >tools/run.svg
 
 Runs `outrider run --jsonl` with the shipped pair and draws its text, each token in the colour of who wrote it."""
-import html
 import json
 import os
 import subprocess
 import sys
 
+from svg import SOURCES, Drawing
+
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
 PROMPT = "Once upon a time there was a young prince who lived in a castle by the sea, and"
-COLORS = {"caller": "#8b949e", "verifier": "#e6edf3", "draft": "#3fb950", "ngram": "#39c5cf"}
 COLUMNS, STEP, CHARACTER = 92, 21, 8.43  # a line's characters, its height, a character's width
 
 
@@ -42,13 +42,15 @@ def wrap(pieces):
     return lines + [line]
 
 
-def spans(line):
-    out = ""
-    for i, (c, who) in enumerate(line):
-        if i == 0 or line[i - 1][1] != who:
-            out += ("</tspan>" if i else "") + f'<tspan fill="{COLORS[who]}">'
-        out += html.escape(c)
-    return out + ("</tspan>" if line else "")
+def pieces_of(line):
+    """(text, colour) for each run of letters of one writer."""
+    out = []
+    for c, who in line:
+        if out and out[-1][1] == SOURCES[who]:
+            out[-1] = (out[-1][0] + c, out[-1][1])
+        else:
+            out.append((c, SOURCES[who]))
+    return out
 
 
 def main():
@@ -58,14 +60,10 @@ def main():
               ("   proposed by the draft and accepted", "draft")]
     note = f"{end['n_predict']} tokens in {t['n_verify']} passes of the verifier"
     lines = wrap(pieces) + [[]] + wrap(legend + [(f"   {note}", "caller")])
-    width, height = round(COLUMNS * CHARACTER + 48), len(lines) * STEP + 40
-    print(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}">')
-    print(f'<rect width="{width}" height="{height}" rx="8" fill="#0d1117"/>')
-    print('<g font-family="ui-monospace, SFMono-Regular, Menlo, Consolas, monospace" font-size="14" '
-          'xml:space="preserve">')
+    drawing = Drawing(COLUMNS * CHARACTER + 48, len(lines) * STEP + 40)
     for i, line in enumerate(lines):
-        print(f'<text x="24" y="{34 + i * STEP}">{spans(line)}</text>')
-    print("</g>\n</svg>")
+        drawing.text(24, 34 + i * STEP, pieces_of(line))
+    print(drawing)
 
 
 if __name__ == "__main__":

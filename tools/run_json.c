@@ -60,6 +60,11 @@ int write_round(const outrider_engine *engine, const outrider_session *session, 
     json_t *event =
         json_pack("{s:s, s:o, s:o, s:o}", "event", "tokens", "tokens", ids_json(tokens, before, n), "sources",
                   sources_json(session, before), "text", json_text(text, bytes));
+    if (event)
+        json_object_set_new(event, "so_far",
+                            json_pack("{s:i, s:i, s:f, s:f, s:f}", "draft_n", stats.draft_n,
+                                      "draft_n_accepted", stats.draft_n_accepted, "draft_ms", stats.draft_ms,
+                                      "verify_ms", stats.verify_ms, "predicted_ms", stats.predicted_ms));
     size_t first = (size_t)stats.n_predict - (n - before);
     json_t *logprobs = logprobs_json(engine, session, first);
     if (event && logprobs) json_object_set(event, "logprobs", logprobs);
