@@ -16,11 +16,11 @@ static const double FADE = 0.98;
 static const double TRY_SHARE = 0.008;
 enum { FIRST_TRIES = 4 };
 /* A K must promise this much over plain decoding before it is used: estimates err. */
-static const double MARGIN = 1.02;
+static const double MARGIN = 1.03;
 
 /* Rounds that the measurements at the start weigh as much as, and those of a neighbouring K at most; share of
  * the old rounds' weight that a round leaves; how far one round may lie from what is expected. */
-static const double MEASURED_WEIGHT = 8, NEIGHBOUR_WEIGHT = 8, COST_FADE = 0.995, FAR = 1.6;
+static const double MEASURED_WEIGHT = 8, NEIGHBOUR_WEIGHT = 4, COST_FADE = 0.995, FAR = 1.6;
 
 void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us) {
     double least[COST_ROWS];
@@ -33,7 +33,7 @@ void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us
         c->verify[r] = least[i] + slope * (r - rows[i]);
     }
     c->draft = draft_us;
-    c->scale[0] = c->scale[1] = 1;
+    c->scale[0] = c->scale[1] = c->level[0] = c->level[1] = 1;
     memset(c->seen, 0, sizeof c->seen);
     c->known = true;
 }
@@ -53,7 +53,8 @@ static double by_measurements(const struct costs *c, struct round_shape r) {
  * so that slow rounds bar no K for ever. */
 static double correction(const struct costs *c, struct round_shape r) {
     const struct cost_seen *seen = c->seen[r.sampling][r.steps == 0];
-    double weight = MEASURED_WEIGHT + seen[r.k].weight, sum = MEASURED_WEIGHT + seen[r.k].sum;
+    double weight = MEASURED_WEIGHT + seen[r.k].weight,
+           sum = MEASURED_WEIGHT * c->level[r.sampling] + seen[r.k].sum;
     for (int32_t k = 0; k <= OUTRIDER_MAX_DRAFT; k++) {
         if (k == r.k || seen[k].weight <= 0) continue;
         double most = NEIGHBOUR_WEIGHT / (1 << abs(k - r.k)),
@@ -76,11 +77,14 @@ static double not_far_from(double seen, double expected) {
 void costs_observe(struct costs *c, struct round_shape r, double us) {
     if (!c->known) return;
     double *scale = &c->scale[r.sampling], expected = correction(c, r), ratio = us / by_measurements(c, r);
+    struct cost_seen all = {1, 1};
     for (int32_t free = 0; free < 2; free++)
         for (int32_t k = 0; k <= OUTRIDER_MAX_DRAFT; k++) {
             struct cost_seen *seen = &c->seen[r.sampling][free][k];
             seen->weight *= COST_FADE, seen->sum *= COST_FADE;
+            all.weight += seen->weight, all.sum += seen->sum;
         }
+    c->level[r.sampling] = all.sum / all.weight;
     for (int32_t free = 0; free < 2; free++) {
         if (r.k > 0 && free != (r.steps == 0)) continue; /* a plain round is of both kinds */
         struct cost_seen *seen = &c->seen[r.sampling][free][r.k];

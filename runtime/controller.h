@@ -46,6 +46,7 @@ struct costs {
     double verify[COST_ROWS + 1]; /* by rows; [0] unused */
     double draft;                 /* one step */
     double scale[2];              /* [sampling] real rounds against these, running mean over all */
+    double level[2];              /* [sampling] mean of what is seen: what is taken for a K that is not */
     struct cost_seen seen[2][2][OUTRIDER_MAX_DRAFT + 1]; /* [sampling][free][K], against that mean */
 };
 

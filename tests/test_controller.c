@@ -156,12 +156,12 @@ static void rows_that_cost_more(void **state) {
     (void)state;
     for (int i = 0; i <= 4; i++) {
         struct played p = open_machine(&machines[1 + i % 2]);
-        p.sampling = 100 * i;
+        p.sampling = 60 * i;
         double best = best_fixed(&p, 0.6), plain = play_on(&p, NULL, 0.6, 0, 100);
         struct controller c = {0};
         double rate = play_on(&p, &c, 0.6, -1, 3000);
         if (rate < 0.95 * best || rate < 0.98 * plain)
-            fail_msg("%d us a row: %.3f of the best, %.3f of plain", 100 * i, rate / best, rate / plain);
+            fail_msg("%d us a row: %.3f of the best, %.3f of plain", 60 * i, rate / best, rate / plain);
     }
 }
 
