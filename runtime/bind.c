@@ -85,6 +85,16 @@ static int32_t size_of(const struct model_config *c, enum size size) {
     return sizes[size];
 }
 
+struct name {
+    char text[96];
+};
+
+static struct name name_of(const struct part *p, int32_t index) {
+    struct name name;
+    snprintf(name.text, sizeof name.text, "model.layers.%d.%s", index, p->name);
+    return name;
+}
+
 static outrider_status fail_missing(const struct weights *w, const char *name) {
     return fail(OUTRIDER_EMODEL, "%s: tensor %s is missing", weights_at(w, 0)->file, name);
 }
@@ -98,26 +108,28 @@ static bool is_known(const struct family *f, const char *part) {
     return strcmp(part, ignored) == 0;
 }
 
-outrider_status bind_refuse_unknown(const struct model *m) {
+/* Every tensor must be one that is computed with: a bias, another norm or a layer more than config.json
+ * counts would make it another model, one that writes worse in silence. */
+static outrider_status refuse_unknown(const struct model_config *c, const struct weights *w) {
     static const char layers[] = "model.layers.";
     static const char *const others[] = {"model.embed_tokens.weight", "model.norm.weight", "lm_head.weight"};
     for (size_t i = 0; i < 2; i++) /* a name that is wrong is also one that is missing, which says more */
-        if (!weights_find(m->weights, others[i])) return fail_missing(m->weights, others[i]);
-    for (size_t i = 0; i < weights_count(m->weights); i++) {
-        const struct tensor *t = weights_at(m->weights, i);
+        if (!weights_find(w, others[i])) return fail_missing(w, others[i]);
+    for (size_t i = 0; i < weights_count(w); i++) {
+        const struct tensor *t = weights_at(w, i);
         bool known = false;
         for (size_t j = 0; j < sizeof others / sizeof *others; j++) known |= strcmp(t->name, others[j]) == 0;
         if (strncmp(t->name, layers, sizeof layers - 1) == 0) {
             char *part;
             long index = strtol(t->name + sizeof layers - 1, &part, 10);
-            if (index < 0 || index >= m->config.num_hidden_layers)
+            if (index < 0 || index >= c->num_hidden_layers)
                 return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\", but config.json has %d layers", t->file,
-                            t->name, m->config.num_hidden_layers);
-            known = *part == '.' && is_known(&m->config.family, part + 1);
+                            t->name, c->num_hidden_layers);
+            known = *part == '.' && is_known(&c->family, part + 1);
         }
         if (!known)
             return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\" is not supported in a %s", t->file, t->name,
-                        m->config.model_type);
+                        c->model_type);
     }
     return OUTRIDER_OK;
 }
@@ -154,13 +166,34 @@ static outrider_status find_tensor(const struct weights *w, const char *name, in
     return OUTRIDER_OK;
 }
 
+static const char *head_name(const struct model_config *c) {
+    return c->tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
+}
+
+outrider_status bind_check(const struct model_config *c, const struct weights *w) {
+    const struct tensor *t;
+    TRY(refuse_unknown(c, w));
+    TRY(find_tensor(w, "model.embed_tokens.weight", c->vocab_size, c->hidden_size, &t));
+    TRY(find_tensor(w, head_name(c), c->vocab_size, c->hidden_size, &t));
+    TRY(find_tensor(w, "model.norm.weight", c->hidden_size, 0, &t));
+    for (int32_t i = 0; i < c->num_hidden_layers; i++) {
+        for (const struct part *p = parts; p < parts + PARTS; p++) {
+            const bool matrix = p->kind == MATRIX;
+            if (family_has(&c->family, p->has))
+                TRY(find_tensor(w, name_of(p, i).text, size_of(c, matrix ? p->of : p->rows),
+                                size_of(c, p->cols), &t));
+        }
+    }
+    return OUTRIDER_OK;
+}
+
 /* Block types are laid out anew by the backend, so that nothing of the rows is kept here. */
 static outrider_status bind_quantized(struct model *m, const struct tensor *t, enum dtype type, int32_t n,
                                       int32_t k, struct matrix *out) {
     const size_t bytes = (size_t)n * dtype_row_bytes(type, (size_t)k);
     void *rows = malloc(bytes);
     if (!rows) return fail_memory(t->name, bytes);
-    outrider_status status = weights_rows(t, type, rows);
+    outrider_status status = weights_rows(t, type, m->threads, rows);
     if (status == OUTRIDER_OK) status = m->ops->weight(m->be, rows, type, n, k, out);
     free(rows);
     return status;
@@ -178,7 +211,7 @@ static outrider_status bind_rows(struct model *m, const char *name, enum dtype t
     view.bytes = (size_t)n * dtype_row_bytes(t->dtype, (size_t)k);
     if (dtype_is_quantized(type) && (type != t->dtype || t->head_rows))
         return bind_quantized(m, &view, type, n, k, out);
-    TRY(weights_hold(m->weights, &view, type, &rows));
+    TRY(weights_hold(m->weights, &view, type, m->threads, &rows));
     return m->ops->weight(m->be, rows, type, n, k, out);
 }
 
@@ -210,16 +243,6 @@ static float norm_plus(const struct model *m) {
 }
 
 /* ---- a layer ---- */
-
-struct name {
-    char text[96];
-};
-
-static struct name name_of(const struct part *p, int32_t index) {
-    struct name name;
-    snprintf(name.text, sizeof name.text, "model.layers.%d.%s", index, p->name);
-    return name;
-}
 
 static bool is_mlp(const struct part *p) {
     return strncmp(p->name, "mlp.", 4) == 0;
@@ -279,7 +302,7 @@ static outrider_status bind_layer(struct model *m, int32_t index) {
 /* A tied head is the embedding itself, unless it is quantised. */
 static outrider_status bind_head(struct model *m) {
     const struct model_config *c = &m->config;
-    const char *name = c->tie_word_embeddings ? "model.embed_tokens.weight" : "lm_head.weight";
+    const char *name = head_name(c);
     const struct tensor *t;
     TRY(find_tensor(m->weights, name, c->vocab_size, c->hidden_size, &t));
     const enum dtype type = bind_type(HEAD, m->quant, t->dtype, c->hidden_size);

@@ -12,9 +12,9 @@ enum use { EMBEDDING, LAYER, HEAD };
 enum dtype bind_type(enum use use, enum quant quant, enum dtype file, int64_t k);
 enum use bind_use(const struct tensor *t);
 
-/* Every tensor of the folder must be one that is computed with: a bias, another norm or a layer more than
- * config.json counts would make it another model, one that writes worse in silence. */
-outrider_status bind_refuse_unknown(const struct model *m);
+/* Every tensor that the configuration needs is there in its shape, and there is none that nothing computes
+ * with. OUTRIDER_EMODEL names the first that is not so. */
+outrider_status bind_check(const struct model_config *config, const struct weights *weights);
 
 /* Binds embedding, head, final norm and layers; m->layers is there and zeroed, the RoPE tables are too. On
  * failure some are bound, and bind_release is still to be called. */

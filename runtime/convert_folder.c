@@ -9,6 +9,7 @@
 
 #include "runtime/convert.h"
 #include "runtime/status.h"
+#include "tokenizer/internal.h"
 #include "weights/gguf_config.h"
 #include "weights/quants.h"
 #include "weights/source.h"
@@ -93,7 +94,7 @@ static outrider_status write_tensor(const struct job *j, struct new_file *f, con
     void *values = malloc(bytes ? bytes : 1);
     if (!values) return fail_memory(t->name, bytes);
     outrider_status status =
-        t->n_dims == 2 ? weights_rows(t, type_of(j, t), values) : weights_vector(t, values);
+        t->n_dims == 2 ? weights_rows(t, type_of(j, t), 0, values) : weights_vector(t, values);
     if (status == OUTRIDER_OK) status = new_file_write(f, values, bytes);
     free(values);
     return status;
@@ -144,7 +145,8 @@ static outrider_status write_configs(const struct job *j) {
 static outrider_status write_tokenizer(const struct job *j) {
     struct tokenizer_files t;
     TRY(gguf_tokenizer(j->g, &t));
-    outrider_status status = write_json(j, "tokenizer_config.json", t.config);
+    outrider_status status = t.model ? OUTRIDER_OK : tokenizer_gguf_json(j->g, &t.json);
+    if (status == OUTRIDER_OK) status = write_json(j, "tokenizer_config.json", t.config);
     if (status == OUTRIDER_OK && t.model) status = write_bytes(j, "tokenizer.model", t.model, t.model_bytes);
     if (status == OUTRIDER_OK && t.json) status = write_json(j, "tokenizer.json", t.json);
     tokenizer_files_free(&t);

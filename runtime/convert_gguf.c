@@ -156,7 +156,7 @@ static outrider_status write_matrix(struct job *j, const struct tensor *t) {
     bool keys;
     char *rows = malloc(bytes);
     if (!rows) return fail_memory(t->name, bytes);
-    outrider_status status = weights_rows(t, type, rows);
+    outrider_status status = weights_rows(t, type, 0, rows);
     if (status == OUTRIDER_OK && name_has_pairs(&j->naming, t->name, &keys))
         status = write_paired(j, rows, n, bytes / n, (size_t)j->config.head_dim);
     else if (status == OUTRIDER_OK)

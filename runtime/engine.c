@@ -152,6 +152,7 @@ static outrider_status open_model(outrider_engine *e, const outrider_engine_opti
                                .be = e->be,
                                .cache_type = cache,
                                .quant = quant,
+                               .threads = o->threads,
                                .page_size = o->page_size,
                                .pages = e->pages,
                                .ctx_size = e->ctx_size,

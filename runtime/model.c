@@ -88,6 +88,7 @@ outrider_status model_open(const struct model_options *o, struct model **out) {
     m->be = o->be;
     m->id = o->id;
     m->quant = o->quant;
+    m->threads = o->threads;
     m->page_size = o->page_size;
     m->pages = o->pages;
     m->ctx_size = o->ctx_size;
@@ -96,7 +97,7 @@ outrider_status model_open(const struct model_options *o, struct model **out) {
     outrider_status status;
     TRY_GOTO(cleanup, config_read(o->folder, &m->config, &m->generation));
     TRY_GOTO(cleanup, weights_open(o->folder, &m->weights));
-    TRY_GOTO(cleanup, bind_refuse_unknown(m));
+    TRY_GOTO(cleanup, bind_check(&m->config, m->weights));
     m->layers = calloc((size_t)m->config.num_hidden_layers, sizeof *m->layers);
     if (!m->layers) {
         status = fail_memory("layers", (size_t)m->config.num_hidden_layers * sizeof *m->layers);
@@ -254,9 +255,10 @@ outrider_status model_inspect(const char *folder, enum dtype cache_type, enum qu
     struct weights *w;
     TRY(config_read(folder, &config, &generation));
     TRY(weights_open(folder, &w));
-    describe(&config, w, cache_type, quant, info);
+    outrider_status status = bind_check(&config, w);
+    if (status == OUTRIDER_OK) describe(&config, w, cache_type, quant, info);
     weights_close(w);
-    return OUTRIDER_OK;
+    return status;
 }
 
 /* Rows of a quantised head may lie in an order that depends on their number. */

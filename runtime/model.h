@@ -17,6 +17,7 @@ struct model_options {
     int32_t ctx_size;         /* positions that RoPE must know */
     int32_t max_rows;         /* rows of one pass */
     int32_t max_logits;       /* rows of one pass that may ask for logits */
+    int32_t threads;          /* that quantise; 0: one a core */
     void (*progress)(void *user, double share);
     void *user;
 };
@@ -40,6 +41,7 @@ struct model {
     struct matrix embedding;
     struct head_block head;
     enum quant quant;
+    int32_t threads;   /* as in the options */
     float *rope;       /* [ctx_size][head_dim / 2][2]; filled as far as positions were asked for */
     float *rope_local; /* of local layers, the same way; NULL: they rotate as all do */
     float *rope_host;  /* [ROPE_CHUNK] of its positions, to fill it with */

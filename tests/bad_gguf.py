@@ -1,5 +1,5 @@
 """Bad GGUF files, one spoilt thing each: cases() yields (name, bytes, what the line must name), as
-`outrider inspect` reads it. Tensors that a model lacks are a matter of `run`."""
+`outrider inspect` reads it."""
 import struct
 
 import tiny_gguf as g
@@ -85,6 +85,10 @@ def tensor_cases():
     yield "a quantised row of 16", with_tensor(1, kind=g.TYPE_Q8_0), "output_norm"
     for name in ["", "x" * 65, "token_embd.weight", "\x1b[31m"]:
         yield f"a tensor called {name[:20]!r}", with_tensor(1, name=name), "gguf"
+    for missing in ["blk.1.attn_q.weight", "blk.0.ffn_norm.weight"]:
+        rows = [row for row in ROWS if row[0] != missing]
+        named = {"attn_q": "model.layers.1.self_attn.q_proj", "ffn_norm": "model.layers.0.post_attention_layernorm"}
+        yield f"no {missing}", g.tiny_file(rows=rows), named[missing.split(".")[2]]
     yield "no tensors", g.file(list(GOOD.values()), [], b""), "gguf"
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""A tiny random model of each family, as a folder and as the GGUF file that convert makes of it, writes the same
-text: names, rows in pairs, norms with 1 added, windows, RoPE scaling, and tokenizers of both kinds survive."""
+"""A tiny random model of each family, as a folder, as the GGUF file that convert makes of it, and as the folder that
+convert makes of that, writes the same text: names, rows in pairs, norms with 1 added, windows, RoPE scaling, and tokenizers of both kinds survive."""
 import json
 import os
 import random
@@ -38,7 +38,7 @@ def copy_tokenizer(family, folder):
         tokenizer = json.load(f)
     added = tokenizer["added_tokens"]
     ids = [*tokenizer["model"]["vocab"].values(), *(t["id"] for t in added)]
-    return max(ids) + 1, next(t["id"] for t in added if t["special"])
+    return max(ids) + 1, next((t["id"] for t in added if t["special"]), max(ids))
 
 
 def shapes(family, vocab):
@@ -90,6 +90,22 @@ def answer(model):
     return done.returncode, done.stdout, done.stderr.decode(errors="replace") if done.returncode else ""
 
 
+def same_tokenizer(family, folder, back):
+    """The tokenizer.json that comes back has the tokens, merges and steps of the one that went."""
+    if family not in BYTE_LEVEL:
+        return True
+
+    def parts(path):
+        with open(f"{path}/tokenizer.json") as f:
+            t = json.load(f)
+        special = {a["content"]: (a["id"], a["special"]) for a in t["added_tokens"]}
+        vocab = {k: v for k, v in t["model"]["vocab"].items() if k not in special}
+        merges = [m if isinstance(m, str) else " ".join(m) for m in t["model"]["merges"]]
+        pattern = [s["pattern"] for s in t["pre_tokenizer"]["pretokenizers"] if s["type"] == "Split"]
+        return special, vocab, merges, pattern, (t["normalizer"] or {}).get("type"), t["model"].get("ignore_merges", False)
+    return parts(folder) == parts(back)
+
+
 def main():
     fine = True
     for family in FAMILIES:
@@ -98,10 +114,13 @@ def main():
             os.mkdir(folder)
             make(family, folder)
             done = subprocess.run([OUTRIDER, "convert", "-m", folder, "-o", gguf], capture_output=True, timeout=60)
-            expected, got = answer(folder), answer(gguf)
-            right = done.returncode == 0 and expected == got and expected[0] == 0 and expected[1]
+            back = f"{top}/back"
+            again = subprocess.run([OUTRIDER, "convert", "-m", gguf, "-o", back], capture_output=True, timeout=60)
+            expected, got, third = answer(folder), answer(gguf), answer(back)
+            right = (done.returncode == again.returncode == 0 and expected == got == third and expected[0] == 0
+                     and expected[1] and same_tokenizer(family, folder, back))
             fine &= bool(right)
-            print(f"ok {family}" if right else f"FAIL {family}: {done.stderr} {expected} {got}", flush=True)
+            print(f"ok {family}" if right else f"FAIL {family}: {done.stderr} {again.stderr} {expected} {got} {third}", flush=True)
     sys.exit(0 if fine else 1)
 
 

@@ -169,7 +169,7 @@ static void rows_in_pairs(void **state) {
     assert_int_equal(weights_open(folder.path, &w), 0);
     const struct tensor *t = weights_find(w, "model.layers.0.self_attn.q_proj.weight");
     assert_non_null(t);
-    assert_int_equal(weights_rows(t, DTYPE_BF16, rows), 0);
+    assert_int_equal(weights_rows(t, DTYPE_BF16, 1, rows), 0);
     static const int from[8] = {0, 2, 1, 3, 4, 6, 5, 7};
     for (int i = 0; i < 8; i++) assert_memory_equal(rows[i], (const char *)t->data + 8 * from[i], 8);
     weights_close(w);
@@ -460,7 +460,7 @@ static bool loads(const unsigned char *image, size_t bytes) {
         const size_t n = t->bytes / dtype_bytes(t->dtype) * dtype_block(t->dtype);
         assert_true(t->bytes <= bytes && n <= 4096);
         if (t->n_dims == 1) assert_int_equal(weights_vector(t, values), 0);
-        if (t->n_dims == 2) assert_int_equal(weights_rows(t, DTYPE_F32, values), 0);
+        if (t->n_dims == 2) assert_int_equal(weights_rows(t, DTYPE_F32, 2, values), 0);
     }
     weights_close(w);
     return true;

@@ -180,30 +180,35 @@ static outrider_status read_merges(const struct source *s) {
     return OUTRIDER_OK;
 }
 
-static outrider_status read_pre(const struct source *s, char pre[64]) {
+/* What llama.cpp's readers of these files take from the name alone. */
+outrider_status gguf_form_read(const struct gguf *g, struct gguf_form *out) {
     struct gguf_string name = {"default", 7};
-    TRY(gguf_text(s->g, KEY "pre", &name));
-    snprintf(pre, 64, "%.*s", (int)(name.bytes < 63 ? name.bytes : 63), name.at);
-    const char *pattern = split_pattern_of(pre);
-    if (!pattern)
-        return fail(OUTRIDER_EMODEL, "%s: " KEY "pre: \"%s\" is not a known pre-tokenizer", s->path, pre);
-    TRY(splitter_create(&s->t->splitter));
-    return splitter_add(s->t->splitter, s->path, pattern, strlen(pattern), SPLIT_KEEP_BOTH);
+    char pre[64];
+    TRY(gguf_text(g, KEY "pre", &name));
+    snprintf(pre, sizeof pre, "%.*s", (int)(name.bytes < 63 ? name.bytes : 63), name.at);
+    const bool llama3 = strncmp(pre, "llama", 5) == 0 || strcmp(pre, "tekken") == 0;
+    *out = (struct gguf_form){.pattern = split_pattern_of(pre),
+                              .composes = strcmp(pre, "qwen2") == 0 || strcmp(pre, "deepseek-r1-qwen") == 0,
+                              .ignores_merges = llama3,
+                              .adds_bos = llama3};
+    if (!out->pattern)
+        return fail(OUTRIDER_EMODEL, "%s: " KEY "pre: \"%s\" is not a known pre-tokenizer", gguf_path(g),
+                    pre);
+    return gguf_bool(g, KEY "add_bos_token", &out->adds_bos);
 }
 
-/* What llama.cpp's readers of these files take from the name alone. */
 static outrider_status read_merged(const struct source *s) {
     struct text_rules *rules = &s->t->rules;
-    char pre[64];
-    TRY(read_pre(s, pre));
-    bool llama3 = strncmp(pre, "llama", 5) == 0 || strcmp(pre, "tekken") == 0;
-    bool composed = strcmp(pre, "qwen2") == 0 || strcmp(pre, "deepseek-r1-qwen") == 0;
+    struct gguf_form form;
+    TRY(gguf_form_read(s->g, &form));
+    TRY(splitter_create(&s->t->splitter));
+    TRY(splitter_add(s->t->splitter, s->path, form.pattern, strlen(form.pattern), SPLIT_KEEP_BOTH));
     rules->byte_level = true;
-    rules->ignores_merges = llama3;
-    rules->form = composed ? UTF8PROC_STABLE | UTF8PROC_COMPOSE : 0;
+    rules->ignores_merges = form.ignores_merges;
+    rules->form = form.composes ? UTF8PROC_STABLE | UTF8PROC_COMPOSE : 0;
     s->t->model.unk = -1;
     TRY(read_pieces(s));
-    TRY(read_specials(s, llama3));
+    TRY(read_specials(s, form.adds_bos));
     TRY(bpe_create(s->path, &s->t->model.pieces, s->t->n, &s->t->bpe));
     TRY(find_bytes(s->t, s->path));
     return read_merges(s);

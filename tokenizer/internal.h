@@ -73,6 +73,19 @@ outrider_status tokenizer_config_read(struct tokenizer *t, const char *dir);
 /* -- gguf_file.c -- */
 /* The same from a GGUF file. */
 outrider_status tokenizer_gguf_read(struct tokenizer *t, const char *path);
+/* What the name of a pre-tokenizer in a GGUF file stands for. */
+struct gguf_form {
+    const char *pattern; /* that splits a text */
+    bool composes;       /* to normal form C, before that */
+    bool ignores_merges;
+    bool adds_bos;
+};
+struct gguf;
+outrider_status gguf_form_read(const struct gguf *g, struct gguf_form *out);
+
+/* -- gguf_json.c -- */
+/* The tokenizer.json that a GGUF model with merges over bytes amounts to; the caller's to json_decref. */
+outrider_status tokenizer_gguf_json(const struct gguf *g, json_t **out);
 
 /* The piece flags of an added token as JSON files write it. */
 uint8_t added_flags(const json_t *token);

@@ -63,8 +63,8 @@ const struct gguf_value *gguf_at(const struct gguf *g, size_t i);
 const struct gguf_value *gguf_find(const struct gguf *g, const char *key); /* NULL when absent */
 const char *gguf_type_name(enum gguf_type type);
 
-/* A value as one line of text for people, at most `size` bytes with its NUL: strings cut with "..." and without
- * control characters, arrays as "array of N strings". */
+/* A value as one line of text for people, at most `size` bytes with its NUL: strings cut with "..." and
+ * without control characters, arrays as "array of N strings". */
 void gguf_show(const struct gguf_value *v, char *out, size_t size);
 
 /* Single values with type and range checked. An absent key leaves *out as the caller set it. */

@@ -10,8 +10,8 @@
  * it checks those of a folder. */
 outrider_status gguf_config(const struct gguf *g, json_t **config, json_t **generation);
 
-/* The files of the model's tokenizer (gguf_tokenizer.c): tokenizer_config.json, and either tokenizer.model or
- * tokenizer.json. */
+/* The files of the model's tokenizer: tokenizer_config.json and tokenizer.model (gguf_tokenizer.c), or, where
+ * `model` stays NULL, tokenizer.json, which tokenizer_gguf_json of the tokenizer's room makes. */
 struct tokenizer_files {
     json_t *config, *json;
     unsigned char *model;

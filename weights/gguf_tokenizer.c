@@ -1,5 +1,5 @@
 /* The tokenizer in a GGUF model as the files of a folder; see gguf_config.h. A sentencepiece model is written
- * as the protocol buffer it was, a byte-level one as tokenizer.json. */
+ * as the protocol buffer it was; of one with merges, tokenizer/gguf_json.c makes the tokenizer.json. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -139,7 +139,7 @@ static outrider_status text_of(const struct vocabulary *v, int64_t id, json_t **
     return *out ? OUTRIDER_OK : fail(OUTRIDER_EMODEL, "%s: a special token is not UTF-8", gguf_path(v->g));
 }
 
-static outrider_status write_config(const struct vocabulary *v, bool add_bos, json_t *config) {
+static outrider_status write_config(const struct vocabulary *v, bool merged, json_t *config) {
     static const char *const keys[][2] = {{KEY "bos_token_id", "bos_token"},
                                           {KEY "eos_token_id", "eos_token"}};
     struct gguf_string template = {NULL, 0};
@@ -150,8 +150,11 @@ static outrider_status write_config(const struct vocabulary *v, bool add_bos, js
         TRY(text_of(v, id, &text));
         json_object_set_new(config, keys[i][1], text);
     }
+    bool add_bos = true; /* where nothing is said; of merges the name says it */
     TRY(gguf_bool(v->g, KEY "add_bos_token", &add_bos));
-    json_object_set_new(config, "add_bos_token", json_boolean(add_bos));
+    if (!merged || gguf_find(v->g, KEY "add_bos_token"))
+        json_object_set_new(config, "add_bos_token", json_boolean(add_bos));
+    if (merged) json_object_set_new(config, "tokenizer_class", json_string("PreTrainedTokenizerFast"));
     TRY(gguf_text(v->g, "tokenizer.chat_template", &template));
     if (!template.at) return OUTRIDER_OK;
     json_t *text = json_stringn(template.at, template.bytes);
@@ -164,23 +167,23 @@ static outrider_status write_config(const struct vocabulary *v, bool add_bos, js
 
 /* ---- all ---- */
 
-static outrider_status read_kind(const struct gguf *g) {
+static outrider_status read_kind(const struct gguf *g, bool *merged) {
     struct gguf_string kind = {"", 0};
     TRY(gguf_text(g, KEY "model", &kind));
-    if (kind.bytes == 5 && memcmp(kind.at, "llama", 5) == 0) return OUTRIDER_OK;
-    return fail(OUTRIDER_EMODEL,
-                "%s: metadata \"" KEY
-                "model\": only sentencepiece tokenizers (\"llama\") can be written to a folder",
+    *merged = kind.bytes == 4 && memcmp(kind.at, "gpt2", 4) == 0;
+    if (*merged || (kind.bytes == 5 && memcmp(kind.at, "llama", 5) == 0)) return OUTRIDER_OK;
+    return fail(OUTRIDER_EMODEL, "%s: metadata \"" KEY "model\" is not supported; llama and gpt2 are",
                 gguf_path(g));
 }
 
 outrider_status gguf_tokenizer(const struct gguf *g, struct tokenizer_files *out) {
     struct vocabulary v;
+    bool merged = false;
     *out = (struct tokenizer_files){.config = json_object()};
-    outrider_status status = out->config ? read_kind(g) : fail_memory("a configuration", 1);
+    outrider_status status = out->config ? read_kind(g, &merged) : fail_memory("a configuration", 1);
     if (status == OUTRIDER_OK) status = read_vocabulary(g, &v);
-    if (status == OUTRIDER_OK) status = write_model(&v, out);
-    if (status == OUTRIDER_OK) status = write_config(&v, true, out->config);
+    if (status == OUTRIDER_OK && !merged) status = write_model(&v, out);
+    if (status == OUTRIDER_OK) status = write_config(&v, merged, out->config);
     if (status != OUTRIDER_OK) tokenizer_files_free(out);
     return status;
 }

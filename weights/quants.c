@@ -65,8 +65,8 @@ static void *convert_part(void *job) {
 
 /* A thread that does not start leaves its part to the caller. */
 outrider_status quants_convert(enum dtype from_type, const void *from, enum dtype to_type, void *to, size_t n,
-                               size_t k, size_t head_rows) {
-    long cores = sysconf(_SC_NPROCESSORS_ONLN);
+                               size_t k, size_t head_rows, int32_t threads) {
+    long cores = threads > 0 ? threads : sysconf(_SC_NPROCESSORS_ONLN);
     const size_t parts = cores < 1 ? 1 : cores > THREADS_MAX ? THREADS_MAX : (size_t)cores;
     struct part part[THREADS_MAX];
     pthread_t thread[THREADS_MAX];

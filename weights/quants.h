@@ -28,10 +28,10 @@ enum dtype quant_choose(enum quant asked, enum dtype file, int64_t k, bool head)
 void quants_to_f32(enum dtype type, const void *row, size_t k, float *out);
 void quants_from_f32(enum dtype type, const float *x, size_t k, void *row);
 
-/* Rows of one type into rows of another, with all cores. `to`: n rows of dtype_row_bytes(to_type, k), which
- * may be the same type. head_rows: 0, or the rows of an attention head whose two halves alternate in `from`
- * (GGUF files of the Llama family) and follow each other in `to`. */
+/* Rows of one type into rows of another, with so many threads (at most 16; 0: one a core). `to`: n rows of
+ * dtype_row_bytes(to_type, k), which may be the same type. head_rows: 0, or the rows of an attention head
+ * whose two halves alternate in `from` (GGUF files of the Llama family) and follow each other in `to`. */
 outrider_status quants_convert(enum dtype from_type, const void *from, enum dtype to_type, void *to, size_t n,
-                               size_t k, size_t head_rows);
+                               size_t k, size_t head_rows, int32_t threads);
 
 #endif

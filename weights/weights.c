@@ -237,12 +237,13 @@ outrider_status weights_open(const char *path, struct weights **out) {
 
 /* ---- elements ---- */
 
-outrider_status weights_rows(const struct tensor *t, enum dtype type, void *out) {
+outrider_status weights_rows(const struct tensor *t, enum dtype type, int32_t threads, void *out) {
     return quants_convert(t->dtype, t->data, type, out, (size_t)t->shape[0], (size_t)t->shape[1],
-                          (size_t)t->head_rows);
+                          (size_t)t->head_rows, threads);
 }
 
-outrider_status weights_hold(struct weights *w, const struct tensor *t, enum dtype type, const void **out) {
+outrider_status weights_hold(struct weights *w, const struct tensor *t, enum dtype type, int32_t threads,
+                             const void **out) {
     if (type == t->dtype && t->head_rows == 0) {
         *out = t->data;
         return OUTRIDER_OK;
@@ -255,13 +256,13 @@ outrider_status weights_hold(struct weights *w, const struct tensor *t, enum dty
     if (!rows) return fail_memory(t->name, bytes);
     held[w->n_held++] = rows;
     *out = rows;
-    return weights_rows(t, type, rows);
+    return weights_rows(t, type, threads, rows);
 }
 
 outrider_status weights_vector(const struct tensor *t, float *out) {
     size_t n = t->bytes / dtype_bytes(t->dtype) * dtype_block(t->dtype);
     /* a row for each element, so that pairs fall apart as those of a matrix do */
-    if (t->head_rows) return quants_convert(t->dtype, t->data, DTYPE_F32, out, n, 1, (size_t)t->head_rows);
+    if (t->head_rows) return quants_convert(t->dtype, t->data, DTYPE_F32, out, n, 1, (size_t)t->head_rows, 1);
     quants_to_f32(t->dtype, t->data, n, out);
     for (size_t i = 0; t->one_added && i < n; i++) out[i] -= 1;
     return OUTRIDER_OK;

@@ -50,9 +50,10 @@ const struct tensor *weights_at(const struct weights *w, size_t i); /* sorted by
 size_t weights_bytes(const struct weights *w);                      /* sum of all tensors' bytes */
 
 /* A matrix [n][k] as Hugging Face has it, in type `type`: n rows of dtype_row_bytes(type, k) to `out`. */
-outrider_status weights_rows(const struct tensor *t, enum dtype type, void *out);
+outrider_status weights_rows(const struct tensor *t, enum dtype type, int32_t threads, void *out);
 /* The same in memory that lives as long as the weights: the mapping itself where that is what it holds. */
-outrider_status weights_hold(struct weights *w, const struct tensor *t, enum dtype type, const void **out);
+outrider_status weights_hold(struct weights *w, const struct tensor *t, enum dtype type, int32_t threads,
+                             const void **out);
 /* All elements of a vector in f32 to `out`. */
 outrider_status weights_vector(const struct tensor *t, float *out);
 
