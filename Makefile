@@ -11,7 +11,7 @@ PREFIX   ?= /usr/local
 PROMPT   ?= Once upon a time there was a young prince who lived in a castle by the sea, and
 VERSION  := 0.1.0
 
-PACKAGES := gcc g++ libc6-dev pkg-config libjansson-dev libedit-dev libmimalloc-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev
+PACKAGES := gcc g++ libc6-dev pkg-config libjansson-dev libedit-dev libmimalloc-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libseccomp-dev
 TEST_PACKAGES := libcmocka-dev sentencepiece python3 python3-pexpect
 
 # Builds use all cores and say one word a file; V=1 shows the commands.
@@ -30,7 +30,7 @@ CPPFLAGS += -I. -D_GNU_SOURCE -DOUTRIDER_VERSION='"$(VERSION)"' $(if $(filter 1,
 CFLAGS   += -std=c11 -g -fPIC -ffp-contract=off $(OPT) $(WARN) $(SAN)
 CXXFLAGS += -std=c++17 -g -fPIC $(OPT) $(WARN) $(SAN)
 LDLIBS   := -ljansson -lsentencepiece -lpcre2-8 -lutf8proc -lpthread -lm -ldl
-CLI_LIBS := -ledit $(if $(SANITIZE),,$(if $(filter 1,$(MIMALLOC)),-lmimalloc))
+CLI_LIBS := -ledit -lseccomp $(if $(SANITIZE),,$(if $(filter 1,$(MIMALLOC)),-lmimalloc))
 
 # ---- files, by room ----
 # Files of kernels/cpu are built once for each instruction set, but for CPU_SRC; cpu.c picks one at run time.

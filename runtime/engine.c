@@ -447,7 +447,7 @@ static outrider_status time_turns(outrider_engine *e, int32_t slot, int32_t n, d
     return OUTRIDER_OK;
 }
 
-outrider_status engine_measure_costs(outrider_engine *e) {
+outrider_status outrider_engine_measure(outrider_engine *e) {
     double us[TIMED], draft_us = 0;
     int32_t n = 0, slot;
     if (e->costs.known) return OUTRIDER_OK;

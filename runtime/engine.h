@@ -162,7 +162,6 @@ struct accepted trials_verdict(const outrider_engine *e, int32_t i);
 
 /* -- engine.c -- */
 /* Measures what the controller must know; once, when a session first asks for it. */
-outrider_status engine_measure_costs(outrider_engine *e);
 
 /* -- costs_file.c: the measured costs of earlier runs; false when there are none -- */
 bool costs_load(outrider_engine *e, int32_t n, double *us, double *draft_us);
@@ -203,7 +202,7 @@ void ngram_learn(outrider_session *s, const int32_t *written, int32_t n);
 bool room_admit(outrider_session *s, bool first);
 /* kv_reserve, which takes the pages of sessions that can wait; OUTRIDER_ENOMEM when s must wait itself. */
 outrider_status room_reserve(outrider_session *s, outrider_which which, int32_t n);
-/* engine_measure_costs, with pages got like that; costs.known stays false when there are none. */
+/* outrider_engine_measure, with pages got like that; costs.known stays false when there are none. */
 outrider_status room_measure(outrider_session *s);
 
 /* -- draft.c -- */

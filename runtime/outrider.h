@@ -87,6 +87,9 @@ typedef struct {
 outrider_engine_options outrider_engine_defaults(void);
 outrider_status outrider_engine_open(const outrider_engine_options *options, outrider_engine **out);
 void outrider_engine_close(outrider_engine *engine);
+/* Measures now, or reads from the cost cache, what an automatic number of proposals goes by; else the first
+ * round that needs it does. OUTRIDER_ENOMEM when sessions leave the cache no room for it. */
+outrider_status outrider_engine_measure(outrider_engine *engine);
 
 enum { OUTRIDER_MAX_TYPES = 12 };
 

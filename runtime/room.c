@@ -60,7 +60,7 @@ bool room_admit(outrider_session *s, bool first) {
 
 outrider_status room_measure(outrider_session *s) {
     outrider_status status;
-    while ((status = engine_measure_costs(s->engine)) == OUTRIDER_ENOMEM) {
+    while ((status = outrider_engine_measure(s->engine)) == OUTRIDER_ENOMEM) {
         outrider_session *victim = victim_for(s);
         if (!victim) return OUTRIDER_OK;
         send_away(victim);

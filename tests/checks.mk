@@ -50,7 +50,9 @@ $(BUILD)/tests/tiny: tests/tiny_model.py
 	$(Q)python3 $< $@ && touch $@
 $(BUILD)/tests/test_faults: $(TOOLS_OBJ)
 $(BUILD)/tests/test_faults: LDFLAGS += -Wl,--wrap=ops_open,--wrap=json_loadb,--wrap=spm_open,--wrap=spm_encode
-$(BUILD)/tests/test_faults: TEST_LIBS = -ledit
+$(BUILD)/tests/test_faults: TEST_LIBS = -ledit -lseccomp
+$(BUILD)/tests/test_sandbox: $(BUILD)/tools/sandbox.o
+$(BUILD)/tests/test_sandbox: TEST_LIBS = -lseccomp
 
 # ---- fuzzing: with libFuzzer for main here, with tests/replay.c in `make test` ----
 TIME      ?= 60

@@ -433,7 +433,31 @@ def test_config_file():
         refused("a file that is not there", 1, "run", "-p", "x", "--config", f"{folder}/none", says=["none"])
 
 
-for test in (test_about, test_events, test_held_back, test_config_file, test_streams, test_timings, test_same_text, test_options, test_environment, test_refusals,
+def kernel_says(pid):
+    fields = dict(line.split(":", 1) for line in open(f"/proc/{pid}/status"))
+    return fields["NoNewPrivs"].strip(), fields["Seccomp"].strip()
+
+
+def test_sandbox():
+    if "sanitizers" in outrider("run", "-p", "x", "-n", "1", "--sandbox", "on").stderr:
+        return  # which need more themselves
+    words = ("run", "-p", ONCE, "-n", "48", "--seed", "5")
+    inside, outside = (outrider(*words, "--sandbox", s).stdout for s in ("on", "off"))
+    check("the sandbox changes no text", inside and inside == outside, (inside, outside))
+    for command, level in ((["run", "-p", ONCE, "-n", "100000", "-c", "8192", "--ignore-eos"], "computing"),
+                           (["chat"], "a conversation")):
+        child = subprocess.Popen([OUTRIDER, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                 stderr=subprocess.DEVNULL, env=PLAIN_ENV)
+        said, end = ("0", "0"), time.time() + 20
+        while said != ("1", "2") and time.time() < end and child.poll() is None:
+            time.sleep(0.02)
+            said = kernel_says(child.pid)
+        check(f"the kernel holds {level}", said == ("1", "2"), said)
+        child.kill()
+        child.communicate()
+
+
+for test in (test_about, test_sandbox, test_events, test_held_back, test_config_file, test_streams, test_timings, test_same_text, test_options, test_environment, test_refusals,
              test_not_numbers, test_prompts, test_output_errors, test_interrupt, test_batch, test_bench, test_check, test_eval_and_inspect):
     test()
 raise SystemExit(failed > 0)

@@ -256,6 +256,7 @@ static int serve_all(struct batch_run *b) {
     b->seats = calloc(b->n_seats, sizeof *b->seats);
     if (!b->seats) return complain_memory();
     CHECK(setup_engine(b->options, &b->engine));
+    CHECK(setup_sandbox(b->options, b->engine, b->options->values[OPT_SPEC_TYPE].integer != SPEC_NONE));
     interrupts_watch(2);
     double start = clock_ms();
     CHECK(serve(b));

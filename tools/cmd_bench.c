@@ -323,6 +323,7 @@ static int open_engine(struct bench *b) {
     b->settings.synthetic_accept = b->result.synthetic = v[OPT_BENCH_SYNTHETIC].given;
     if (b->result.synthetic) b->result.synthetic_rate = v[OPT_BENCH_SYNTHETIC].number;
     b->settings.synthetic_rate = (float)b->result.synthetic_rate;
+    CHECK(setup_sandbox(b->options, b->engine, b->settings.drafters));
     return plan_rules(b);
 }
 

@@ -360,6 +360,7 @@ static int open_chat(struct chat *c) {
     CHECK(tell(outrider_session_open(c->engine, &defaults, &c->session)));
     CHECK(chat_apply(c, true));
     CHECK(open_lines(c));
+    CHECK(setup_sandbox(c->options, c->engine, c->settings.draft_n < 0 && c->settings.drafters));
     greet(c);
     return converse(c);
 }

@@ -138,6 +138,7 @@ static int run_engine(const struct options *o, const struct text *prompt) {
     int code = setup_engine(o, &engine);
     if (!code) code = setup_settings(o, engine, &settings);
     if (!code) code = tell(outrider_session_open(engine, &settings, &session));
+    if (!code) code = setup_sandbox(o, engine, settings.draft_n < 0 && settings.drafters);
     if (!code) code = write_answer(o, engine, session, prompt, settings.seed);
     outrider_session_close(session);
     setup_settings_free(&settings);

@@ -39,6 +39,7 @@ enum option_id {
     OPT_DRAFT_QUANT,
     OPT_PAGE_SIZE,
     OPT_CACHE_TOKENS,
+    OPT_SANDBOX,
     OPT_PROMPT,
     OPT_FILE,
     OPT_IN_PREFIX,

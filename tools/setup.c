@@ -11,6 +11,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "tools/sandbox.h"
 #include "tools/terminal.h"
 
 /* ---- models ---- */
@@ -122,6 +123,26 @@ int setup_engine_for(const struct options *o, int32_t sessions, outrider_engine 
     CHECK(tell(status));
     say_who_bounds(*out);
     return 0;
+}
+
+int setup_sandbox(const struct options *o, outrider_engine *engine, bool automatic) {
+    enum { AUTO, ON, OFF };
+    const int64_t wanted = o->values[OPT_SANDBOX].integer;
+    if (wanted == OFF) return 0;
+    if (automatic) {
+        struct progress bar = progress_begin(o);
+        progress_show(&bar, "timing", 0);
+        outrider_status status = outrider_engine_measure(engine);
+        progress_end(&bar);
+        CHECK(tell(status));
+    }
+    outrider_engine_info info;
+    CHECK(tell(outrider_engine_get_info(engine, &info)));
+    const bool on_cpu = strncmp(info.device, "cpu", 3) == 0;
+    if (sandbox_enter(on_cpu && o->command != CMD_CHAT ? SANDBOX_COMPUTE : SANDBOX_FILES)) return 0;
+    if (wanted == AUTO) return 0;
+    return complain(OUTRIDER_EFAIL, "--sandbox: %s",
+                    sandbox_built() ? "the kernel has no seccomp filters" : "not in a build with sanitizers");
 }
 
 bool user_file_path(const char *env, const char *fallback, const char *name, char *out, size_t size) {

@@ -20,9 +20,13 @@ enum { CHAT_SESSIONS = 9 }; /* eight branches, and one that is being loaded */
 int setup_cache_type(const struct options *o, const char **type);
 
 /* Opens with a progress bar. */
+int setup_engine(const struct options *o, outrider_engine **out);
 /* With room for so many sessions at least. */
 int setup_engine_for(const struct options *o, int32_t sessions, outrider_engine **out);
-int setup_engine(const struct options *o, outrider_engine **out);
+
+/* --sandbox, once all files that the command needs are open. With `automatic` K what it goes by is measured
+ * before, for that is kept in a file. */
+int setup_sandbox(const struct options *o, outrider_engine *engine, bool automatic);
 
 /* The model's defaults, overridden by what was given. out->stop points into *o; out->logit_bias is owned:
  * free it with setup_settings_free. */
