@@ -5,6 +5,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
+#include <unistd.h>
 
 #include "runtime/engine.h"
 #include "runtime/status.h"
@@ -199,10 +200,13 @@ static outrider_status check_pair(outrider_engine *e, const outrider_engine_opti
 }
 
 static outrider_status choose_chat(outrider_engine *e, const outrider_engine_options *o) {
-    const char *own = tokenizer_chat_template(e->tokenizer);
-    if (o->chat_template)
-        TRY(chat_by_name(o->chat_template, &e->chat));
-    else if (chat_detect(own, &e->chat) != OUTRIDER_OK)
+    outrider_status named = OUTRIDER_EINVAL;
+    if (o->chat_template) {
+        named = chat_by_name(o->chat_template, &e->chat);
+        if (named != OUTRIDER_OK && access(o->chat_template, F_OK) != 0) return named;
+        if (named != OUTRIDER_OK) TRY(tokenizer_read_template(e->tokenizer, o->chat_template));
+    }
+    if (named != OUTRIDER_OK && chat_detect(tokenizer_chat_template(e->tokenizer), &e->chat) != OUTRIDER_OK)
         e->chat = CHAT_OWN; /* what is wrong with it is a matter for those who chat only */
     e->chat_end = chat_end_token(e->tokenizer, e->chat);
     return OUTRIDER_OK;

@@ -77,7 +77,7 @@ typedef struct {
     /* Matrices in fewer bits, quantised as they are loaded: "q8", "q4", or "none" (as the files have them).
      * The draft's precision changes the speed only, never what the verifier writes. */
     const char *quant, *draft_quant;
-    const char *chat_template; /* a template by name ("zephyr"); NULL: by the model's own */
+    const char *chat_template; /* by name ("zephyr"), or a file with one (Jinja); NULL: the model's own */
     const char *cost_cache;    /* folder to keep the controller's measurements in between runs; NULL: none */
     /* Called while loading with a share from 0 to 1; may be NULL. */
     void (*progress)(void *user, const char *stage, double share);

@@ -7,6 +7,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -218,6 +219,56 @@ static void a_turn_behind_text_begins_no_new_text(void **state) {
     }
 }
 
+/* A file's template instead of the model's: interpreted, or known by its passages as a model's would be. */
+static void a_template_may_come_from_a_file(void **state) {
+    (void)state;
+    static const struct {
+        const char *text, *name, *expected;
+    } cases[] = {
+        {"{% for m in messages %}[{{ m['role'] }}] {{ m['content'] | trim }}\n{% endfor %}"
+         "{% if add_generation_prompt %}[it]{% endif %}",
+         NULL, "[user] Hello.\n[it]"},
+        {"{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}", "chatml",
+         "<|im_start|>user\nHello. <|im_end|>\n<|im_start|>assistant\n"},
+    };
+    char path[] = "/tmp/outrider-template-XXXXXX";
+    int file = mkstemp(path);
+    assert_true(file >= 0);
+    outrider_engine_options o = outrider_engine_defaults();
+    o.model = "weights/tale/verifier", o.device = "cpu", o.threads = 1, o.ctx_size = 256;
+    o.chat_template = path;
+    for (int i = 0; i < 2; i++) {
+        outrider_engine *e;
+        outrider_session *s;
+        outrider_engine_info info;
+        size_t n, bytes, length = strlen(cases[i].text);
+        char text[512] = "";
+        assert_int_equal(ftruncate(file, 0), 0);
+        assert_int_equal(pwrite(file, cases[i].text, length, 0), length);
+        OK(outrider_engine_open(&o, &e));
+        OK(outrider_engine_get_info(e, &info));
+        if (cases[i].name) assert_string_equal(info.chat_template, cases[i].name);
+        outrider_settings set = greedy(e, 8);
+        OK(outrider_session_open(e, &set, &s));
+        OK(outrider_session_append_message(s, "user", "Hello. ", 7));
+        const int32_t *tokens = outrider_session_tokens(s, &n);
+        for (size_t k = 0; k < n; k++) {
+            const char *piece = outrider_token_bytes(e, tokens[k], &bytes);
+            strncat(text, piece, bytes);
+        }
+        assert_string_equal(text, cases[i].expected);
+        outrider_session_close(s);
+        outrider_engine_close(e);
+    }
+    close(file);
+    unlink(path);
+    outrider_engine *none;
+    assert_int_equal(outrider_engine_open(&o, &none), OUTRIDER_EINVAL);
+    assert_non_null(strstr(outrider_error(), "no such file"));
+    o.chat_template = "/tmp";
+    assert_int_equal(outrider_engine_open(&o, &none), OUTRIDER_EMODEL);
+}
+
 static void the_context_says_where_it_comes_from(void **state) {
     (void)state;
     outrider_engine_options o = outrider_engine_defaults();
@@ -242,6 +293,7 @@ int main(void) {
         cmocka_unit_test(an_ended_answer_keeps_what_was_held_back),
         cmocka_unit_test(a_limited_cache_serves_all),
         cmocka_unit_test(a_turn_behind_text_begins_no_new_text),
+        cmocka_unit_test(a_template_may_come_from_a_file),
         cmocka_unit_test(the_context_says_where_it_comes_from),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

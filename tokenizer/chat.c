@@ -158,7 +158,7 @@ outrider_status chat_by_name(const char *name, enum chat_kind *kind) {
         }
         strcat(strcat(names, i ? ", " : ""), TEMPLATES[i].name);
     }
-    return fail(OUTRIDER_EINVAL, "--chat-template %.64s: unknown; one of %s", name, names);
+    return fail(OUTRIDER_EINVAL, "--chat-template %.64s: no such file, and none of %s", name, names);
 }
 
 static bool is_known_by(const char *text, const struct chat_template *c) {

@@ -179,6 +179,16 @@ static outrider_status read_template_file(struct tokenizer *t, const char *dir) 
     return OUTRIDER_OK;
 }
 
+outrider_status tokenizer_read_template(struct tokenizer *t, const char *path) {
+    unsigned char *bytes;
+    size_t n;
+    TRY(read_file(path, TEMPLATE_MAX_FILE, &bytes, &n));
+    free(t->template_file);
+    t->template_file = (char *)bytes;
+    t->chat_template = t->template_file;
+    return OUTRIDER_OK;
+}
+
 outrider_status tokenizer_config_read(struct tokenizer *t, const char *dir) {
     TRY(parse_config(t, dir));
     TRY(apply_added_tokens(t));

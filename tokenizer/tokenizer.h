@@ -35,6 +35,8 @@ int32_t tokenizer_bos(const struct tokenizer *t);  /* -1 when there is none */
 int32_t tokenizer_eos(const struct tokenizer *t);
 bool tokenizer_add_bos(const struct tokenizer *t);              /* tokenizer_config.json: add_bos_token */
 const char *tokenizer_chat_template(const struct tokenizer *t); /* NULL when the model has none */
+/* Takes the template in a file, at most 1 MiB, instead of the model's. */
+outrider_status tokenizer_read_template(struct tokenizer *t, const char *path);
 
 /* The id of a control piece by its exact text ("</s>", "<|im_start|>"); -1 when there is none. */
 int32_t tokenizer_control(const struct tokenizer *t, const char *piece);

@@ -65,9 +65,10 @@ static const struct option_spec table[N_OPTIONS] = {
         .help = "prompts of --batch that are answered at once"},
     [OPT_SYSTEM_PROMPT] = {"system-prompt", "sys", NULL, KIND_TEXT, CMD_CHAT, "prompt", "TEXT",
         .help = "what the model is told before the conversation"},
-    [OPT_CHAT_TEMPLATE] = {"chat-template", NULL, NULL, KIND_TEXT, CMD_CHAT, "prompt", "NAME",
+    [OPT_CHAT_TEMPLATE] = {"chat-template", NULL, NULL, KIND_TEXT, CMD_CHAT, "prompt", "NAME|FILE",
         .shown = "as the model says",
-        .help = "how turns are written: chatml, llama2, llama3, mistral, gemma, zephyr, tale"},
+        .help = "how turns are written: chatml, llama2, llama3, mistral, gemma, zephyr, tale, or a file with a template "
+        "in Jinja"},
 
     [OPT_PREDICT] = {"predict", "n", "n-predict", KIND_INT, CMD_TEXT, "length", "N", -1, INT32_MAX,
         .initial = "-1", .help = "most tokens to write; -1 until the text or the context ends"},
