@@ -10,7 +10,7 @@
 struct big {
     const char *name;
     int hidden, layers, heads, kv_heads, head_dim, ffn, vocab;
-    enum dtype type;
+    enum dtype type, cache;
 };
 
 static size_t matrix_bytes(enum dtype type, size_t n, size_t k) {
@@ -97,7 +97,7 @@ static void issue(const struct bench &b, const struct rows &rows, int parts) {
         struct mlp_block f = {b.ones, 1e-5f, matrix(s.ffn, d), matrix(s.ffn, d)};
         struct projection down = {matrix(d, s.ffn)};
         size_t cache = (size_t)BENCH_POSITIONS * kv * i * 2;
-        struct kv_layer l = {(char *)b.k + cache, (char *)b.v + cache, DTYPE_F16, BENCH_PAGE};
+        struct kv_layer l = {(char *)b.k + cache, (char *)b.v + cache, s.cache, BENCH_PAGE};
         if (parts & QKV) ops->qkv(be, &rows, &a, b.x, b.q, &l);
         if (parts & ATTENTION) ops->attention(be, &rows, &a, b.q, &l, b.attended);
         if (parts & OUT) ops->project(be, &rows, &o, b.attended, b.x);
@@ -205,7 +205,7 @@ static void bench_loading() {
 }
 
 static void trace(int n, enum dtype type) {
-    struct bench b = open_bench({"8B", 4096, 2, 32, 8, 128, 14336, 8192, type});
+    struct bench b = open_bench({"8B", 4096, 2, 32, 8, 128, 14336, 8192, type, DTYPE_F16});
     struct rows rows = {n,    b.rows, b.rows + 512, b.rows + 1024, b.table, BENCH_POSITIONS / BENCH_PAGE,
                         1023, false};
     for (int i = 0; i < 2; i++) issue(b, rows, ALL);
@@ -225,12 +225,13 @@ int main(int argc, char **argv) {
     }
     must(ops->read_bandwidth(be, (size_t)14 << 30, &gb_per_s));
     printf("read bandwidth %.0f GB/s\n", gb_per_s);
-    bench({"8B", 4096, 32, 32, 8, 128, 14336, 8192, DTYPE_BF16}, gb_per_s, mode == "brief");
-    bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192, DTYPE_BF16}, gb_per_s, mode == "brief");
+    bench({"8B", 4096, 32, 32, 8, 128, 14336, 8192, DTYPE_BF16, DTYPE_F16}, gb_per_s, mode == "brief");
+    bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192, DTYPE_BF16, DTYPE_F16}, gb_per_s, mode == "brief");
+    bench({"8B, 8-bit cache", 4096, 32, 32, 8, 128, 14336, 8192, DTYPE_BF16, DTYPE_Q8_0}, gb_per_s, true);
     for (enum dtype type : {DTYPE_Q8_0, DTYPE_Q4_0}) {
         printf("%s\n", dtype_name(type));
-        bench({"8B", 4096, 32, 32, 8, 128, 14336, 8192, type}, gb_per_s, true);
-        bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192, type}, gb_per_s, true);
+        bench({"8B", 4096, 32, 32, 8, 128, 14336, 8192, type, DTYPE_F16}, gb_per_s, true);
+        bench({"1B", 2048, 16, 32, 8, 64, 8192, 8192, type, DTYPE_F16}, gb_per_s, true);
     }
     if (mode.empty()) bench_loading();
     must(ops->sync(be));

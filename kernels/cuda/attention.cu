@@ -91,26 +91,30 @@ __device__ __forceinline__ void write_attended(const struct attend &p, size_t at
  * A thread keeps the keys of two of its warp's 16 positions in registers, of every 32 elements 8, and brings
  * 16 bytes of values at a time to shared memory: at once, or when `settle` is called. */
 
-/* Where position `place` of head `kv` begins in a page's block of one head, and that block. */
+/* A position: which of the pool's blocks (a page's vectors of one head), and which vector of it. */
 struct spot {
-    const char *block;
+    const char *pool;
+    size_t block;
     int place;
 };
 
 template <int D> struct half_cache {
     static constexpr int VALUES = 8; /* elements in 16 bytes */
+    static constexpr bool IN_REGISTERS = false; /* values, until they settle */
     uint4 keys[2][D / 32];
 
-    static __device__ __forceinline__ size_t block_bytes(int page_size) { return (size_t)page_size * D * 2; }
-    __device__ __forceinline__ void fetch_key(const struct attend &, int n, const struct spot &at, int t) {
+    static __device__ __forceinline__ const __half *vector(const struct attend &p, const struct spot &at) {
+        return (const __half *)at.pool + (at.block * p.page_size + at.place) * D;
+    }
+    __device__ __forceinline__ void fetch_key(const struct attend &p, int n, const struct spot &at, int t) {
 #pragma unroll
         for (int c = 0; c < D / 32; c++)
-            keys[n][c] = __ldcg((const uint4 *)(at.block + at.place * (D * 2) + c * 64 + t * 16));
+            keys[n][c] = __ldcg((const uint4 *)(vector(p, at) + c * 32 + t * 8));
     }
     __device__ __forceinline__ uint4 key(int n, int c, int) const { return keys[n][c]; }
-    __device__ __forceinline__ void fetch_value(const struct attend &, int, const struct spot &at, int d,
+    __device__ __forceinline__ void fetch_value(const struct attend &p, int, const struct spot &at, int d,
                                                 bool valid, __half *to) {
-        copy_async(to, at.block + at.place * (D * 2) + d * 2, valid);
+        copy_async(to, vector(p, at) + d, valid);
     }
     __device__ __forceinline__ void settle(int, __half *) {}
 };
@@ -126,22 +130,26 @@ __device__ __forceinline__ uint2 scaled(uint32_t bytes, __half2 scale) {
 }
 
 template <int D> struct byte_cache {
+    static constexpr bool IN_REGISTERS = true;
     static constexpr int VALUES = 16, GROUPS = D / 2 / KV_GROUP, EACH = PIECE * D / VALUES / THREADS;
     uint2 keys[2][D / 32];
     __half key_scale[2][D / 64]; /* of group t / 2 of every two */
     uint4 values[EACH];
     __half value_scale[EACH];
 
-    static __device__ __forceinline__ size_t block_bytes(int page_size) {
-        return (size_t)page_size * (D + 2 * GROUPS);
+    static __device__ __forceinline__ const char *block(const struct attend &p, const struct spot &at) {
+        return at.pool + at.block * (p.page_size * (D + 2 * GROUPS));
+    }
+    static __device__ __forceinline__ const char *vector(const struct attend &p, const struct spot &at) {
+        return block(p, at) + at.place * D;
     }
     static __device__ __forceinline__ const __half *scales(const struct attend &p, const struct spot &at) {
-        return (const __half *)(at.block + p.page_size * D) + at.place * GROUPS;
+        return (const __half *)(block(p, at) + p.page_size * D) + at.place * GROUPS;
     }
     __device__ __forceinline__ void fetch_key(const struct attend &p, int n, const struct spot &at, int t) {
 #pragma unroll
         for (int c = 0; c < D / 32; c++)
-            keys[n][c] = __ldcg((const uint2 *)(at.block + at.place * D + c * 32 + t * 8));
+            keys[n][c] = __ldcg((const uint2 *)(vector(p, at) + c * 32 + t * 8));
 #pragma unroll
         for (int i = 0; i < D / 64; i++) key_scale[n][i] = __ldcg(scales(p, at) + i * 2 + t / 2);
     }
@@ -152,7 +160,7 @@ template <int D> struct byte_cache {
     }
     __device__ __forceinline__ void fetch_value(const struct attend &p, int i, const struct spot &at, int d,
                                                 bool valid, __half *) {
-        values[i] = valid ? __ldcg((const uint4 *)(at.block + at.place * D + d)) : make_uint4(0, 0, 0, 0);
+        values[i] = valid ? __ldcg((const uint4 *)(vector(p, at) + d)) : make_uint4(0, 0, 0, 0);
         value_scale[i] = valid ? __ldcg(scales(p, at) + d % (D / 2) / KV_GROUP) : __half(0);
     }
     __device__ __forceinline__ void settle(int i, __half *to) {
@@ -228,8 +236,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
         __syncthreads();
     };
     auto spot_of = [&](const void *pool, int piece, int j) -> struct spot {
-        const size_t block = (size_t)s.page[j] * p.kv_heads + kv;
-        return {(const char *)pool + block * Cache::block_bytes(p.page_size), min(piece + j, last) % p.page_size};
+        return {(const char *)pool, (size_t)s.page[j] * p.kv_heads + kv, min(piece + j, last) % p.page_size};
     };
     /* A warp takes the keys of its 16 positions to registers; all take the values to shared memory. */
     constexpr int EACH = PIECE * D / Cache::VALUES / THREADS, ACROSS = D / Cache::VALUES;
@@ -240,7 +247,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
             const int j = warp * 16 + n * 8 + g;
             if (piece + j >= from && piece + j < to) cache.fetch_key(p, n, spot_of(p.k, piece, j), t);
         }
-#pragma unroll
+#pragma unroll(Cache::IN_REGISTERS ? EACH : 4)
         for (int i = 0; i < EACH; i++) {
             const int at = threadIdx.x + i * THREADS, j = at / ACROSS, d = at % ACROSS * Cache::VALUES;
             if (piece + j >= from && piece + j < to)
@@ -320,7 +327,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
             if (t == 0) s.sum[warp][g + h * 8] = part;
         }
 #pragma unroll
-        for (int i = 0; i < EACH; i++) {
+        for (int i = 0; i < EACH && Cache::IN_REGISTERS; i++) {
             const int at = threadIdx.x + i * THREADS;
             cache.settle(i, &s.v[at / ACROSS][at % ACROSS * Cache::VALUES]);
         }

@@ -48,7 +48,7 @@ static __device__ __forceinline__ void store_wide(const struct finish &f, size_t
 }
 
 static __device__ __forceinline__ int32_t first_of_pair(const struct finish &f, int32_t pair) {
-    return pair + pair / f.half * f.half;
+    return pair < f.half ? pair : pair + pair / f.half * f.half; /* most have one block: no division */
 }
 
 static __device__ __forceinline__ void add_bias(const struct finish &f, int32_t pair, float &a, float &b) {

@@ -19,14 +19,17 @@ namespace {
  * c ^ r % 8. */
 template <int WIDTH_> struct bf16_weights {
     static constexpr int WARPS = 8, WIDTH = WIDTH_, STEP = 128, ROW_BYTES = WIDTH * 2, SCALE_BYTES = 0;
-    static constexpr bool MOST_REGISTERS = false;
+    static constexpr bool MOST_REGISTERS = false, SWITCHED = false, RESIDENT = false;
+    static __host__ __device__ __forceinline__ int resident_bytes(int) { return 0; }
+    static __device__ __forceinline__ void reside(const struct product &, char *) {}
     static __device__ __forceinline__ size_t pitch(int k) { return (size_t)k * 2; }
     static __device__ __forceinline__ int padded(int k) { return k; }
     template <int> static __device__ __forceinline__ int swap(int piece, int row) {
         return (piece & 8) | ((piece ^ row) & 7);
     }
     template <int RT, int NT>
-    static __device__ __forceinline__ void multiply(const char *stage, int m, float (&c)[RT][NT][4]) {
+    static __device__ __forceinline__ void multiply(const char *stage, const char *, int, int, int m,
+                                                    float (&c)[RT][NT][4]) {
         const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
         const char *w = stage + g * ROW_BYTES, *a = stage + RT * 16 * ROW_BYTES;
 #pragma unroll
@@ -149,9 +152,14 @@ template <int RT> void launch_rows(struct backend *be, struct product *p) {
     launch_skinny<bf16_weights<64>, RT, 8>(be, p);
 }
 
+template <int RT, int BITS> void launch_quantized(struct backend *be, struct product *p) {
+    if (p->m == 1) return launch_skinny<quantized_weights<BITS, true>, RT, 1>(be, p);
+    launch_skinny<quantized_weights<BITS, false>, RT, 1>(be, p);
+}
+
 template <int RT> void launch_tiles(struct backend *be, struct product *p) {
-    if (p->dtype == DTYPE_Q8_0) return launch_skinny<quantized_weights<8>, RT, 1>(be, p);
-    if (p->dtype == DTYPE_Q4_0) return launch_skinny<quantized_weights<4>, RT, 1>(be, p);
+    if (p->dtype == DTYPE_Q8_0) return launch_quantized<RT, 8>(be, p);
+    if (p->dtype == DTYPE_Q4_0) return launch_quantized<RT, 4>(be, p);
     launch_rows<RT>(be, p);
 }
 
@@ -422,14 +430,18 @@ cudaError_t prepare_products(struct backend *be) {
     if (be->architecture < 90) return cudaSuccess;
     using wide = bf16_weights<128>;
     using narrow = bf16_weights<64>;
-    using q8 = quantized_weights<8>;
-    using q4 = quantized_weights<4>;
+    using q8 = quantized_weights<8, false>;
+    using q4 = quantized_weights<4, false>;
+    using one_q8 = quantized_weights<8, true>;
+    using one_q4 = quantized_weights<4, true>;
     const void *kernels[] = {(const void *)skinny<wide, 1, 1>,   (const void *)skinny<wide, 1, 2>,
                              (const void *)skinny<narrow, 1, 4>, (const void *)skinny<narrow, 1, 8>,
                              (const void *)skinny<wide, 2, 1>,   (const void *)skinny<wide, 2, 2>,
                              (const void *)skinny<narrow, 2, 4>, (const void *)skinny<narrow, 2, 8>,
                              (const void *)skinny<q8, 1, 1>,     (const void *)skinny<q8, 2, 1>,
-                             (const void *)skinny<q4, 1, 1>,     (const void *)skinny<q4, 2, 1>};
+                             (const void *)skinny<q4, 1, 1>,     (const void *)skinny<q4, 2, 1>,
+                             (const void *)skinny<one_q8, 1, 1>, (const void *)skinny<one_q8, 2, 1>,
+                             (const void *)skinny<one_q4, 1, 1>, (const void *)skinny<one_q4, 2, 1>};
     for (const void *kernel : kernels) {
         cudaError_t error =
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);

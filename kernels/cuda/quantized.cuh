@@ -6,8 +6,8 @@
  * takes elements 8t to 8t + 7 of each group, and its 16 bytes hold those of two groups (8 bits) or four (4
  * bits: the first four in the low halves of the bytes, two's complement).
  *
- * Activations come as bf16 and are rounded to 8 bits as they are used, 128 of a row (a chunk) sharing one
- * scale. Products are of integers and exact; a group's sum is scaled in f32. What is rounded is a row's own:
+ * Activations come as bf16 and are rounded to 8 bits as they are used, or once a block where a row is
+ * alone, 128 of a row (a chunk) sharing one scale. Products are of integers and exact; a group's sum is scaled in f32. What is rounded is a row's own:
  * its bits depend on no other row. */
 #ifndef OUTRIDER_CUDA_QUANTIZED_CUH
 #define OUTRIDER_CUDA_QUANTIZED_CUH
@@ -53,7 +53,7 @@ struct unit {
     float size, inverse;
     __device__ unit(__nv_bfloat162 most) {
         const float top = __bfloat162float(__hmax_nan(most.x, most.y));
-        inverse = top < 1e-30f ? 0 : 127 * __frcp_rn(top);
+        inverse = top < 1e-30f ? 0 : __fdividef(127, top);
         size = top < 1e-30f ? 0 : top * (1 / 127.f);
     }
     __device__ void round(const uint4 &x, uint32_t (&bytes)[2]) const {
@@ -85,38 +85,52 @@ static __device__ __forceinline__ float quantize_chunk(Piece piece, uint32_t (*b
     return u.size;
 }
 
-/* The same for both chunks of a step of one row, the work shared by all threads of the warp. */
-template <typename Piece>
-static __device__ __forceinline__ void quantize_row(Piece piece, uint32_t (&bytes)[QUANT_GROUPS][2],
-                                                    float (&size)[2]) {
-    const int lane = threadIdx.x % 32;
-    const uint4 x = piece(lane / 4);
-    __nv_bfloat162 most = greatest(x);
-    for (int offset = 1; offset < 16; offset *= 2)
-        most = __hmax2_nan(most, __shfl_xor_sync(~0u, most, offset));
-    const struct unit u(most);
-    uint32_t mine[2];
-    u.round(x, mine);
-#pragma unroll
-    for (int i = 0; i < QUANT_GROUPS; i++)
-        for (int j = 0; j < 2; j++) bytes[i][j] = __shfl_sync(~0u, mine[j], i * 4 + lane % 4);
-    for (int chunk = 0; chunk < 2; chunk++) size[chunk] = __shfl_sync(~0u, u.size, chunk * 16);
-}
+/* One row's activations in 8 bits as they lie in shared memory: a scale a chunk, then the row, in which a
+ * thread finds its elements of two groups in 16 bytes, four threads one after the other. */
+struct rounded {
+    static constexpr int CHUNK = CHUNK_GROUPS * QUANT_GROUP;
+    float *units;
+    char *row;
+    static __host__ __device__ int padded(int k) { return (k + QUANT_STEP - 1) / QUANT_STEP * QUANT_STEP; }
+    static __host__ __device__ int bytes(int k) { return padded(k) / CHUNK * 4 + 128 + padded(k); }
+    __device__ rounded(char *shared, int k)
+        : units((float *)shared), row(shared + (padded(k) / CHUNK * 4 + 127) / 128 * 128) {}
 
-/* The i-th of eight f16. */
-static __device__ __forceinline__ float scale_at(const uint4 &eight, int i) {
-    const uint32_t two = i / 2 == 0 ? eight.x : i / 2 == 1 ? eight.y : i / 2 == 2 ? eight.z : eight.w;
-    const __half2 h = (const __half2 &)two;
-    return __half2float(i % 2 ? h.y : h.x);
-}
+    /* Rounds elements 8 * lane .. of a step; by a whole warp, half of it a chunk. */
+    __device__ __forceinline__ void put(int step, const uint4 &x) const {
+        const int lane = threadIdx.x % 32;
+        __nv_bfloat162 most = greatest(x);
+        for (int offset = 1; offset < 16; offset *= 2)
+            most = __hmax2_nan(most, __shfl_xor_sync(~0u, most, offset));
+        const struct unit u(most);
+        uint32_t bytes[2];
+        u.round(x, bytes);
+        *(uint2 *)(row + step * QUANT_STEP + lane / 8 * 64 + lane % 4 * 16 + lane / 4 % 2 * 8) =
+            make_uint2(bytes[0], bytes[1]);
+        if (lane % 16 == 0) units[step * 2 + lane / 16] = u.size;
+    }
+};
 
-/* A format of skinny.cuh. */
-template <int BITS> struct quantized_weights {
+/* The f16 scales of a row of a step. */
+struct scales {
+    uint4 eight;
+    __device__ __forceinline__ explicit scales(const char *from) : eight(*(const uint4 *)from) {}
+    __device__ __forceinline__ float at(int i) const { /* a constant, once unrolled */
+        const uint32_t two = i / 2 == 0 ? eight.x : i / 2 == 1 ? eight.y : i / 2 == 2 ? eight.z : eight.w;
+        const __half2 h = (const __half2 &)two;
+        return __half2float(i % 2 ? h.y : h.x);
+    }
+};
+
+/* A format of skinny.cuh. ALONE: of a single row, whose activations are RESIDENT. More rows would take the
+ * ring's room, and rounding them all before the first product takes longer than the ring has weights to wait
+ * for. Both make the same bits. */
+template <int BITS, bool ALONE> struct quantized_weights {
     static constexpr int WARPS = 8, WIDTH = QUANT_STEP, STEP = WIDTH, ROW_BYTES = WIDTH * BITS / 8,
-                         SCALE_BYTES = QUANT_GROUPS * 2;
-    static constexpr bool MOST_REGISTERS = true;
+                         SCALE_BYTES = QUANT_GROUPS * 2, CHUNKS = QUANT_GROUPS / CHUNK_GROUPS;
+    static constexpr bool MOST_REGISTERS = true, SWITCHED = true, RESIDENT = ALONE;
     static constexpr int SHARE = BITS == 8 ? 2 : 4; /* groups in 16 bytes */
-    static __device__ __forceinline__ int padded(int k) { return (k + STEP - 1) / STEP * STEP; }
+    static __host__ __device__ __forceinline__ int padded(int k) { return (k + STEP - 1) / STEP * STEP; }
     static __device__ __forceinline__ size_t pitch(int k) { return (size_t)padded(k) * BITS / 8; }
     template <int> static __device__ __forceinline__ int swap(int piece, int row) {
         return piece ^ (row & 1) * 4;
@@ -135,32 +149,83 @@ template <int BITS> struct quantized_weights {
         }
     }
 
-    /* Adds a stage's products. Thread 4g + t has rows g and g + 8 of each tile of 16, columns 2t and 2t + 1.
-     */
-    template <int RT, int NT>
-    static __device__ __forceinline__ void multiply(const char *stage, int m, float (&c)[RT][NT][4]) {
-        static_assert(NT == 1, "more rows would leave the ring no room");
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4, row = min(g, m - 1);
-        const char *w = stage + g * ROW_BYTES, *scales = stage + RT * 16 * ROW_BYTES + g * SCALE_BYTES,
-                   *a = stage + RT * 16 * (ROW_BYTES + SCALE_BYTES) + row * WIDTH * 2;
-        uint32_t b[QUANT_GROUPS][2];
-        float size[2], of[2][2]; /* of this thread's row; of its columns */
-        auto piece = [&](int i) { return *(const uint4 *)(a + swap<WIDTH * 2>(i * 4 + t, row) * 16); };
-        if (m == 1)
-            quantize_row(piece, b, size);
-        else
-            for (int chunk = 0; chunk < 2; chunk++)
-                size[chunk] = quantize_chunk([&](int i) { return piece(chunk * CHUNK_GROUPS + i); },
-                                             b + chunk * CHUNK_GROUPS);
+    static __host__ __device__ __forceinline__ int resident_bytes(int k) { return rounded::bytes(k); }
+
+    /* Each warp rounds the steps that it will multiply, a few loads under way at a time. */
+    template <class Product> static __device__ __forceinline__ void reside(const Product &p, char *shared) {
+        constexpr int AHEAD = 4;
+        const struct rounded to(shared, p.k);
+        const int steps = padded(p.k) / STEP, mine = threadIdx.x % 32 * 8;
+        for (int from = threadIdx.x / 32; from < steps; from += AHEAD * WARPS) {
+            uint4 x[AHEAD];
 #pragma unroll
-        for (int chunk = 0; chunk < 2; chunk++)
-            for (int e = 0; e < 2; e++)
-                of[chunk][e] = __shfl_sync(~0u, size[chunk], t * 8 + e * 4) * (BITS == 8 ? 1 : 1 / 16.f);
+            for (int i = 0; i < AHEAD; i++) {
+                const int k = (from + i * WARPS) * STEP + mine;
+                x[i] = k < p.k ? __ldcg((const uint4 *)(p.a + k)) : make_uint4(0, 0, 0, 0);
+            }
+#pragma unroll
+            for (int i = 0; i < AHEAD; i++)
+                if (from + i * WARPS < steps) to.put(from + i * WARPS, x[i]);
+        }
+        __syncwarp();
+    }
+
+    /* Adds the products of the stage that begins at element k of rows of `all`. Thread 4g + t has rows g and
+     * g + 8 of each tile of 16, columns 2t and 2t + 1. */
+    template <int RT, int NT>
+    static __device__ __forceinline__ void multiply(const char *stage, const char *shared, int all, int k,
+                                                    int m, float (&c)[RT][NT][4]) {
+        static_assert(NT == 1, "more rows would leave the ring no room");
+        uint32_t b[QUANT_GROUPS][2];
+        float of[CHUNKS][2]; /* units of the columns */
+        if constexpr (ALONE) {
+            if (k >= padded(all)) return;
+            read_row({const_cast<char *>(shared), all}, k, b, of);
+        } else {
+            round_rows(stage + RT * 16 * (ROW_BYTES + SCALE_BYTES), m, b, of);
+        }
+        multiply_columns<RT, ALONE ? 2 : 1>(stage, b, of, c);
+    }
+
+    static __device__ __forceinline__ void read_row(const struct rounded &a, int k, uint32_t (&b)[QUANT_GROUPS][2],
+                                                    float (&of)[CHUNKS][2]) {
+        const char *row = a.row + k + threadIdx.x % 4 * 16;
+#pragma unroll
+        for (int i = 0; i < QUANT_GROUPS; i += 2) {
+            const uint4 two = *(const uint4 *)(row + i / 2 * 64);
+            b[i][0] = two.x, b[i][1] = two.y, b[i + 1][0] = two.z, b[i + 1][1] = two.w;
+        }
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; chunk++) of[chunk][0] = of[chunk][1] = a.units[k / rounded::CHUNK + chunk];
+    }
+
+    static __device__ __forceinline__ void round_rows(const char *a, int m, uint32_t (&b)[QUANT_GROUPS][2],
+                                                      float (&of)[CHUNKS][2]) {
+        const int t = threadIdx.x % 4, row = min((int)threadIdx.x % 32 / 4, m - 1);
+        a += row * WIDTH * 2;
+#pragma unroll
+        for (int chunk = 0; chunk < CHUNKS; chunk++) {
+            auto piece = [&](int i) {
+                return *(const uint4 *)(a + swap<WIDTH * 2>((chunk * CHUNK_GROUPS + i) * 4 + t, row) * 16);
+            };
+            const float size = quantize_chunk(piece, b + chunk * CHUNK_GROUPS);
+            for (int e = 0; e < 2; e++) of[chunk][e] = __shfl_sync(~0u, size, t * 8 + e * 4);
+        }
+    }
+
+    /* Every E-th of a thread's sums: of a single row, the others are columns that nobody reads. */
+    template <int RT, int E>
+    static __device__ __forceinline__ void multiply_columns(const char *stage, const uint32_t (&b)[QUANT_GROUPS][2],
+                                                            const float (&of)[CHUNKS][2],
+                                                            float (&c)[RT][1][4]) {
+        constexpr float UNIT = BITS == 8 ? 1 : 1 / 16.f; /* of unpacked weights */
+        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
+        const char *w = stage + g * ROW_BYTES, *scale_row = stage + RT * 16 * ROW_BYTES + g * SCALE_BYTES;
 #pragma unroll
         for (int r = 0; r < RT; r++) {
-            const uint4 scale[2] = {*(const uint4 *)(scales + r * 16 * SCALE_BYTES),
-                                    *(const uint4 *)(scales + (r * 16 + 8) * SCALE_BYTES)};
-            float sum[2][4] = {};
+            const struct scales scale[2] = {scales(scale_row + r * 16 * SCALE_BYTES),
+                                            scales(scale_row + (r * 16 + 8) * SCALE_BYTES)};
+            float sum[CHUNKS][4] = {};
 #pragma unroll
             for (int i = 0; i < QUANT_GROUPS; i += SHARE) {
                 const char *at = w + r * 16 * ROW_BYTES + swap<ROW_BYTES>(i / SHARE * 4 + t, g) * 16;
@@ -176,15 +241,16 @@ template <int BITS> struct quantized_weights {
 #pragma unroll
                 for (int j = 0; j < SHARE; j++)
 #pragma unroll
-                    for (int e = 0; e < 4; e++) {
+                    for (int e = 0; e < 4; e += E) {
                         float &to = sum[(i + j) / CHUNK_GROUPS][e];
-                        to = fmaf(scale_at(scale[e / 2], i + j), __int_as_float(d[j][e]) - INTEGERS, to);
+                        to = fmaf(scale[e / 2].at(i + j), __int_as_float(d[j][e]) - INTEGERS, to);
                     }
             }
 #pragma unroll
-            for (int chunk = 0; chunk < 2; chunk++)
+            for (int chunk = 0; chunk < CHUNKS; chunk++)
 #pragma unroll
-                for (int e = 0; e < 4; e++) c[r][0][e] = fmaf(of[chunk][e % 2], sum[chunk][e], c[r][0][e]);
+                for (int e = 0; e < 4; e += E)
+                    c[r][0][e] = fmaf(of[chunk][e % 2] * UNIT, sum[chunk][e], c[r][0][e]);
         }
     }
 };

@@ -11,8 +11,11 @@
  * turn; ROW_BYTES and
  * SCALE_BYTES, what a stage holds of one row; pitch and padded, bytes of a row in memory and its elements;
  * swap, which place in a row (of so many bytes) a 16-byte piece takes so that neither copies nor reads meet
- * in a bank; and multiply, which adds the products of a stage. Scales, 16 bytes a stage's row, lie behind the
- * matrix, [k / WIDTH][row]. */
+ * in a bank; and multiply, which adds the products of a stage. Scales, 16 bytes a step's row, lie behind the
+ * matrix, [k / STEP][row]. Activations come through the ring beside the weights, or, of a RESIDENT format,
+ * are brought to shared memory once, by `reside`, in the format's own form: each warp brings what it will read.
+ * SWITCHED: sums of two tiles have room beside each other, so that warps need not wait until one is finished.
+ */
 #ifndef OUTRIDER_CUDA_SKINNY_CUH
 #define OUTRIDER_CUDA_SKINNY_CUH
 
@@ -52,14 +55,20 @@ struct tables {
     float scale[PRODUCT_ROWS];
 };
 struct layout {
-    int part, squares, ring, stage; /* the last in bytes, of one warp */
-    __host__ __device__ layout(const struct product &p, int warps, int tile, int weight_bytes,
-                               int row_bytes) {
+    int part, sums, squares, resident, ring, stage; /* the last in bytes, of one warp */
+    template <class F> static __host__ __device__ layout of(const struct product &p, int tile) {
+        return layout(p, F::WARPS, tile, F::ROW_BYTES + F::SCALE_BYTES, F::RESIDENT ? 0 : F::WIDTH * 2,
+                      F::RESIDENT ? F::resident_bytes(p.k) : 0, F::SWITCHED ? 2 : 1);
+    }
+    __host__ __device__ layout(const struct product &p, int warps, int tile, int weight_bytes, int row_bytes,
+                               int resident_bytes, int buffers) {
         const int columns = p.m < FINISH_COLUMNS ? p.m : FINISH_COLUMNS;
         part = sizeof(struct tables);
-        squares = part + warps * columns * (tile + 4) * 4;
-        ring =
+        sums = warps * columns * (tile + 4) * 4;
+        squares = part + sums * buffers;
+        resident =
             (squares + (p.squares && p.m <= SQUARES_ROWS ? p.m * p.square_tiles * 4 : 0) + 127) / 128 * 128;
+        ring = (resident + resident_bytes + 127) / 128 * 128;
         stage = tile * weight_bytes + p.m * row_bytes;
     }
 };
@@ -185,7 +194,7 @@ template <class F, int TILE> struct feeder {
         if (F::SCALE_BYTES == 0 || lane >= TILE) return;
         const bool in = begin(turn) < end;
         copy_async(to + TILE * F::ROW_BYTES + lane * F::SCALE_BYTES,
-                   scale + (in ? (size_t)(begin(turn) / F::WIDTH) * scale_pitch : 0), in * 16);
+                   scale + (in ? (size_t)(begin(turn) / F::STEP) * scale_pitch : 0), in * 16);
     }
     __device__ void activations(int slot, int at_turn) const {
         const int piece = lane % A_PIECES, k = begin(at_turn) + piece * 8, bytes = k < p.k ? 16 : 0;
@@ -211,20 +220,25 @@ __device__ __forceinline__ void find_scales(const struct product &p, const float
 }
 
 /* The pair and row a thread finishes, of 8 rows from row j * 8 on. */
-template <int TILE> __device__ __forceinline__ float2 old_values(const struct product &p, int tile, int j) {
-    const int pair = tile * (TILE / 2) + threadIdx.x % (TILE / 2), row = j * 8 + threadIdx.x / (TILE / 2);
+template <int TILE>
+__device__ __forceinline__ float2 old_values(const struct product &p, int tile, int j, int thread) {
+    const int pair = tile * (TILE / 2) + thread % (TILE / 2), row = j * 8 + thread / (TILE / 2);
     if (!p.finish.norm || row >= min(p.m, j * 8 + 8) || pair >= p.finish.pairs) return make_float2(0, 0);
     const float *x = p.finish.x + (size_t)row * p.finish.n + pair;
     return make_float2(__ldcg(x), pair + p.finish.half < p.finish.n ? __ldcg(x + p.finish.half) : 0);
 }
 
-/* Adds the warps' sums of a tile in warp order and finishes them, FINISH_COLUMNS columns at a time. */
-template <int WARPS, int RT, int NT>
-__device__ __forceinline__ void finish_tile(const struct product &p, int tile, const float (&c)[RT][NT][4],
-                                            const float2 (&old)[NT], float *part, const struct tables *s) {
+/* Adds the warps' sums of a tile in warp order and finishes them, FINISH_COLUMNS columns at a time, by the
+ * threads that count as the first. SWITCHED: the caller gives another `part` each time, so that the other
+ * warps go on to the next tile meanwhile. */
+template <int WARPS, int RT, int NT, bool SWITCHED>
+__device__ __forceinline__ void finish_tile(const struct product &p, int tile, int thread,
+                                            const float (&c)[RT][NT][4], const float2 (&old)[NT], float *part,
+                                            const struct tables *s) {
+    static_assert(NT == 1 || !SWITCHED, "one part a tile");
     constexpr int TILE = RT * 16, LANES = TILE / 2, COLUMN = TILE + 4;
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-    const int in_tile = threadIdx.x % LANES, column = threadIdx.x / LANES, pair = tile * LANES + in_tile;
+    const int in_tile = thread % LANES, column = thread / LANES, pair = tile * LANES + in_tile;
 #pragma unroll
     for (int j = 0; j < NT; j++) {
         const int columns = min(p.m - j * 8, FINISH_COLUMNS), row = j * 8 + column;
@@ -237,7 +251,7 @@ __device__ __forceinline__ void finish_tile(const struct product &p, int tile, c
                 if (to < columns) part[(warp * columns + to) * COLUMN + r * 16 + g + i / 2 * 8] = c[r][j][i];
             }
         __syncthreads();
-        if (warp * 32 / LANES < columns) { /* whole warps, for the sums of squares */
+        if (thread / 32 * 32 / LANES < columns) { /* whole warps, for the sums of squares */
             float first = 0, second = 0;
             const int from = min(column, columns - 1);
 #pragma unroll
@@ -253,7 +267,7 @@ __device__ __forceinline__ void finish_tile(const struct product &p, int tile, c
             else if (column < columns && pair < p.finish.pairs)
                 finish_pair(p.finish, row, s->place[row], pair, first, second);
         }
-        __syncthreads();
+        if (!SWITCHED) __syncthreads();
     }
 }
 
@@ -265,7 +279,7 @@ __global__ __launch_bounds__(F::WARPS * 32, F::MOST_REGISTERS
                                                 : 0) void skinny(const __grid_constant__ struct product p) {
     constexpr int TILE = RT * 16;
     extern __shared__ __align__(128) char shared[];
-    const layout at(p, F::WARPS, TILE, F::ROW_BYTES + F::SCALE_BYTES, F::WIDTH * 2);
+    const layout at = layout::of<F>(p, TILE);
     struct tables *s = (struct tables *)shared;
     char *ring = shared + at.ring + threadIdx.x / 32 * p.stages * at.stage;
 
@@ -277,22 +291,25 @@ __global__ __launch_bounds__(F::WARPS * 32, F::MOST_REGISTERS
     const int squares = p.squares && p.m <= SQUARES_ROWS ? p.m * p.square_tiles : 0;
     for (int i = threadIdx.x * 4; i < squares; i += F::WARPS * 32 * 4)
         copy_async(shared_address(shared + at.squares) + i * 4, p.squares + i, 16);
-    for (int i = 0; i < p.stages; i++, commit()) feed.activations(i, i % feed.turns);
+    for (int i = 0; i < p.stages; i++, commit())
+        if (!F::RESIDENT) feed.activations(i, i % feed.turns);
+    if (F::RESIDENT) F::reside(p, shared + at.resident);
 
-    int slot = 0;
+    int slot = 0, thread = threadIdx.x, part = 0;
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         float c[RT][NT][4] = {};
         float2 old[NT];
 #pragma unroll
-        for (int j = 0; j < NT; j++) old[j] = old_values<TILE>(p, tile, j);
+        for (int j = 0; j < NT; j++) old[j] = old_values<TILE>(p, tile, j, thread);
         for (int turn = 0; turn < feed.turns; turn++) {
             wait_all_but(p.stages - 1);
             __syncwarp();
-            F::template multiply<RT, NT>(ring + slot * at.stage, p.m, c);
+            F::template multiply<RT, NT>(ring + slot * at.stage, shared + at.resident, p.k, feed.begin(turn), p.m,
+                                         c);
             __syncwarp();
             if (!feed.done()) {
                 feed.weights(slot);
-                feed.activations(slot, feed.turn);
+                if (!F::RESIDENT) feed.activations(slot, feed.turn);
                 feed.advance();
             }
             commit();
@@ -302,7 +319,10 @@ __global__ __launch_bounds__(F::WARPS * 32, F::MOST_REGISTERS
             __syncthreads();
             find_scales(p, (const float *)(shared + at.squares), s);
         }
-        finish_tile<F::WARPS, RT, NT>(p, tile, c, old, (float *)(shared + at.part), s);
+        finish_tile<F::WARPS, RT, NT, F::SWITCHED>(p, tile, thread, c, old, (float *)(shared + at.part + part), s);
+        if (!F::SWITCHED) continue;
+        part = at.sums - part;
+        thread = (thread + F::WARPS * 32 - p.m * TILE / 2 / 32 * 32 - 32) % (F::WARPS * 32); /* whose turn it is */
     }
 }
 
@@ -311,7 +331,7 @@ template <class F, int RT, int NT> void launch_skinny(struct backend *be, struct
     p->tiles = ceil_div(p->finish.pairs, TILE / 2);
     p->aligned = p->finish.half % (TILE / 2) == 0;
     for (int32_t end : p->stack.end) p->aligned = p->aligned && end % (TILE / 2) == 0;
-    const layout at(*p, F::WARPS, TILE, F::ROW_BYTES + F::SCALE_BYTES, F::WIDTH * 2);
+    const layout at = layout::of<F>(*p, TILE);
     p->stages = (SHARED_BYTES - at.ring) / (at.stage * F::WARPS);
     const int grid = p->tiles < be->multiprocessors ? p->tiles : be->multiprocessors;
     const int useful = ceil_div(p->tiles, grid) * ceil_div(p->k, F::WARPS * F::STEP) * (F::STEP / F::WIDTH);
