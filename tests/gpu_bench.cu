@@ -90,9 +90,9 @@ static void issue(const struct bench &b, const struct rows &rows, int parts) {
     struct matrix embedding = {b.weights, DTYPE_BF16, s.vocab, d};
     ops->embed(be, &rows, &embedding, 1, b.x);
     for (int i = 0; i < s.layers; i++) {
-        struct attention_block a = {b.ones, 1e-5f,   matrix(width, d), matrix(kv, d), matrix(kv, d),
-                                    b.rope, s.heads, s.kv_heads,       s.head_dim,
-                                    1 / sqrtf((float)s.head_dim)};
+        struct attention_block a = {
+            b.ones, 1e-5f,   matrix(width, d), matrix(kv, d), matrix(kv, d),
+            b.rope, s.heads, s.kv_heads,       s.head_dim,    1 / sqrtf((float)s.head_dim)};
         struct projection o = {matrix(d, width)};
         struct mlp_block f = {b.ones, 1e-5f, matrix(s.ffn, d), matrix(s.ffn, d)};
         struct projection down = {matrix(d, s.ffn)};

@@ -155,17 +155,17 @@ static const struct shape shapes[] = {
     {"biases", 384, 6, 2, 64, 1024, 500, 16, DTYPE_BF16, DTYPE_F16, 6e-3, true},
     {"normed heads", 512, 8, 4, 128, 768, 500, 64, DTYPE_BF16, DTYPE_F16, 6e-3, false, true},
     {"window", 512, 8, 2, 128, 768, 500, 16, DTYPE_BF16, DTYPE_F16, 6e-3, false, false, false, false, 200},
-    {"caps, heads of 128", 512, 8, 4, 128, 768, 500, 16, DTYPE_BF16, DTYPE_F16, 6e-3, false, false, true, true,
-     300, 2, 3, 22.5f},
+    {"caps, heads of 128", 512, 8, 4, 128, 768, 500, 16, DTYPE_BF16, DTYPE_F16, 6e-3, false, false, true,
+     true, 300, 2, 3, 22.5f},
     {"caps, heads of 256", 320, 4, 2, 256, 672, 517, 16, DTYPE_BF16, DTYPE_F16, 6e-3, false, true, true, true,
      130, 2, 3, 17},
     {"8-bit cache, heads of 64", 1024, 16, 4, 64, 2848, 1001, 64, DTYPE_BF16, DTYPE_Q8_0, 1.2e-2},
     {"8-bit cache, heads of 128", 512, 8, 2, 128, 768, 500, 16, DTYPE_Q8_0, DTYPE_Q8_0, 2.5e-2},
-    {"8-bit cache, window, caps", 512, 8, 4, 128, 768, 500, 16, DTYPE_BF16, DTYPE_Q8_0, 1.2e-2, true, true, false,
-     false, 200, 2},
+    {"8-bit cache, window, caps", 512, 8, 4, 128, 768, 500, 16, DTYPE_BF16, DTYPE_Q8_0, 1.2e-2, true, true,
+     false, false, 200, 2},
     {"8-bit cache, heads of 84", 320, 4, 2, 84, 672, 517, 16, DTYPE_BF16, DTYPE_Q8_0, 1.2e-2, true},
-    {"all at once, f32", 192, 6, 3, 32, 250, 301, 16, DTYPE_F32, DTYPE_F32, 1e-5, true, true, true, true, 77, 2,
-     3, 0.5f},
+    {"all at once, f32", 192, 6, 3, 32, 250, 301, 16, DTYPE_F32, DTYPE_F32, 1e-5, true, true, true, true, 77,
+     2, 3, 0.5f},
 };
 
 struct row {
@@ -279,9 +279,9 @@ static struct model make_model(const struct shape &s, int slots) {
     make_vector(m.k_norm, s.qk_norm, s.head_dim, 1);
     make_vector(m.o_norm, s.post_norm, s.hidden, 1);
     make_vector(m.down_norm, s.post_norm, s.hidden, 1);
-    m.attention = {m.norm_device[0], 1e-5f,      m.q.device,        m.k.device,      m.v.device,
-                   m.rope_device,    s.heads,    s.kv_heads,        s.head_dim,      1 / sqrtf(s.head_dim),
-                   s.score_cap,      s.window,   m.qkv_bias.device, m.q_norm.device, m.k_norm.device};
+    m.attention = {m.norm_device[0], 1e-5f,    m.q.device,        m.k.device,      m.v.device,
+                   m.rope_device,    s.heads,  s.kv_heads,        s.head_dim,      1 / sqrtf(s.head_dim),
+                   s.score_cap,      s.window, m.qkv_bias.device, m.q_norm.device, m.k_norm.device};
     m.mlp = {m.norm_device[1], 1e-5f, m.gate.device, m.up.device, s.gelu, m.mlp_bias.device};
     m.output = {m.o.device, m.o_bias.device, m.o_norm.device, 1e-5f};
     m.second = {m.down.device, m.down_bias.device, m.down_norm.device, 1e-5f};
@@ -314,10 +314,10 @@ static struct model make_model(const struct shape &s, int slots) {
 /* Gives sequence `slot` a past of n positions. */
 static void fill_history(struct model &m, int slot, int n) {
     for (int p = 0; p < n; p++)
-        for (int h = 0; h < m.s.kv_heads; h++)
-        {
+        for (int h = 0; h < m.s.kv_heads; h++) {
             const size_t at = cache_at(m, slot, p, h, 0);
-            for (int d = 0; d < m.s.head_dim; d++) m.keys[at + d] = uniform() * 1.5f, m.values[at + d] = uniform();
+            for (int d = 0; d < m.s.head_dim; d++)
+                m.keys[at + d] = uniform() * 1.5f, m.values[at + d] = uniform();
             round_vector(&m.keys[at], m.s.head_dim, m.s.cache);
             round_vector(&m.values[at], m.s.head_dim, m.s.cache);
         }
@@ -461,8 +461,7 @@ static struct result reference(const struct model &m, const std::vector<row> &li
         for (int h = 0; h < s.heads; h++) turn(m, &qr[h * D], list[r].position);
         for (int h = 0; h < s.kv_heads; h++) turn(m, &k[h * D], list[r].position);
         q.insert(q.end(), qr.begin(), qr.end());
-        for (int h = 0; h < s.kv_heads; h++)
-        {
+        for (int h = 0; h < s.kv_heads; h++) {
             const size_t at = cache_at(m, list[r].slot, list[r].position, h, 0);
             std::copy_n(&k[h * D], D, &keys[at]);
             std::copy_n(&v[h * D], D, &values[at]);

@@ -1,8 +1,8 @@
 /* Attention over the paged cache.
  *
- * fast   f16 or 8-bit cache, heads of 64 or 128, Hopper: tensor cores, with up to 16 query vectors (rows of one
- * sequence times the query heads of one key head) as the 16-row operand, so that the rows of a verify pass
- * and the heads of a group read the keys and values once. A row's positions are split into at most
+ * fast   f16 or 8-bit cache, heads of 64 or 128, Hopper: tensor cores, with up to 16 query vectors (rows of
+ * one sequence times the query heads of one key head) as the 16-row operand, so that the rows of a verify
+ * pass and the heads of a group read the keys and values once. A row's positions are split into at most
  * ATTENTION_SPANS spans of a length that depends on its own position only; a cluster of blocks takes a span
  * each and merges them in order through its shared memory. Inside a span pieces of 128 positions follow each
  * other with an online softmax (Milakov and Gimelshein 2018). Keys and values that this pass does not write
@@ -47,7 +47,7 @@ __device__ __forceinline__ int span_of(const struct attend &p, int position) {
 /* Rows that share their reads: neighbours of one sequence and span. */
 struct crew {
     int rows, first, last; /* how many, and the least and greatest position among them */
-    int stable;     /* positions below it are not written by this pass */
+    int stable;            /* positions below it are not written by this pass */
 };
 
 /* The crew that begins at `row`, of at most `most` rows; by one warp. */
@@ -99,7 +99,7 @@ struct spot {
 };
 
 template <int D> struct half_cache {
-    static constexpr int VALUES = 8; /* elements in 16 bytes */
+    static constexpr int VALUES = 8;            /* elements in 16 bytes */
     static constexpr bool IN_REGISTERS = false; /* values, until they settle */
     uint4 keys[2][D / 32];
 
@@ -108,10 +108,11 @@ template <int D> struct half_cache {
     }
     __device__ __forceinline__ void fetch_key(const struct attend &p, int n, const struct spot &at, int t) {
 #pragma unroll
-        for (int c = 0; c < D / 32; c++)
-            keys[n][c] = __ldcg((const uint4 *)(vector(p, at) + c * 32 + t * 8));
+        for (int c = 0; c < D / 32; c++) keys[n][c] = __ldcg((const uint4 *)(vector(p, at) + c * 32 + t * 8));
     }
-    __device__ __forceinline__ uint4 key(int n, int c, int) const { return keys[n][c]; }
+    __device__ __forceinline__ uint4 key(int n, int c, int) const {
+        return keys[n][c];
+    }
     __device__ __forceinline__ void fetch_value(const struct attend &p, int, const struct spot &at, int d,
                                                 bool valid, __half *to) {
         copy_async(to, vector(p, at) + d, valid);
@@ -148,8 +149,7 @@ template <int D> struct byte_cache {
     }
     __device__ __forceinline__ void fetch_key(const struct attend &p, int n, const struct spot &at, int t) {
 #pragma unroll
-        for (int c = 0; c < D / 32; c++)
-            keys[n][c] = __ldcg((const uint2 *)(vector(p, at) + c * 32 + t * 8));
+        for (int c = 0; c < D / 32; c++) keys[n][c] = __ldcg((const uint2 *)(vector(p, at) + c * 32 + t * 8));
 #pragma unroll
         for (int i = 0; i < D / 64; i++) key_scale[n][i] = __ldcg(scales(p, at) + i * 2 + t / 2);
     }
@@ -166,7 +166,8 @@ template <int D> struct byte_cache {
     __device__ __forceinline__ void settle(int i, __half *to) {
         const __half2 scale = __half2half2(value_scale[i]);
         const uint4 &v = values[i];
-        const uint2 a = scaled(v.x, scale), b = scaled(v.y, scale), c = scaled(v.z, scale), d = scaled(v.w, scale);
+        const uint2 a = scaled(v.x, scale), b = scaled(v.y, scale), c = scaled(v.z, scale),
+                    d = scaled(v.w, scale);
         ((uint4 *)to)[0] = make_uint4(a.x, a.y, b.x, b.y);
         ((uint4 *)to)[1] = make_uint4(c.x, c.y, d.x, d.y);
     }
@@ -215,7 +216,8 @@ __device__ void merge(const struct attend &p, struct tiles<D> &s, int row, int h
     }
 }
 
-/* One crew's vectors of one key head. Cache: a format above. SPECIAL: with a window or a cap on scores, which cost registers. */
+/* One crew's vectors of one key head. Cache: a format above. SPECIAL: with a window or a cap on scores, which
+ * cost registers. */
 template <int D, class Cache, bool SPECIAL>
 __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles<D> &s, int row, int kv,
                                             int head, int heads, bool first) {
@@ -224,7 +226,8 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
     const int vectors = s.crew.rows * heads, last = s.crew.last, stable = s.crew.stable;
     const int span = span_of(p, last), spans = last / span + 1;
     const int end = min((int)blockIdx.z * span + span - 1, last) + 1;
-    /* Pieces that no row of the crew sees any more would count for nothing; the others stay where they are. */
+    /* Pieces that no row of the crew sees any more would count for nothing; the others stay where they are.
+     */
     const int unseen = SPECIAL ? max(0, s.crew.first - p.sees + 1) / PIECE * PIECE : 0;
     const int begin = max((int)blockIdx.z * span, unseen);
     const bool idle = (int)blockIdx.z >= spans;
@@ -247,12 +250,16 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
             const int j = warp * 16 + n * 8 + g;
             if (piece + j >= from && piece + j < to) cache.fetch_key(p, n, spot_of(p.k, piece, j), t);
         }
-#pragma unroll(Cache::IN_REGISTERS ? EACH : 4)
-        for (int i = 0; i < EACH; i++) {
-            const int at = threadIdx.x + i * THREADS, j = at / ACROSS, d = at % ACROSS * Cache::VALUES;
+        auto fetch_value = [&](int i, int at) {
+            const int j = at / ACROSS, d = at % ACROSS * Cache::VALUES;
             if (piece + j >= from && piece + j < to)
                 cache.fetch_value(p, i, spot_of(p.v, piece, j), d, piece + j <= last, &s.v[j][d]);
-        }
+        };
+        if constexpr (Cache::IN_REGISTERS)
+#pragma unroll
+            for (int i = 0; i < EACH; i++) fetch_value(i, threadIdx.x + i * THREADS);
+        else
+            for (int at = threadIdx.x; at < PIECE * D / Cache::VALUES; at += THREADS) fetch_value(0, at);
     };
     if (!idle && (!SPECIAL || begin < end)) {
         locate(begin);
@@ -418,7 +425,8 @@ __device__ __forceinline__ float element(const int8_t *block, int place, int d, 
     return __half2float(__ldcg(scales + d % half / KV_GROUP)) * __ldcg(block + place * dim + d);
 }
 
-/* One warp a query vector; q f32, C: of what the cache is made. block: elements of a page's block of one head.
+/* One warp a query vector; q f32, C: of what the cache is made. block: elements of a page's block of one
+ * head.
  */
 template <typename C>
 __global__ void attend_plain(const __grid_constant__ struct attend p, const float *queries, int dim,
@@ -499,10 +507,10 @@ void cuda_attention(struct backend *be, const struct rows *rows, const struct at
                               : (bytes ? run_fast<128, byte_cache<128>> : run_fast<128, half_cache<128>>);
         return run(be, &p, rows->max_position);
     }
-    const int block = (int)(kv_head_bytes(kv->dtype, kv->page_size, b->head_dim) /
-                            (bytes ? 1 : dtype_bytes(kv->dtype)));
+    const int block =
+        (int)(kv_head_bytes(kv->dtype, kv->page_size, b->head_dim) / (bytes ? 1 : dtype_bytes(kv->dtype)));
     launch(be, "plain attention",
-           bytes                     ? attend_plain<int8_t>
+           bytes                    ? attend_plain<int8_t>
            : kv->dtype == DTYPE_F16 ? attend_plain<__half>
                                     : attend_plain<float>,
            dim3(rows->n, b->heads), 32, 0, p, (const float *)q, b->head_dim, block);

@@ -7,8 +7,8 @@
  * bits: the first four in the low halves of the bytes, two's complement).
  *
  * Activations come as bf16 and are rounded to 8 bits as they are used, or once a block where a row is
- * alone, 128 of a row (a chunk) sharing one scale. Products are of integers and exact; a group's sum is scaled in f32. What is rounded is a row's own:
- * its bits depend on no other row. */
+ * alone, 128 of a row (a chunk) sharing one scale. Products are of integers and exact; a group's sum is
+ * scaled in f32. What is rounded is a row's own: its bits depend on no other row. */
 #ifndef OUTRIDER_CUDA_QUANTIZED_CUH
 #define OUTRIDER_CUDA_QUANTIZED_CUH
 
@@ -187,8 +187,8 @@ template <int BITS, bool ALONE> struct quantized_weights {
         multiply_columns<RT, ALONE ? 2 : 1>(stage, b, of, c);
     }
 
-    static __device__ __forceinline__ void read_row(const struct rounded &a, int k, uint32_t (&b)[QUANT_GROUPS][2],
-                                                    float (&of)[CHUNKS][2]) {
+    static __device__ __forceinline__ void read_row(const struct rounded &a, int k,
+                                                    uint32_t (&b)[QUANT_GROUPS][2], float (&of)[CHUNKS][2]) {
         const char *row = a.row + k + threadIdx.x % 4 * 16;
 #pragma unroll
         for (int i = 0; i < QUANT_GROUPS; i += 2) {
@@ -196,7 +196,8 @@ template <int BITS, bool ALONE> struct quantized_weights {
             b[i][0] = two.x, b[i][1] = two.y, b[i + 1][0] = two.z, b[i + 1][1] = two.w;
         }
 #pragma unroll
-        for (int chunk = 0; chunk < CHUNKS; chunk++) of[chunk][0] = of[chunk][1] = a.units[k / rounded::CHUNK + chunk];
+        for (int chunk = 0; chunk < CHUNKS; chunk++)
+            of[chunk][0] = of[chunk][1] = a.units[k / rounded::CHUNK + chunk];
     }
 
     static __device__ __forceinline__ void round_rows(const char *a, int m, uint32_t (&b)[QUANT_GROUPS][2],
@@ -215,9 +216,9 @@ template <int BITS, bool ALONE> struct quantized_weights {
 
     /* Every E-th of a thread's sums: of a single row, the others are columns that nobody reads. */
     template <int RT, int E>
-    static __device__ __forceinline__ void multiply_columns(const char *stage, const uint32_t (&b)[QUANT_GROUPS][2],
-                                                            const float (&of)[CHUNKS][2],
-                                                            float (&c)[RT][1][4]) {
+    static __device__ __forceinline__ void
+    multiply_columns(const char *stage, const uint32_t (&b)[QUANT_GROUPS][2], const float (&of)[CHUNKS][2],
+                     float (&c)[RT][1][4]) {
         constexpr float UNIT = BITS == 8 ? 1 : 1 / 16.f; /* of unpacked weights */
         const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
         const char *w = stage + g * ROW_BYTES, *scale_row = stage + RT * 16 * ROW_BYTES + g * SCALE_BYTES;

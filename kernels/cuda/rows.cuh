@@ -52,9 +52,11 @@ __device__ __forceinline__ void keep_bytes(const struct finish &f, const struct 
         if (i * 32 >= f.half) break;
         if (key && d < f.half) rotate(f, at, d, a[i], b[i]);
         /* sizes as integers are in the same order, NaN above all */
-        int most = d < f.half ? max(__float_as_int(fabsf(saturated(a[i]))), __float_as_int(fabsf(saturated(b[i]))))
-                              : 0;
-        for (int offset = KV_GROUP / 2; offset; offset /= 2) most = max(most, __shfl_xor_sync(~0u, most, offset));
+        int most = d < f.half
+                       ? max(__float_as_int(fabsf(saturated(a[i]))), __float_as_int(fabsf(saturated(b[i]))))
+                       : 0;
+        for (int offset = KV_GROUP / 2; offset; offset /= 2)
+            most = max(most, __shfl_xor_sync(~0u, most, offset));
         const __half scale = __float2half(__int_as_float(most) / 127);
         const float size = __half2float(scale), inverse = size > 0 ? 1 / size : 0;
         if (d >= f.half) continue;

@@ -13,8 +13,9 @@
  * swap, which place in a row (of so many bytes) a 16-byte piece takes so that neither copies nor reads meet
  * in a bank; and multiply, which adds the products of a stage. Scales, 16 bytes a step's row, lie behind the
  * matrix, [k / STEP][row]. Activations come through the ring beside the weights, or, of a RESIDENT format,
- * are brought to shared memory once, by `reside`, in the format's own form: each warp brings what it will read.
- * SWITCHED: sums of two tiles have room beside each other, so that warps need not wait until one is finished.
+ * are brought to shared memory once, by `reside`, in the format's own form: each warp brings what it will
+ * read. SWITCHED: sums of two tiles have room beside each other, so that warps need not wait until one is
+ * finished.
  */
 #ifndef OUTRIDER_CUDA_SKINNY_CUH
 #define OUTRIDER_CUDA_SKINNY_CUH
@@ -304,8 +305,8 @@ __global__ __launch_bounds__(F::WARPS * 32, F::MOST_REGISTERS
         for (int turn = 0; turn < feed.turns; turn++) {
             wait_all_but(p.stages - 1);
             __syncwarp();
-            F::template multiply<RT, NT>(ring + slot * at.stage, shared + at.resident, p.k, feed.begin(turn), p.m,
-                                         c);
+            F::template multiply<RT, NT>(ring + slot * at.stage, shared + at.resident, p.k, feed.begin(turn),
+                                         p.m, c);
             __syncwarp();
             if (!feed.done()) {
                 feed.weights(slot);
@@ -319,10 +320,12 @@ __global__ __launch_bounds__(F::WARPS * 32, F::MOST_REGISTERS
             __syncthreads();
             find_scales(p, (const float *)(shared + at.squares), s);
         }
-        finish_tile<F::WARPS, RT, NT, F::SWITCHED>(p, tile, thread, c, old, (float *)(shared + at.part + part), s);
+        finish_tile<F::WARPS, RT, NT, F::SWITCHED>(p, tile, thread, c, old,
+                                                   (float *)(shared + at.part + part), s);
         if (!F::SWITCHED) continue;
         part = at.sums - part;
-        thread = (thread + F::WARPS * 32 - p.m * TILE / 2 / 32 * 32 - 32) % (F::WARPS * 32); /* whose turn it is */
+        thread =
+            (thread + F::WARPS * 32 - p.m * TILE / 2 / 32 * 32 - 32) % (F::WARPS * 32); /* whose turn it is */
     }
 }
 
