@@ -6,21 +6,15 @@
  * an odd number of rows, and in single steps, whose greatest logits must also be the text. In f32 with an f32
  * cache, so that nothing is rounded: measured, 1.1e-5 of the greatest logit at most.
  */
-#include "tests/helpers_weights.h"
-
-#include <math.h>
-
-#include "kernels/ops.h"
-#include "runtime/model.h"
+#include "tests/helpers_golden.h"
 
 #define EXACT 2e-5
 
-enum { MAX_TOKENS = 160, LOGITS = 4, MAX_TENSORS = 64, PAGE = 16, PAGES = MAX_TOKENS / PAGE };
+enum { MAX_TOKENS = 160, LOGITS = 4, MAX_TENSORS = 64 };
 
 struct recipe {
     char name[96];
-    int64_t rows, columns; /* columns 0: a vector */
-    double factor, offset; /* an element is offset + factor * h */
+    double factor, offset; /* an element is offset + factor * its number */
 };
 
 struct place {
@@ -32,6 +26,7 @@ struct record {
     char *config;
     int32_t n_tensors, context, n, prompt, tokens[MAX_TOKENS];
     struct recipe tensors[MAX_TENSORS];
+    struct spec specs[MAX_TENSORS]; /* of their names */
     struct place places[MAX_TOKENS];
 };
 
@@ -54,11 +49,11 @@ static void read_tokens(FILE *f, struct record *r) {
 
 static void read_recipe(FILE *f, struct record *r) {
     assert_in_range(r->n_tensors, 0, MAX_TENSORS - 1);
-    struct recipe *t = &r->tensors[r->n_tensors++];
+    struct recipe *t = &r->tensors[r->n_tensors];
     long long rows, columns;
     assert_int_equal(fscanf(f, "%95s %lld %lld %lf %lf", t->name, &rows, &columns, &t->factor, &t->offset),
                      5);
-    t->rows = rows, t->columns = columns;
+    r->specs[r->n_tensors++] = (struct spec){t->name, rows, columns};
 }
 
 static struct record *record_read(const char *family) {
@@ -81,129 +76,12 @@ static struct record *record_read(const char *family) {
     return r;
 }
 
-/* ---- the model's files ---- */
-
-static uint32_t fnv1a(const char *text) {
-    uint32_t h = 2166136261u;
-    for (; *text; text++) h = (h ^ (unsigned char)*text) * 16777619u;
-    return h;
-}
-
-static uint32_t mix(uint32_t h) {
-    h = (h ^ h >> 16) * 0x7feb352du;
-    h = (h ^ h >> 15) * 0x846ca68bu;
-    return h ^ h >> 16;
-}
-
-static size_t elements(const struct recipe *t) {
-    return (size_t)(t->rows * (t->columns ? t->columns : 1));
-}
-
-static void write_weights(const struct folder *folder, const struct record *r) {
-    char *text;
-    size_t bytes, end = 0;
-    FILE *header = open_memstream(&text, &bytes), *f = fopen(folder_file(folder, "model.safetensors"), "wb");
-    if (!header || !f) folder_die("model.safetensors");
-    for (int32_t i = 0; i < r->n_tensors; i++) {
-        const struct recipe *t = &r->tensors[i];
-        const size_t begin = end;
-        end += elements(t) * sizeof(float);
-        fprintf(header, "%s\"%s\":{\"dtype\":\"F32\",\"shape\":[%lld", i ? "," : "{", t->name,
-                (long long)t->rows);
-        if (t->columns) fprintf(header, ",%lld", (long long)t->columns);
-        fprintf(header, "],\"data_offsets\":[%zu,%zu]}", begin, end);
-    }
-    fputc('}', header);
-    while (ftell(header) % 8) fputc(' ', header);
-    fclose(header);
-    const uint64_t length = bytes;
-    fwrite(&length, sizeof length, 1, f);
-    fwrite(text, 1, bytes, f);
-    free(text);
-    for (int32_t i = 0; i < r->n_tensors; i++)
-        for (size_t j = 0; j < elements(&r->tensors[i]); j++) {
-            const struct recipe *t = &r->tensors[i];
-            const int32_t h = (int32_t)(mix((uint32_t)j + fnv1a(t->name)) >> 24) - 128;
-            const float value = (float)(t->offset + t->factor * h);
-            fwrite(&value, sizeof value, 1, f);
-        }
-    if (fclose(f)) folder_die("model.safetensors");
+static float recipe_value(const void *user, size_t tensor, size_t i) {
+    const struct recipe *t = &((const struct record *)user)->tensors[tensor];
+    return (float)(t->offset + t->factor * golden_number(t->name, i));
 }
 
 /* ---- running ---- */
-
-struct runner {
-    const struct record *record;
-    const struct ops *ops;
-    struct backend *be;
-    struct model *model;
-    int32_t *ints; /* backend memory: tokens, positions and slots of a pass, then the table */
-    float *logits; /* host, [MAX_TOKENS][vocab] */
-};
-
-static void must(outrider_status status) {
-    if (status) fail_msg("%s", outrider_error());
-}
-
-static void runner_open(struct runner *r, const char *device, const char *folder) {
-    must(ops_open(device, 0, &r->ops, &r->be));
-    struct model_options o = {.folder = folder,
-                              .id = OUTRIDER_VERIFIER,
-                              .ops = r->ops,
-                              .be = r->be,
-                              .cache_type = DTYPE_F32,
-                              .page_size = PAGE,
-                              .pages = PAGES,
-                              .ctx_size = r->record->context,
-                              .max_rows = MAX_TOKENS,
-                              .max_logits = MAX_TOKENS};
-    must(model_open(&o, &r->model));
-    must(r->ops->alloc(r->be, (3 * MAX_TOKENS + PAGES) * sizeof(int32_t), (void **)&r->ints));
-    r->logits = malloc(sizeof(float) * MAX_TOKENS * (size_t)r->model->config.vocab_size);
-    if (!r->logits) folder_die("malloc");
-}
-
-static void runner_close(struct runner *r) {
-    free(r->logits);
-    r->ops->release(r->be, r->ints);
-    model_close(r->model);
-    r->ops->close(r->be);
-}
-
-/* Tokens [begin, begin + n) of the record; their logits come to the host. */
-static void run_pass(struct runner *r, int32_t begin, int32_t n, bool prefill) {
-    int32_t host[3 * MAX_TOKENS + PAGES] = {0}, pick[MAX_TOKENS];
-    for (int32_t i = 0; i < n; i++) {
-        host[i] = r->record->tokens[begin + i];
-        host[MAX_TOKENS + i] = begin + i;
-        pick[i] = i;
-    }
-    for (int32_t i = 0; i < PAGES; i++) host[3 * MAX_TOKENS + i] = PAGES - 1 - i;
-    r->ops->upload(r->be, r->ints, host, sizeof host);
-    struct rows rows = {.n = n,
-                        .token = r->ints,
-                        .position = r->ints + MAX_TOKENS,
-                        .slot = r->ints + 2 * MAX_TOKENS,
-                        .table = r->ints + 3 * MAX_TOKENS,
-                        .table_stride = PAGES,
-                        .max_position = begin + n - 1,
-                        .prefill = prefill};
-    model_forward(r->model, &rows, 0, prefill ? pick : NULL, n);
-    const size_t bytes = sizeof(float) * (size_t)n * (size_t)r->model->config.vocab_size;
-    must(r->ops->download(r->be, r->logits, r->model->logits, bytes));
-    must(r->ops->sync(r->be));
-}
-
-static double log_sum_exp(const float *logits, int32_t n) {
-    double max = logits[0], sum = 0;
-    for (int32_t i = 1; i < n; i++) max = logits[i] > max ? logits[i] : max;
-    for (int32_t i = 0; i < n; i++) sum += exp(logits[i] - max);
-    return max + log(sum);
-}
-
-static double worse(double a, double b) { /* keeps a NaN */
-    return isnan(a) || b <= a ? a : b;
-}
 
 static double place_error(const struct place *p, const float *logits, int32_t vocab) {
     double scale = fabs(p->logits[0]), worst = fabs(log_sum_exp(logits, vocab) - p->lse);
@@ -216,14 +94,16 @@ static double place_error(const struct place *p, const float *logits, int32_t vo
 
 /* The whole record in passes of `rows` rows: the worst error of any position, and how many of the tokens
  * behind the prompt were not the greatest logit of the position before. */
-static double run_record(struct runner *r, int32_t rows, bool prefill, int32_t *strayed) {
-    const struct record *record = r->record;
+static double run_record(struct runner *r, const struct record *record, int32_t rows, bool prefill,
+                         int32_t *strayed) {
     const int32_t vocab = r->model->config.vocab_size;
     double worst = 0;
+    int32_t all[MAX_TOKENS];
+    for (int32_t i = 0; i < MAX_TOKENS; i++) all[i] = i;
     *strayed = 0;
     for (int32_t begin = 0; begin < record->n; begin += rows) {
         const int32_t n = record->n - begin < rows ? record->n - begin : rows;
-        run_pass(r, begin, n, prefill);
+        run_pass(r, record->tokens, begin, n, prefill, prefill ? all : NULL, n);
         for (int32_t i = begin; i < begin + n; i++) {
             const float *logits = r->logits + (size_t)(i - begin) * (size_t)vocab;
             worst = worse(worst, place_error(&record->places[i], logits, vocab));
@@ -254,12 +134,13 @@ static void family_case(void **state) {
     struct record *record = record_read(c->family);
     struct folder folder = folder_make();
     folder_write_text(&folder, "config.json", record->config);
-    write_weights(&folder, record);
-    struct runner r = {.record = record};
-    runner_open(&r, c->device, folder.path);
+    write_model(&folder, record->specs, (size_t)record->n_tensors, DTYPE_F32, recipe_value, record);
+    struct runner r;
+    runner_open(&r, c->device, folder.path, DTYPE_F32, record->context, MAX_TOKENS, MAX_TOKENS);
     int32_t strayed[3];
-    const double prompt = run_record(&r, MAX_TOKENS, true, &strayed[0]),
-                 odd = run_record(&r, 7, false, &strayed[1]), steps = run_record(&r, 1, false, &strayed[2]);
+    const double prompt = run_record(&r, record, MAX_TOKENS, true, &strayed[0]),
+                 odd = run_record(&r, record, 7, false, &strayed[1]),
+                 steps = run_record(&r, record, 1, false, &strayed[2]);
     print_message("  error %.2g as a prompt, %.2g in passes of 7, %.2g in steps\n", prompt, odd, steps);
     runner_close(&r);
     folder_remove(&folder);

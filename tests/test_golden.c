@@ -11,12 +11,7 @@
  * for. An f16 cache alone costs 5e-4. The tiny model's random weights, which no training has made robust,
  * suffer 1.6e-2 in bf16.
  */
-#include "tests/helpers_weights.h"
-
-#include <math.h>
-
-#include "kernels/ops.h"
-#include "runtime/model.h"
+#include "tests/helpers_golden.h"
 
 #define EXACT 1e-5
 #define HALF_CACHE 1e-3
@@ -24,7 +19,7 @@
 #define ROUNDED_TINY 3e-2
 
 enum { MAX_INDICES = 97, MAX_TOKENS = 1040, MAX_PLACES = 40, MAX_PROMPTS = 4, TOP = 5 };
-enum { PAGE = 16, PAGES = MAX_TOKENS / PAGE + 1, ODD_ROWS = 37, CHUNK = 512 };
+enum { ODD_ROWS = 37, CHUNK = 512 };
 
 /* ---- the recorded numbers ---- */
 
@@ -79,62 +74,6 @@ static struct golden *golden_read(const char *path) {
     return g;
 }
 
-/* ---- models written to a folder ---- */
-
-struct spec {
-    const char *name;
-    int64_t n, k; /* k 0: a vector */
-};
-
-static size_t spec_elements(const struct spec *s) {
-    return (size_t)(s->n * (s->k ? s->k : 1));
-}
-
-/* Exact for the values that come here, of at most eight bits and of normal size in every type. */
-static uint32_t encode(float value, enum dtype dtype) {
-    uint32_t bits;
-    memcpy(&bits, &value, sizeof bits);
-    if (dtype == DTYPE_F32) return bits;
-    if (dtype == DTYPE_BF16) return bits >> 16;
-    uint32_t sign = bits >> 16 & 0x8000;
-    return value == 0 ? sign : sign | ((bits >> 23 & 255) - 127 + 15) << 10 | (bits >> 13 & 1023);
-}
-
-static void write_header(FILE *f, const struct spec *specs, size_t n, enum dtype dtype) {
-    static const char *const names[] = {[DTYPE_F32] = "F32", [DTYPE_F16] = "F16", [DTYPE_BF16] = "BF16"};
-    char *text;
-    size_t bytes, end = 0;
-    FILE *header = open_memstream(&text, &bytes);
-    for (size_t i = 0; i < n; i++) {
-        size_t begin = end;
-        end += spec_elements(&specs[i]) * dtype_bytes(dtype);
-        fprintf(header, "%s\"%s\":{\"dtype\":\"%s\",\"shape\":[%lld", i ? "," : "{", specs[i].name,
-                names[dtype], (long long)specs[i].n);
-        if (specs[i].k) fprintf(header, ",%lld", (long long)specs[i].k);
-        fprintf(header, "],\"data_offsets\":[%zu,%zu]}", begin, end);
-    }
-    fputc('}', header);
-    while (ftell(header) % 8) fputc(' ', header);
-    fclose(header);
-    for (int i = 0; i < 8; i++) fputc((int)(bytes >> 8 * i & 255), f);
-    fwrite(text, 1, bytes, f);
-    free(text);
-}
-
-/* model.safetensors of the tensors named, element i of each given by value(user, tensor, i). */
-static void write_model(const struct folder *folder, const struct spec *specs, size_t n, enum dtype dtype,
-                        float (*value)(const void *user, size_t tensor, size_t i), const void *user) {
-    FILE *f = fopen(folder_file(folder, "model.safetensors"), "wb");
-    if (!f) folder_die("model.safetensors");
-    write_header(f, specs, n, dtype);
-    for (size_t t = 0; t < n; t++)
-        for (size_t i = 0; i < spec_elements(&specs[t]); i++) {
-            uint32_t bits = encode(value(user, t, i), dtype);
-            fwrite(&bits, dtype_bytes(dtype), 1, f); /* the low bytes: little-endian, as the format is */
-        }
-    if (fclose(f)) folder_die("model.safetensors");
-}
-
 /* ---- the tiny model: the same hash as in tools/golden.py ---- */
 
 enum { VOCAB = 97, HIDDEN = 72, FFN = 200, LAYERS = 3, HEADS = 8, KV_HEADS = 2, HEAD_DIM = 20 };
@@ -143,21 +82,9 @@ enum { VOCAB = 97, HIDDEN = 72, FFN = 200, LAYERS = 3, HEADS = 8, KV_HEADS = 2, 
     "\"num_hidden_layers\":3,\"num_attention_heads\":8,\"num_key_value_heads\":2,\"head_dim\":20,"           \
     "\"max_position_embeddings\":256,\"rope_theta\":10000.0,\"rms_norm_eps\":1e-5}"
 
-static uint32_t fnv1a(const char *text) {
-    uint32_t h = 2166136261u;
-    for (; *text; text++) h = (h ^ (unsigned char)*text) * 16777619u;
-    return h;
-}
-
-static uint32_t mix(uint32_t h) {
-    h = (h ^ h >> 16) * 0x7feb352du;
-    h = (h ^ h >> 15) * 0x846ca68bu;
-    return h ^ h >> 16;
-}
-
 static float tiny_value(const void *user, size_t tensor, size_t i) {
     const struct spec *s = (const struct spec *)user + tensor;
-    int32_t k = (int32_t)(mix((uint32_t)i + fnv1a(s->name)) >> 24) - 128;
+    int32_t k = golden_number(s->name, i);
     if (s->k == 0) return (float)(128 + (k >> 1)) / 128;
     return (float)k / (strcmp(s->name, "model.embed_tokens.weight") ? 512 : 128);
 }
@@ -221,95 +148,7 @@ static void write_widened(const struct folder *folder, const char *dir) {
     free(here);
 }
 
-/* ---- running a model ---- */
-
-struct runner {
-    const struct ops *ops;
-    struct backend *be;
-    struct model *model;
-    int32_t *token, *position, *slot, *table; /* backend memory */
-    float *logits;                            /* host, [CHUNK][vocab] */
-};
-
-static void must(outrider_status status) {
-    if (status) fail_msg("%s", outrider_error());
-}
-
-static void *device_ints(struct runner *r, size_t n) {
-    void *p;
-    must(r->ops->alloc(r->be, n * sizeof(int32_t), &p));
-    return p;
-}
-
-static void runner_open(struct runner *r, const char *device, const char *folder, enum dtype cache_type) {
-    must(ops_open(device, 0, &r->ops, &r->be));
-    struct model_options o = {.folder = folder,
-                              .id = OUTRIDER_VERIFIER,
-                              .ops = r->ops,
-                              .be = r->be,
-                              .cache_type = cache_type,
-                              .page_size = PAGE,
-                              .pages = PAGES,
-                              .ctx_size = MAX_TOKENS,
-                              .max_rows = CHUNK,
-                              .max_logits = MAX_PLACES};
-    must(model_open(&o, &r->model));
-    r->token = device_ints(r, CHUNK);
-    r->position = device_ints(r, CHUNK);
-    r->slot = device_ints(r, CHUNK);
-    r->table = device_ints(r, PAGES);
-    r->logits = malloc(sizeof(float) * MAX_PLACES * (size_t)r->model->config.vocab_size);
-    if (!r->logits) folder_die("malloc");
-    int32_t zero[CHUNK] = {0}, backwards[PAGES];
-    for (int32_t i = 0; i < PAGES; i++) backwards[i] = PAGES - 1 - i;
-    r->ops->upload(r->be, r->slot, zero, sizeof zero);
-    r->ops->upload(r->be, r->table, backwards, sizeof backwards);
-}
-
-static void runner_close(struct runner *r) {
-    free(r->logits);
-    r->ops->release(r->be, r->token);
-    r->ops->release(r->be, r->position);
-    r->ops->release(r->be, r->slot);
-    r->ops->release(r->be, r->table);
-    model_close(r->model);
-    r->ops->close(r->be);
-}
-
-/* One pass over tokens [begin, begin + n) of the prompt; logits of the rows in `pick` come to the host. */
-static void run_pass(struct runner *r, const struct prompt *p, int32_t begin, int32_t n, bool prefill,
-                     const int32_t *pick, int32_t n_pick) {
-    int32_t position[CHUNK];
-    for (int32_t i = 0; i < n; i++) position[i] = begin + i;
-    r->ops->upload(r->be, r->token, p->tokens + begin, sizeof *p->tokens * (size_t)n);
-    r->ops->upload(r->be, r->position, position, sizeof *position * (size_t)n);
-    struct rows rows = {.n = n,
-                        .token = r->token,
-                        .position = r->position,
-                        .slot = r->slot,
-                        .table = r->table,
-                        .table_stride = PAGES,
-                        .max_position = begin + n - 1,
-                        .prefill = prefill};
-    model_forward(r->model, &rows, 0, pick, n_pick);
-    size_t bytes = sizeof(float) * (size_t)n_pick * (size_t)r->model->config.vocab_size;
-    if (n_pick) must(r->ops->download(r->be, r->logits, r->model->logits, bytes));
-    must(r->ops->sync(r->be));
-}
-
 /* ---- comparing ---- */
-
-static double log_sum_exp(const float *logits, int32_t n) {
-    double max = logits[0], sum = 0;
-    for (int32_t i = 1; i < n; i++) max = logits[i] > max ? logits[i] : max;
-    for (int32_t i = 0; i < n; i++) sum += exp(logits[i] - max);
-    return max + log(sum);
-}
-
-/* Unlike fmax, keeps a NaN. */
-static double worse(double a, double b) {
-    return isnan(a) || b <= a ? a : b;
-}
 
 static double place_error(const struct golden *g, const struct place *place, const float *logits,
                           int32_t vocab) {
@@ -332,7 +171,7 @@ static double prompt_error(struct runner *r, const struct golden *g, const struc
         int32_t pick[MAX_PLACES], n_pick = 0, first = place;
         for (; place < p->n_places && p->places[place].position < begin + n; place++)
             pick[n_pick++] = p->places[place].position - begin;
-        run_pass(r, p, begin, n, prefill, pick, n_pick);
+        run_pass(r, p->tokens, begin, n, prefill, pick, n_pick);
         for (int32_t i = 0; i < n_pick; i++)
             worst = worse(worst, place_error(g, &p->places[first + i], r->logits + (size_t)i * vocab, vocab));
     }
@@ -344,7 +183,7 @@ static void compare(const char *device, const char *folder, enum dtype cache_typ
                     double tolerance) {
     struct golden *g = golden_read(recorded);
     struct runner r;
-    runner_open(&r, device, folder, cache_type);
+    runner_open(&r, device, folder, cache_type, MAX_TOKENS, CHUNK, MAX_PLACES);
     double odd = 0, chunked = 0;
     for (int32_t i = 0; i < g->n_prompts; i++) {
         odd = worse(odd, prompt_error(&r, g, &g->prompts[i], ODD_ROWS, false));
