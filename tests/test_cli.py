@@ -445,7 +445,7 @@ def test_sandbox():
     inside, outside = (outrider(*words, "--sandbox", s).stdout for s in ("on", "off"))
     check("the sandbox changes no text", inside and inside == outside, (inside, outside))
     for command, level in ((["run", "-p", ONCE, "-n", "100000", "-c", "8192", "--ignore-eos"], "computing"),
-                           (["chat"], "a conversation")):
+                           (["chat"], "a conversation"), (["check"], "a proof")):
         child = subprocess.Popen([OUTRIDER, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                  stderr=subprocess.DEVNULL, env=PLAIN_ENV)
         said, end = ("0", "0"), time.time() + 20

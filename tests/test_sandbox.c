@@ -35,6 +35,20 @@ static bool reads_a_file(void) {
 static bool writes_a_file(void) {
     return closed(open("/tmp/outrider-test-sandbox", O_WRONLY | O_CREAT | O_TRUNC, 0600));
 }
+static bool empties_a_file(void) {
+    return closed(open("/tmp/outrider-test-sandbox", O_RDONLY | O_CREAT | O_TRUNC, 0600));
+}
+static bool makes_an_unnamed_file(void) {
+    return closed(open("/tmp", O_TMPFILE | O_RDWR, 0600));
+}
+static void *nothing(void *argument) {
+    return argument;
+}
+static bool starts_a_thread(void) {
+    pthread_t thread;
+    errno = pthread_create(&thread, NULL, nothing, NULL);
+    return !errno && pthread_join(thread, NULL) == 0;
+}
 static bool removes_a_file(void) {
     return unlink("/tmp/outrider-test-sandbox") == 0;
 }
@@ -96,25 +110,28 @@ static bool tells_the_time(void) {
 
 struct attempt {
     bool (*act)(void);
-    bool compute, files; /* whether it succeeds on these levels */
+    bool compute, read, files; /* whether it succeeds on these levels */
 };
 static const struct attempt attempts[] = {
-    {reads_a_file, false, true},
-    {writes_a_file, false, true},
-    {removes_a_file, false, true},
-    {looks_at_a_file, false, true},
-    {starts_a_process, false, true},
-    {becomes_a_program, false, true},
-    {opens_a_socket, false, false},
-    {pairs_sockets, false, false},
-    {traces, false, false},
-    {reads_another_process, false, false},
-    {signals_another_process, false, true},
-    {maps_code, false, true},
-    {makes_code, false, true},
-    {takes_memory, true, true},
-    {writes_what_is_open, true, true},
-    {tells_the_time, true, true},
+    {reads_a_file, false, true, true},
+    {starts_a_thread, false, true, true},
+    {empties_a_file, false, false, true},
+    {makes_an_unnamed_file, false, false, true},
+    {writes_a_file, false, false, true},
+    {removes_a_file, false, false, true},
+    {looks_at_a_file, false, true, true},
+    {starts_a_process, false, false, true},
+    {becomes_a_program, false, false, true},
+    {opens_a_socket, false, false, false},
+    {pairs_sockets, false, false, false},
+    {traces, false, false, false},
+    {reads_another_process, false, false, false},
+    {signals_another_process, false, false, true},
+    {maps_code, false, true, true},
+    {makes_code, false, true, true},
+    {takes_memory, true, true, true},
+    {writes_what_is_open, true, true, true},
+    {tells_the_time, true, true, true},
 };
 
 /* A second thread, which was there before: the filter must hold it too. */
@@ -155,7 +172,9 @@ static void only_what_a_level_allows(void **state) {
     for (size_t i = 0; i < sizeof attempts / sizeof *attempts; i++) {
         const struct attempt *a = &attempts[i];
         for (int level = SANDBOX_COMPUTE; level <= SANDBOX_FILES; level++) {
-            const bool allowed = level == SANDBOX_COMPUTE ? a->compute : a->files;
+            const bool allowed = level == SANDBOX_COMPUTE ? a->compute
+                                 : level == SANDBOX_READ  ? a->read
+                                                          : a->files;
             int got = try_inside((enum sandbox_level)level, a, false);
             if (got == NO_SANDBOX) fail_msg("the kernel has no seccomp filters");
             if (got != (allowed ? DID : REFUSED))
@@ -167,8 +186,11 @@ static void only_what_a_level_allows(void **state) {
 static void threads_are_held_too(void **state) {
     (void)state;
     if (!sandbox_built()) skip();
-    assert_int_equal(try_inside(SANDBOX_COMPUTE, &attempts[0], true), REFUSED);
-    assert_int_equal(try_inside(SANDBOX_FILES, &attempts[6], true), REFUSED);
+    const struct attempt reads = {.act = reads_a_file}, writes = {.act = writes_a_file},
+                         speaks = {.act = opens_a_socket};
+    assert_int_equal(try_inside(SANDBOX_COMPUTE, &reads, true), REFUSED);
+    assert_int_equal(try_inside(SANDBOX_READ, &writes, true), REFUSED);
+    assert_int_equal(try_inside(SANDBOX_FILES, &speaks, true), REFUSED);
 }
 
 int main(void) {

@@ -283,6 +283,7 @@ static int open_engine(struct check *c, enum kind kind) {
     int code = options_copy(c->options, &o);
     if (!code) code = vary(c, kind, &o);
     if (!code) code = setup_engine(&o, &c->engine);
+    if (!code && kind == PAIR) code = setup_sandbox(&o, c->engine, false); /* the first; it holds on */
     options_free(&o);
     if (code) return code;
     CHECK(tell(outrider_engine_get_info(c->engine, &c->info)));

@@ -66,6 +66,7 @@ static int score(struct eval *e, struct progress *bar) {
     for (size_t i = 0; i < e->n; i++) {
         struct variant *v = &e->variants[i];
         CHECK(open_variant(v, &e->text));
+        if (i == 0) CHECK(setup_sandbox(&v->options, v->engine, false)); /* it holds for the others too */
         if (v->window > reference->window) v->window = reference->window;
         if (v->window < reference->window)
             return complain(OUTRIDER_EINVAL,

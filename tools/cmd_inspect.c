@@ -115,6 +115,7 @@ int cmd_inspect(struct options *o) {
     const char *cache_type;
     CHECK(setup_cache_type(o, &cache_type));
     CHECK(setup_pair(o, &pair));
+    CHECK(setup_sandbox(o, NULL, false));
     CHECK(tell(outrider_inspect(pair.model, cache_type, o->values[OPT_QUANT].text, &verifier)));
     if (pair.draft[0])
         CHECK(tell(outrider_inspect(pair.draft, cache_type, o->values[OPT_DRAFT_QUANT].text, &draft)));

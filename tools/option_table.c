@@ -48,9 +48,9 @@ static const struct option_spec table[N_OPTIONS] = {
         .shown = "chat: one context and up to 8192 more; --batch: a context for each at once",
         .help = "tokens that the cache holds for all branches of a conversation or prompts of --batch; with "
         "fewer, the youngest prompts wait"},
-    [OPT_SANDBOX] = {"sandbox", NULL, NULL, KIND_CHOICE, CMD_RUN | CMD_CHAT | CMD_BENCH | CMD_EVAL, "model",
+    [OPT_SANDBOX] = {"sandbox", NULL, NULL, KIND_CHOICE, CMD_ALL, "model",
         "auto|on|off", .initial = "auto", .help = "once the models are loaded, let the kernel refuse what "
-        "generating text does not need (files, programs, the network); auto: where the kernel can"},
+        "the work does not need (files to write, programs, the network); auto: where the kernel can"},
 
     [OPT_PROMPT] = {"prompt", "p", NULL, KIND_TEXT, CMD_RUN, "prompt", "TEXT",
         .help = "text to go on from; - reads standard input"},

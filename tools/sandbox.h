@@ -11,6 +11,8 @@ enum sandbox_level {
     /* Computing, and reading and writing what is open: no file is opened, no program started, no process or
      * other machine spoken to, no memory made executable. */
     SANDBOX_COMPUTE,
+    /* The same, with models still to be read: files may be opened, not written, made or removed. */
+    SANDBOX_READ,
     /* For a conversation, which opens the files and the editor its user names, and for a card's driver: all
      * but the network, other processes' memory, and what administers the system. */
     SANDBOX_FILES,

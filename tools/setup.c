@@ -136,10 +136,12 @@ int setup_sandbox(const struct options *o, outrider_engine *engine, bool automat
         progress_end(&bar);
         CHECK(tell(status));
     }
-    outrider_engine_info info;
-    CHECK(tell(outrider_engine_get_info(engine, &info)));
-    const bool on_cpu = strncmp(info.device, "cpu", 3) == 0;
-    if (sandbox_enter(on_cpu && o->command != CMD_CHAT ? SANDBOX_COMPUTE : SANDBOX_FILES)) return 0;
+    outrider_engine_info info = {.device = "cpu"};
+    if (engine) CHECK(tell(outrider_engine_get_info(engine, &info)));
+    const bool reads_on = o->command & (CMD_EVAL | CMD_CHECK | CMD_INSPECT);
+    enum sandbox_level level = reads_on ? SANDBOX_READ : SANDBOX_COMPUTE;
+    if (o->command == CMD_CHAT || strncmp(info.device, "cpu", 3) != 0) level = SANDBOX_FILES;
+    if (sandbox_enter(level)) return 0;
     if (wanted == AUTO) return 0;
     return complain(OUTRIDER_EFAIL, "--sandbox: %s",
                     sandbox_built() ? "the kernel has no seccomp filters" : "not in a build with sanitizers");

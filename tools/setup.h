@@ -25,7 +25,8 @@ int setup_engine(const struct options *o, outrider_engine **out);
 int setup_engine_for(const struct options *o, int32_t sessions, outrider_engine **out);
 
 /* --sandbox, once all files that the command needs are open. With `automatic` K what it goes by is measured
- * before, for that is kept in a file. */
+ * before, for that is kept in a file. A command that opens further models, or none (engine NULL), may read
+ * on. */
 int setup_sandbox(const struct options *o, outrider_engine *engine, bool automatic);
 
 /* The model's defaults, overridden by what was given. out->stop points into *o; out->logit_bias is owned:
