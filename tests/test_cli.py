@@ -444,9 +444,11 @@ def test_sandbox():
     words = ("run", "-p", ONCE, "-n", "48", "--seed", "5")
     inside, outside = (outrider(*words, "--sandbox", s).stdout for s in ("on", "off"))
     check("the sandbox changes no text", inside and inside == outside, (inside, outside))
-    for command, level in ((["run", "-p", ONCE, "-n", "100000", "-c", "8192", "--ignore-eos"], "computing"),
+    for command, level in ((["run", "-p", ONCE, "-n", "100000", "-c", "2048", "--ignore-eos"], "computing"),
                            (["chat"], "a conversation"), (["check"], "a proof")):
-        child = subprocess.Popen([OUTRIDER, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+        # run reads what is piped in to its end, chat waits for more of it
+        stdin = subprocess.PIPE if command == ["chat"] else subprocess.DEVNULL
+        child = subprocess.Popen([OUTRIDER, *command], stdin=stdin, stdout=subprocess.PIPE,
                                  stderr=subprocess.DEVNULL, env=PLAIN_ENV)
         said, end = ("0", "0"), time.time() + 20
         while said != ("1", "2") and time.time() < end and child.poll() is None:
