@@ -106,7 +106,8 @@ struct outrider_session {
     bool by_ngram; /* this round's proposals are n-gram's */
 
     /* the round in progress */
-    int32_t k; /* tokens it wants proposed */
+    bool has_logits; /* the prompt's last token was read just now and left its logits */
+    int32_t k;       /* tokens it wants proposed */
     int32_t proposed[OUTRIDER_MAX_DRAFT];
     struct distribution q[OUTRIDER_MAX_DRAFT], p[OUTRIDER_MAX_DRAFT + 1];
     int32_t row[OUTRIDER_MAX_DRAFT + 1]; /* its rows: the last token's and each proposal's */

@@ -1,11 +1,13 @@
 /* The round: read prompts, propose, verify, accept, roll back; for all sessions that ride in it.
  *
- * Between rounds a running session has all its tokens but the last in the verifier's cache. A round feeds
- * that last token and the k proposed after it to the verifier as k + 1 rows of one pass over all sessions,
- * decides by accept.h how many proposals stay, adds the verifier's own next token, and truncates the cache to
- * what stays. Each session's result depends on its own tokens and settings only: rows are independent of
- * their neighbours (ops.h), random numbers of everything but seed and place (sampler.h). If anything fails,
- * no session's tokens have changed, and the cache is cut back to them. */
+ * A prompt is read to its end as a prompt, and the pass that reads its last token also gives the logits of
+ * the first token of the answer, which is written at once. From then on a session has all its tokens but the
+ * last in the verifier's cache between rounds. A round feeds that last token and the k proposed after it to
+ * the verifier as k + 1 rows of one pass over all sessions, decides by accept.h how many proposals stay, adds
+ * the verifier's own next token, and truncates the cache to what stays. Each session's result depends on its
+ * own tokens and settings only: rows are independent of their neighbours (ops.h), random numbers of
+ * everything but seed and place (sampler.h). If anything fails, no session's tokens have changed, and the
+ * cache is cut back to them. */
 #include <math.h>
 #include <string.h>
 
@@ -16,15 +18,22 @@ static bool running(const outrider_session *s) {
     return s->state == OUTRIDER_RUNNING;
 }
 
-/* Whether the token at a place is read as one of a prompt: when the next one was not written after it. So
- * what a waiting session lost is read again by the product that read it first. */
+/* Whether the token at a place is read as one of a prompt: when the caller wrote it or the next one. That
+ * depends on the text alone, so what a waiting session lost is read again by the product that read it first,
+ * and a prompt's last token by the same one whether those before it were read or shared. */
 static bool as_prompt_at(const outrider_session *s, int32_t i) {
-    return s->sources[i + 1] == OUTRIDER_BY_CALLER;
+    return s->sources[i] == OUTRIDER_BY_CALLER || (i + 1 < s->n && s->sources[i + 1] == OUTRIDER_BY_CALLER);
+}
+
+/* How many tokens are to be read before a round: the last one too when it is a prompt's. */
+static int32_t unwritten(const outrider_session *s) {
+    return as_prompt_at(s, s->n - 1) ? s->n : s->n - 1;
 }
 
 /* Where the next pass over unread tokens ends: at a border of prompts, or where another product goes on. */
 static int32_t chunk_end(const outrider_session *s, int32_t read) {
-    int32_t border = (read / PREFILL_CHUNK + 1) * PREFILL_CHUNK, end = border < s->n - 1 ? border : s->n - 1;
+    const int32_t border = (read / PREFILL_CHUNK + 1) * PREFILL_CHUNK, all = unwritten(s);
+    int32_t end = border < all ? border : all;
     bool as_prompt = as_prompt_at(s, read);
     if (!as_prompt && end > read + SCORE_CHUNK) end = read + SCORE_CHUNK;
     int32_t same = read + 1;
@@ -32,13 +41,14 @@ static int32_t chunk_end(const outrider_session *s, int32_t read) {
     return same;
 }
 
-/* Reads one chunk of what the verifier's cache lacks; *ready when only the last token is left. Without room
- * the session waits. */
+/* Reads one chunk of what the verifier's cache lacks; *ready when only the last token is left, or its logits
+ * are there. Without room the session waits. */
 static outrider_status read_tokens(outrider_session *s, bool *ready) {
     outrider_engine *e = s->engine;
     session_share_prefix(s);
     int32_t read = kv_len(e->kv, s->slot, OUTRIDER_VERIFIER);
-    *ready = read == s->n - 1;
+    s->has_logits = false;
+    *ready = read == unwritten(s);
     if (*ready) return OUTRIDER_OK;
 
     double start = now_ms();
@@ -49,7 +59,8 @@ static outrider_status read_tokens(outrider_session *s, bool *ready) {
     batch_clear(e);
     for (int32_t i = read; i < end; i++) batch_add(e, s->slot, i, s->tokens[i]);
     batch_upload(e);
-    batch_pass(e, OUTRIDER_VERIFIER, 0, end - read, 0, as_prompt);
+    s->has_logits = end == s->n;
+    batch_pass(e, OUTRIDER_VERIFIER, 0, end - read, s->has_logits, as_prompt);
     TRY(e->ops->sync(e->be));
     kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, end - read);
     if (again)
@@ -58,7 +69,7 @@ static outrider_status read_tokens(outrider_session *s, bool *ready) {
         s->stats.n_read += end - read, s->n_known = end;
     if (s->n_read == read && as_prompt) s->n_read = end;
     *(s->stats.n_predict > 0 ? &s->stats.predicted_ms : &s->stats.prompt_ms) += now_ms() - start;
-    *ready = end == s->n - 1;
+    *ready = end == unwritten(s);
     return OUTRIDER_OK;
 }
 
@@ -101,7 +112,7 @@ static outrider_status choose_automatic(outrider_session *s, int32_t sessions, i
 
 static outrider_status choose_k(outrider_session *s, size_t sessions) {
     const outrider_settings *set = &s->sampler.s;
-    int32_t limit = limit_of(s);
+    int32_t limit = s->has_logits ? 0 : limit_of(s);
     bool model = s->engine->model[OUTRIDER_DRAFT] && (set->drafters & OUTRIDER_DRAFT_MODEL),
          automatic = set->draft_n < 0, ready = false;
     s->k = s->n_ngram = 0;
@@ -138,7 +149,7 @@ static outrider_status reserve_all(outrider_session **sessions, size_t *n) {
         outrider_session *s = sessions[i];
         TRY(logprobs_reserve(s, s->k + 1));
         TRY(session_reserve_text(s, s->k + 1));
-        if (s->admitted && reserve(s)) sessions[kept++] = s;
+        if (s->admitted && (s->has_logits || reserve(s))) sessions[kept++] = s;
     }
     *n = kept;
     return OUTRIDER_OK;
@@ -184,14 +195,16 @@ static void certain(outrider_session *s) {
     for (int32_t i = 0; i < s->k; i++) distribution_set(&s->q[i], s->proposed[i]);
 }
 
-/* One pass of the verifier over all rows; tokens and what is needed to judge them come to the host. */
+/* One pass of the verifier over all rows, unless it has left their logits; tokens and what is needed to judge
+ * them come to the host. */
 static outrider_status verify(outrider_engine *e, outrider_session *const *sessions, size_t n) {
     bool sampling = false;
-    batch_pass(e, OUTRIDER_VERIFIER, 0, e->batch.n, e->batch.n, false);
+    const bool passed = sessions[0]->has_logits;
+    if (!passed) batch_pass(e, OUTRIDER_VERIFIER, 0, e->batch.n, e->batch.n, false);
     TRY(batch_fetch(e));
     for (size_t i = 0; i < n; i++) {
         outrider_session *s = sessions[i];
-        kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1);
+        if (!passed) kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1);
         for (int32_t j = 0; j < s->k; j++) s->proposed[j] = batch_token(e, s->row[j + 1]);
         if (e->batch.on_device) continue;
         if (s->by_ngram) certain(s);
@@ -309,11 +322,12 @@ static double plain_share(const struct costs *c, size_t n, struct round_shape sh
     return costs_round(c, round_shape((int32_t)n, 0, false, shape.sampling)) / costs_round(c, shape);
 }
 
-/* One round of sessions that are ready to write, oldest first; their order may change. */
+/* One round of sessions that are ready to write, oldest first; their order may change. One whose logits are
+ * there is alone. */
 static outrider_status write_tokens(outrider_engine *e, outrider_session **sessions, size_t n) {
     struct accepted judged[MAX_BATCH_SESSIONS];
     double start = now_ms(), worked = worked_ms(e);
-    e->unusual = false;
+    e->unusual = sessions[0]->has_logits;
     for (size_t i = 0; i < n; i++) TRY(choose_k(sessions[i], n));
     TRY(reserve_all(sessions, &n));
     if (n == 0) return OUTRIDER_OK;
@@ -382,7 +396,10 @@ static outrider_status ride(outrider_engine *e, size_t n) {
         full |= !s->admitted && (full || !room_admit(s, i == 0));
         if (!s->admitted) continue;
         TRY(read_tokens(s, &is_ready));
-        if (is_ready) ready[n_ready++] = s;
+        if (s->has_logits)
+            TRY(write_tokens(e, &s, 1));
+        else if (is_ready)
+            ready[n_ready++] = s;
         if (n_ready < MAX_BATCH_SESSIONS) continue;
         TRY(write_tokens(e, ready, n_ready));
         n_ready = 0;

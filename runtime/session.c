@@ -1,6 +1,6 @@
 /* One conversation: its tokens, settings, text and statistics.
  *
- * Invariants: the cache never holds more than n - 1 of the session's tokens once it runs, so there is always
+ * Invariants: between rounds the cache never holds more than n - 1 of the session's tokens, so there is always
  * a token to feed; text_taken <= text_end <= text_bytes, and text up to text_end is whole UTF-8 characters.
  */
 #include <stdlib.h>

@@ -110,6 +110,32 @@ static void issue(const struct bench &b, const struct rows &rows, int parts) {
     if (parts & HEAD) ops->argmax(be, b.logits, n, s.vocab, b.tokens);
 }
 
+static double median(std::vector<float> times) {
+    std::sort(times.begin(), times.end());
+    return times[times.size() / 2];
+}
+
+/* Milliseconds of what `issue` queues, median of `repeats`. */
+template <typename Issue> static double time_queued(int repeats, Issue issue_once) {
+    cudaEvent_t begin, end;
+    cudaEventCreate(&begin);
+    cudaEventCreate(&end);
+    std::vector<float> times;
+    for (int i = 0; i < repeats + 3; i++) {
+        float ms;
+        cudaEventRecord(begin, be->stream);
+        issue_once();
+        cudaEventRecord(end, be->stream);
+        cudaEventSynchronize(end);
+        cudaEventElapsedTime(&ms, begin, end);
+        if (i >= 3) times.push_back(ms);
+    }
+    must(ops->sync(be));
+    cudaEventDestroy(begin);
+    cudaEventDestroy(end);
+    return median(times);
+}
+
 /* Milliseconds of one pass, median of `repeats`; recorded unless it is a prompt's. */
 static double time_pass(const struct bench &b, int n, int parts, bool prefill, int repeats) {
     struct rows rows = {n,
@@ -120,31 +146,67 @@ static double time_pass(const struct bench &b, int n, int parts, bool prefill, i
                         BENCH_POSITIONS / BENCH_PAGE,
                         prefill ? n - 1 : 1023,
                         prefill};
-    uint64_t key = next_key++;
-    cudaEvent_t begin, end;
-    cudaEventCreate(&begin);
-    cudaEventCreate(&end);
-    std::vector<float> times;
-    if (!prefill) {
-        ops->record_begin(be, key);
-        issue(b, rows, parts);
-        ops->record_end(be);
+    if (prefill) return time_queued(repeats, [&] { issue(b, rows, parts); });
+    const uint64_t key = next_key++;
+    ops->record_begin(be, key);
+    issue(b, rows, parts);
+    ops->record_end(be);
+    return time_queued(repeats, [&] { ops->replay(be, key); });
+}
+
+/* y = W x for one row as it is done where no row must ever come out the same in company: a warp an output, on
+ * the plain cores, every lane with EACH reads of 16 bytes under way. */
+template <int EACH> __global__ void free_product(const bf16 *w, const bf16 *x, float *y, int n, int k) {
+    pdl_release();
+    const int lane = threadIdx.x % 32, step = gridDim.x * (blockDim.x / 32);
+    bool waited = false;
+    for (int i = blockIdx.x * (blockDim.x / 32) + threadIdx.x / 32; i < n; i += step) {
+        const bf16 *row = w + (size_t)i * k;
+        float sum = 0;
+        for (int j = lane * 8; j < k; j += 32 * 8 * EACH) {
+            uint4 a[EACH];
+#pragma unroll
+            for (int e = 0; e < EACH; e++) a[e] = __ldcs((const uint4 *)(row + j + e * 32 * 8));
+            if (!waited) pdl_wait();
+            waited = true;
+#pragma unroll
+            for (int e = 0; e < EACH; e++) {
+                const uint4 b = __ldcg((const uint4 *)(x + j + e * 32 * 8));
+                const __nv_bfloat162 *p = (const __nv_bfloat162 *)&a[e], *q = (const __nv_bfloat162 *)&b;
+#pragma unroll
+                for (int h = 0; h < 4; h++) {
+                    const float2 u = __bfloat1622float2(p[h]), v = __bfloat1622float2(q[h]);
+                    sum = fmaf(u.x, v.x, fmaf(u.y, v.y, sum));
+                }
+            }
+        }
+        for (int offset = 16; offset; offset /= 2) sum += __shfl_xor_sync(~0u, sum, offset);
+        if (lane == 0) y[i] = sum;
     }
-    for (int i = 0; i < repeats + 3; i++) {
-        float ms;
-        cudaEventRecord(begin, be->stream);
-        if (prefill)
-            issue(b, rows, parts);
-        else
-            ops->replay(be, key);
-        cudaEventRecord(end, be->stream);
-        cudaEventSynchronize(end);
-        cudaEventElapsedTime(&ms, begin, end);
-        if (i >= 3) times.push_back(ms);
+    if (!waited) pdl_wait();
+}
+
+/* Milliseconds of all products of a pass of one row, and nothing else, without row invariance. */
+template <int EACH> static double time_free(const struct bench &b, int blocks, int threads) {
+    const struct big &s = b.s;
+    const int width = s.heads * s.head_dim, kv = s.kv_heads * s.head_dim;
+    const bf16 *w = (const bf16 *)b.weights;
+    const uint64_t key = next_key++;
+    auto product = [&](int n, int k) {
+        launch(be, "free product", free_product<EACH>, blocks * be->multiprocessors, threads, 0, w,
+               (const bf16 *)b.hidden, (float *)b.q, n, k);
+        w += (size_t)n * k;
+    };
+    ops->record_begin(be, key);
+    for (int i = 0; i < s.layers; i++) {
+        product(width + 2 * kv, s.hidden);
+        product(s.hidden, width);
+        product(2 * s.ffn, s.hidden);
+        product(s.hidden, s.ffn);
     }
-    must(ops->sync(be));
-    std::sort(times.begin(), times.end());
-    return times[times.size() / 2];
+    product(s.vocab, s.hidden);
+    ops->record_end(be);
+    return time_queued(9, [&] { ops->replay(be, key); });
 }
 
 static void bench(const struct big &s, double gb_per_s, bool brief) {
@@ -172,6 +234,8 @@ static void bench(const struct big &s, double gb_per_s, bool brief) {
                1e3 * time_pass(b, 1, p.part, false, 9) / s.layers,
                1e3 * time_pass(b, 4, p.part, false, 9) / s.layers,
                1e3 * time_pass(b, 16, p.part, false, 9) / s.layers);
+    printf("  products alone, one row, without row invariance: %.3f ms\n",
+           std::min({time_free<4>(b, 2, 256), time_free<8>(b, 2, 256), time_free<8>(b, 2, 512)}));
     for (auto &p : parts)
         printf("  prefill of 512, %s: %.1f us a layer\n", p.name,
                1e3 * time_pass(b, 512, p.part, true, 5) / s.layers);

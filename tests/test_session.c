@@ -143,8 +143,8 @@ static void only_what_was_read_is_shared(void **state) {
     OK(outrider_session_append(b, tokens, n));
     write_answer(b);
     outrider_session_stats(b, &stats);
-    assert_int_equal(stats.n_cached, n_prompt - 1);
-    assert_int_equal(stats.n_prompt, n - n_prompt + 1);
+    assert_int_equal(stats.n_cached, n_prompt);
+    assert_int_equal(stats.n_prompt, n - n_prompt);
     outrider_session_close(a);
     outrider_session_close(b);
     outrider_engine_close(e);

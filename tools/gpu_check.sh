@@ -105,9 +105,12 @@ fi
 if wants speed; then
     for shape in 8b:llama-3.1-8b:verifier 1b:llama-3.2-1b:draft; do
         IFS=: read -r name long small <<<"$shape"
-        [ -e "$MODELS/$name/config.json" ] ||
-            python3 tools/inflate.py "weights/tale/$small" "$MODELS/$name" "$long" >>"$FOLDER/inflate.log" 2>&1
-        verdict "inflated to $long" $? "$(tail -1 "$FOLDER/inflate.log")"
+        if [ -e "$MODELS/$name/config.json" ]; then
+            note "inflated to $long" "was there already"
+            continue
+        fi
+        python3 tools/inflate.py "weights/tale/$small" "$MODELS/$name" "$long" >"$FOLDER/inflate-$name.log" 2>&1
+        verdict "inflated to $long" $? "$(tail -1 "$FOLDER/inflate-$name.log")"
     done
     start=$(date +%s%N)
     "$OUTRIDER" run --device cuda -m "$MODELS/8b" --spec-type none -c 512 -n 1 -p x >"$FOLDER/load.log" 2>&1

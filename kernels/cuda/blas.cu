@@ -63,6 +63,7 @@ void blas_close(struct backend *be) {
 
 void blas_product(struct backend *be, const void *w, const void *a, float *c, int32_t m, int32_t n, int32_t k,
                   int32_t pitch) {
+    const struct range here("prompt product");
     const float one = 1, zero = 0;
     if (be->blas->gemm(be->blas->handle, CUBLAS_OP_T, CUBLAS_OP_N, n, m, k, &one, w, CUDA_R_16BF, k, a,
                        CUDA_R_16BF, k, &zero, c, CUDA_R_32F, pitch, CUBLAS_COMPUTE_32F,

@@ -19,6 +19,12 @@
 
 #include <cassert>
 #include <cstdint>
+#if __has_include(<nvtx3/nvToolsExt.h>)
+#include <nvtx3/nvToolsExt.h>
+#else
+static inline void nvtxRangePushA(const char *) {}
+static inline void nvtxRangePop() {}
+#endif
 
 extern "C" {
 #include "kernels/ops.h"
@@ -68,6 +74,13 @@ struct backend {
     uint64_t *masses; /* the same */
 };
 
+/* A named range of Nsight's time line, as long as it lives. Without a profiler it tests one pointer. */
+struct range {
+    explicit range(const char *name) { nvtxRangePushA(name); }
+    ~range() { nvtxRangePop(); }
+    range(const range &) = delete;
+};
+
 /* Keeps the first error for sync to report. */
 static inline void note(struct backend *be, cudaError_t error, const char *at) {
     if (error == cudaSuccess || be->error != cudaSuccess) return;
@@ -83,6 +96,7 @@ void release_held(struct backend *be);
 template <typename... Parameters, typename... Arguments>
 void launch_raw(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid, dim3 block,
                 size_t shared, unsigned cluster, Arguments... arguments) {
+    const struct range here(name);
     cudaLaunchAttribute attributes[2] = {};
     int n = 0;
     if (be->architecture >= 90 && !be->serial) {

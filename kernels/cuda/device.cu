@@ -155,6 +155,7 @@ void settle(struct backend *be) {
 }
 
 static outrider_status cuda_sync(struct backend *be) {
+    const struct range here("sync");
     settle(be);
     be->link->begun = false;
     be->link->last_end = 0;
@@ -173,6 +174,7 @@ static void count_times(struct link *l) {
 }
 
 static outrider_status download_small(struct backend *be, void *host_to, const void *from, size_t bytes) {
+    const struct range here("download");
     struct link *l = be->link;
     char *bounce = l->pinned + 2 * HALF_BYTES;
     launch(be, "download", deliver, 1, 256, 0, (const uint32_t *)from, (uint32_t *)bounce,
@@ -349,6 +351,7 @@ static outrider_status load_copy(struct backend *be, const void *host, size_t by
                         cudaGetErrorString(error));
     }
     TRY(cuda_alloc(be, bytes, out));
+    const struct range here("weights");
     cudaError_t error = load(be, (char *)*out, (const char *)host, bytes);
     if (error == cudaSuccess) return OUTRIDER_OK;
     cudaFree(*out);
@@ -415,6 +418,7 @@ static void drop_records(struct backend *be) {
 static bool cuda_replay(struct backend *be, uint64_t key) {
     for (auto &r : be->records->all) {
         if (r.key != key) continue;
+        const struct range here("recorded pass");
         settle(be);
         note(be, cudaGraphLaunch(r.graph, be->stream), "replay");
         be->serial = true;

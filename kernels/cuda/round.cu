@@ -5,7 +5,7 @@
  * add nothing to whole-number sums (kernels/sampling.h), so both draw alike. Thresholds of top-k and top-p
  * come from a radix search over the ordered bits of the logits; each thread counts in a column of its own, so
  * that nothing is added atomically. Compiled with -fmad=false. */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/best.cuh"
 
 #include <climits>
 
@@ -16,11 +16,12 @@ namespace {
 constexpr int THREADS = 512, WARPS = THREADS / 32, DIGITS = 16;
 static_assert(WARPS == DIGITS, "a warp sums the columns of a digit");
 
+using candidate = struct best<double>;
+
 struct block {
     uint64_t column[DIGITS][THREADS];
     uint64_t warp[WARPS];
-    double score[WARPS];
-    int index[WARPS];
+    candidate best[WARPS];
 };
 
 /* ---- over a block; every thread gets the result ---- */
@@ -38,28 +39,12 @@ __device__ uint64_t block_sum(struct block &s, uint64_t v) {
     return v;
 }
 
-/* A candidate: the greater score wins, then the lower index. INT_MAX stands for none. */
-struct best {
-    double score;
-    int index;
-};
-__device__ __forceinline__ struct best better(struct best a, struct best b) {
-    return b.score > a.score || (b.score == a.score && b.index < a.index) ? b : a;
-}
-__device__ __forceinline__ struct best warp_best(struct best a) {
-    for (int offset = 16; offset; offset /= 2)
-        a = better(a, {__shfl_xor_sync(~0u, a.score, offset), __shfl_xor_sync(~0u, a.index, offset)});
-    return a;
-}
-__device__ struct best block_best(struct block &s, struct best mine) {
+/* An index of INT_MAX stands for none. */
+__device__ candidate block_best(struct block &s, candidate mine) {
     mine = warp_best(mine);
-    if (threadIdx.x % 32 == 0) {
-        s.score[threadIdx.x / 32] = mine.score;
-        s.index[threadIdx.x / 32] = mine.index;
-    }
+    if (threadIdx.x % 32 == 0) s.best[threadIdx.x / 32] = mine;
     __syncthreads();
-    const int i = threadIdx.x % WARPS;
-    mine = warp_best({s.score[i], s.index[i]});
+    mine = warp_best(s.best[threadIdx.x % WARPS]);
     __syncthreads();
     return mine;
 }
@@ -176,7 +161,7 @@ __device__ void adjust(const struct trial &t, const int32_t *extra, int ahead, c
 __device__ int distribute(struct block &s, const struct trial &t, const int32_t *extra, int ahead,
                           const int32_t *token, float *logits, int vocab, float *p) {
     adjust(t, extra, ahead, token, logits, vocab, p);
-    struct best mine = {-INFINITY, INT_MAX};
+    candidate mine = {-INFINITY, INT_MAX};
     uint64_t possible = 0;
     for (int i = threadIdx.x; i < vocab; i += THREADS) {
         if (!(p[i] > -INFINITY)) continue;
@@ -185,7 +170,7 @@ __device__ int distribute(struct block &s, const struct trial &t, const int32_t 
     }
     mine = block_best(s, mine);
     possible = block_sum(s, possible);
-    const float greatest = (float)mine.score, temperature = t.temperature;
+    const float greatest = (float)mine.value, temperature = t.temperature;
     if (possible == 0 || temperature == 0) {
         for (int i = threadIdx.x; i < vocab; i += THREADS) p[i] = possible && i == mine.index;
         __syncthreads();
@@ -224,14 +209,14 @@ __device__ int draw(struct block &s, const float *p, int vocab, double u) {
     const int token = find(s, vocab, fixed_of(u), [&](int i) { return fixed_of(__ldcg(p + i)); });
     if (token >= 0) return token;
     /* The sum fell short of u by rounding: the last token that can be drawn at all. */
-    struct best last = {-1, INT_MAX};
+    candidate last = {-1, INT_MAX};
     for (int i = threadIdx.x; i < vocab; i += THREADS)
         if (fixed_of(__ldcg(p + i)) > 0) last = {(double)i, i};
     return block_best(s, last).index;
 }
 
 __device__ int gumbel_pick(struct block &s, const float *p, int vocab, uint64_t seed, int32_t position) {
-    struct best mine = {-INFINITY, INT_MAX};
+    candidate mine = {-INFINITY, INT_MAX};
     for (int i = threadIdx.x; i < vocab; i += THREADS)
         if (p[i] > 0) mine = better(mine, {gumbel_score(seed, position, i, p[i]), i});
     return block_best(s, mine).index;

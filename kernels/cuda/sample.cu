@@ -1,30 +1,16 @@
 /* Choosing tokens from logits. */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/best.cuh"
 
 #include <climits>
 
 namespace {
 
-/* A candidate: the greater value wins, the lower index on a tie. */
-struct best {
-    float value;
-    int index;
-};
-__device__ __forceinline__ struct best better(struct best a, struct best b) {
-    return b.value > a.value || (b.value == a.value && b.index < a.index) ? b : a;
-}
-__device__ __forceinline__ struct best warp_best(struct best a) {
-    for (int offset = 16; offset; offset /= 2)
-        a = better(a, {__shfl_xor_sync(~0u, a.value, offset), __shfl_xor_sync(~0u, a.index, offset)});
-    return a;
-}
-
 __global__ __launch_bounds__(1024) void argmax_rows(const float *logits, int vocab, int32_t *token) {
-    __shared__ struct best warps[32];
+    __shared__ struct best<float> warps[32];
     pdl_release();
     pdl_wait();
     const float *row = logits + (size_t)blockIdx.x * vocab;
-    struct best mine = {-INFINITY, INT_MAX};
+    struct best<float> mine = {-INFINITY, INT_MAX};
     for (int i = threadIdx.x; i < vocab; i += blockDim.x) {
         float v = __ldcg(row + i);
         mine = better(mine, {v != v ? -INFINITY : v, i});
