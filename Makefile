@@ -81,7 +81,7 @@ help:
 	@echo 'make bench      measure plain against speculative decoding on this machine'
 	@echo 'make gpu-check  on a machine with an NVIDIA card: build, test and measure the CUDA backend'
 	@echo 'make install    PREFIX=/usr/local DESTDIR=   also: uninstall format clean'
-	@echo 'make deb        a Debian package in $(BUILD)/'
+	@echo 'make deb        a Debian package in $(BUILD)/        make deb-check   that, in bare Debian 12 roots'
 	@echo 'settings: CUDA=0|1 ARCH="80 90" MIMALLOC=0|1 DEBUG=0|1'
 
 run: $(BUILD)/outrider

@@ -1,5 +1,5 @@
 # The tests that take longer, and those with other tools. Each builds in a folder of its own.
-.PHONY: asan tsan valgrind coverage endurance fuzz fuzzers interrupts bench-ops coupled
+.PHONY: asan tsan valgrind coverage endurance fuzz fuzzers interrupts bench-ops coupled deb-check
 
 # A pass of the shipped pair's shapes against reading the same bytes, by operation and row count.
 bench-ops: $(BUILD)/tests/bench_ops
@@ -10,6 +10,11 @@ $(BUILD)/tests/bench_ops: $(BUILD)/tests/bench_ops.o $(BUILD)/liboutrider.a
 # The coupled rule, 200 prompts, every K and batch: two hours of one core, shared among the cores there are.
 coupled: $(BUILD)/tests/test_coupled
 	seq 0 $$(($$(nproc) - 1)) | COUPLED=full xargs -P 0 -I N env COUPLED_PART=N/$$(nproc) $<
+
+# The two commands of the README and the package, in bare Debian 12 roots; TESTS=test runs `make test` there too.
+TESTS ?=
+deb-check:
+	tests/clean_debian.sh $(BUILD)/clean $(TESTS)
 
 # Ctrl-C at 100 random points; `make test` has a few.
 interrupts: $(BUILD)/.test_packages $(BUILD)/outrider
