@@ -161,7 +161,7 @@ static void remove_folder(const struct job *j) {
 }
 
 static outrider_status fill_folder(const struct job *j) {
-    if (mkdir(j->folder, 0777)) return fail(OUTRIDER_EFAIL, "%s: %s", j->folder, strerror(errno));
+    if (mkdir(j->folder, 0777)) return fail(OUTRIDER_EFAIL, "%s: %s", j->c->options->output, strerror(errno));
     outrider_status status = write_configs(j);
     if (status == OUTRIDER_OK) status = write_tokenizer(j);
     if (status == OUTRIDER_OK) status = write_weights(j);

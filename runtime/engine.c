@@ -131,8 +131,8 @@ static outrider_status choose_context(outrider_engine *e, const outrider_engine_
         if (!folders[i]) continue;
         TRY(config_read(folders[i], &c, &g));
         if (o->ctx_size > c.max_position_embeddings)
-            return fail(OUTRIDER_EINVAL, "context size %d: %s knows %d positions", o->ctx_size, folders[i],
-                        c.max_position_embeddings);
+            return fail(OUTRIDER_EINVAL, "context size %d: %s knows %d positions, so give at most that",
+                        o->ctx_size, folders[i], c.max_position_embeddings);
         if (o->ctx_size > 0 || c.max_position_embeddings >= e->ctx_size) continue;
         e->ctx_size = c.max_position_embeddings;
         e->ctx_origin = i == OUTRIDER_VERIFIER ? OUTRIDER_CTX_VERIFIER : OUTRIDER_CTX_DRAFT;

@@ -207,6 +207,17 @@ static bool is_end(const outrider_session *s, int32_t token) {
 
 /* ---- tokens in ---- */
 
+/* Says too whether there is more room to be had. */
+static outrider_status fail_too_long(const outrider_engine *e, size_t n) {
+    int32_t most = INT32_MAX;
+    for (int m = 0; m < KV_MODELS; m++)
+        if (e->model[m] && e->model[m]->config.max_position_embeddings < most)
+            most = e->model[m]->config.max_position_embeddings;
+    return fail(OUTRIDER_EINVAL, "the prompt has %zu tokens, the context holds %d%s", n, e->ctx_size,
+                e->ctx_size < most ? "; open it larger (-c), the models know more"
+                                   : ", all that the models know");
+}
+
 outrider_status outrider_session_append(outrider_session *s, const int32_t *tokens, size_t n) {
     int32_t ctx = s->engine->ctx_size, vocab = s->engine->model[OUTRIDER_VERIFIER]->config.vocab_size;
     if (n > (size_t)(ctx - s->n)) {
@@ -214,7 +225,7 @@ outrider_status outrider_session_append(outrider_session *s, const int32_t *toke
             return fail(OUTRIDER_EINVAL,
                         "%zu more tokens do not fit: the session has %d and the context holds %d", n, s->n,
                         ctx);
-        return fail(OUTRIDER_EINVAL, "the prompt has %zu tokens, the context holds %d", n, ctx);
+        return fail_too_long(s->engine, n);
     }
     for (size_t i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= vocab)

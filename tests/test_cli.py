@@ -55,7 +55,11 @@ def test_about():
     check("no command at all is wrong usage", done.returncode == 2 and not done.stdout, done.returncode)
     words = outrider("run", "--help=penalty").stdout
     check("--help=WORD shows what mentions WORD", "--repeat-penalty" in words and "--top-k" not in words, words)
+    words = outrider("run", "--help=no-such-word").stdout
+    check("or that nothing does", "no option mentions 'no-such-word'" in words and "--top-k" not in words, words)
     defaults = outrider("bench", "--help").stdout
+    check("an option and what it does share a line", re.search(r"--n-gen LIST +numbers of tokens", defaults)
+          and not re.search(" $", defaults, re.M), defaults)
     check("an option as wide as its column keeps its distance", "md|csv|json|jsonl\n" in defaults, defaults)
     check("help shows defaults", "(default: auto,2,4,8)" in " ".join(defaults.split()), defaults)
 
@@ -142,7 +146,12 @@ def test_environment():
 def test_refusals():
     refused("an unknown option has a neighbour", 2, "run", "--tmep", "1", says=["--tmep", "--temp"])
     refused("an option of another command", 2, "bench", "--stop", "x", says=["--stop"])
+    refused("a name that was begun", 2, "chat", "--system", "x", says=["--system-prompt"])
     refused("an unknown command", 2, "rum", says=["rum", "run"])
+    refused("an option in place of a command", 2, "-p", "x", says=["outrider run -p"])
+    refused("a text in place of a model", 3, "run", "-p", "x", "-m", "README.md", says=["README.md", "GGUF", "folder"])
+    refused("a place that is not there", 1, "convert", "-m", f"{TALE}/draft", "-o", "/nowhere/x.gguf",
+            says=["/nowhere/x.gguf: No such file"])
     refused("a number out of range", 2, "run", "--top-p", "1.5", says=["--top-p", "0 to 1"])
     refused("no number", 2, "run", "-n", "lots", says=["-n", "lots", "-1 to"])
     refused("no such choice", 2, "run", "--spec-accept", "never", says=["rejection|block|coupled"])
@@ -160,7 +169,8 @@ def test_refusals():
     refused("a name cannot drive the terminal", 3, "run", "-p", "x", "-m", "\033[31m", says=["?[31m"])
     long = "word " * 3000
     refused("a prompt longer than the context", 2, "run", "-p", long, says=["tokens", "2048"])
-    refused("also when told to hold less", 2, "run", "-p", "word " * 300, "-c", "256", says=["256"])
+    refused("also when told to hold less", 2, "run", "-p", "word " * 300, "-c", "256", says=["256", "-c"])
+    refused("a context longer than the model's", 2, "run", "-p", "x", "-c", "16M", says=["16777216", "2048"])
     check("a shorter one is taken whole", result("-n", "1", "-p", "word " * 100)["n_prompt"] > 100)
 
 

@@ -163,8 +163,9 @@ static int leave(struct batch_run *b, struct seat *seat) {
     seat->request = NULL;
     b->active--;
     if (outrider_session_stop(seat->session) == OUTRIDER_STOP_FAILED) return finish_failed(b, r);
-    return finish(b, r, result_json(b->engine, seat->session, seat->answer.data ? seat->answer.data : "",
-                                  seat->answer.bytes, seat->seed, false));
+    return finish(b, r,
+                  result_json(b->engine, seat->session, seat->answer.data ? seat->answer.data : "",
+                              seat->answer.bytes, seat->seed, false));
 }
 
 /* ---- rounds ---- */
@@ -226,7 +227,7 @@ static int serve(struct batch_run *b) {
     while (!code && b->done < b->n && !interrupts_seen()) {
         char stage[48];
         snprintf(stage, sizeof stage, "%zu of %zu", b->done, b->n);
-        progress_show(&bar, stage, (double)b->done / (double)b->n);
+        progress_count(&bar, stage, (double)b->done, (double)b->n, "prompts");
         code = fill_seats(b);
         if (!code && b->active) code = one_round(b, riding);
         if (!code) code = take_texts(b, false);

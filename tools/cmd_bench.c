@@ -113,7 +113,7 @@ static void step(struct bench *b, const char *what, int32_t n, size_t repetition
     char stage[48];
     snprintf(stage, sizeof stage, "%s%d", what, n);
     b->done++;
-    progress_show(&b->bar, stage, (double)b->done / (double)b->steps);
+    progress_count(&b->bar, stage, (double)b->done, (double)b->steps, "runs");
     if (b->options->values[OPT_PROGRESS].integer)
         fprintf(stderr, "%s: repetition %zu of %zu\n", stage, repetition + 1, b->repetitions);
 }

@@ -76,10 +76,13 @@ void option_describe(const struct option_spec *s, char *out, size_t size) {
 static void help_option(FILE *out, const struct option_spec *s) {
     char name[96], text[512];
     option_describe(s, text, sizeof text);
-    snprintf(name, sizeof name, "  %s%-4s --%s %s", s->short_name ? "-" : " ",
-             s->short_name ? s->short_name : "", s->name, s->argument ? s->argument : "");
-    int width = fprintf(out, "%-*s", NAME_COLUMN, name);
-    if (width >= NAME_COLUMN) fprintf(out, "\n%*s", NAME_COLUMN, "");
+    snprintf(name, sizeof name, "  %s%-4s --%s%s%s", s->short_name ? "-" : " ",
+             s->short_name ? s->short_name : "", s->name, s->argument ? " " : "",
+             s->argument ? s->argument : "");
+    if (strlen(name) < NAME_COLUMN)
+        fprintf(out, "%-*s", NAME_COLUMN, name);
+    else
+        fprintf(out, "%s\n%*s", name, NAME_COLUMN, "");
     wrap(out, text, NAME_COLUMN);
 }
 
@@ -100,6 +103,10 @@ void help_command(FILE *out, enum command command, const char *word) {
         if (!(s->commands & command) || !mentions(s, word)) continue;
         if (strcmp(group, s->group)) fprintf(out, "\n%s\n", group = s->group);
         help_option(out, s);
+    }
+    if (word && !*group) {
+        fprintf(out, "\nno option mentions '%s'; --help without a word shows all\n", word);
+        return;
     }
     fputs("\nEach option has a twin in the environment, such as OUTRIDER_TOP_K, and may stand in the\n"
           "configuration file; the option wins, then the environment, the file, the model.\n"

@@ -53,11 +53,13 @@ static size_t edit_distance(const char *a, const char *b) {
 }
 
 const char *option_nearest(enum command command, const char *name) {
-    size_t best = strlen(name) / 3 + 2;
+    size_t length = strlen(name), best = length / 3 + 2;
     const char *nearest = NULL;
     for (int id = 0; id < N_OPTIONS; id++) {
         if (!(option_spec(id)->commands & command)) continue;
-        size_t distance = edit_distance(name, option_spec(id)->name);
+        /* a name that was begun is nearer than a likeness: --system is --system-prompt */
+        bool begun = length > 2 && !strncmp(option_spec(id)->name, name, length);
+        size_t distance = begun ? 0 : edit_distance(name, option_spec(id)->name);
         if (distance >= best) continue;
         best = distance;
         nearest = option_spec(id)->name;

@@ -25,6 +25,9 @@ static int print_help(const char *name) {
 
 static int unknown_command(const char *name) {
     struct text names = {0};
+    if (name[0] == '-')
+        return complain(OUTRIDER_EINVAL, "a command comes first: outrider run %s ..., or outrider --help",
+                        name);
     for (size_t i = 0; i < n_commands; i++) {
         const char *before = !i ? "" : ", ";
         if (text_append(&names, before, strlen(before)) ||
@@ -46,7 +49,7 @@ static int other_word(int argc, char **argv) {
     if (!strcmp(word, "help")) return print_help(next);
     if (!strcmp(word, "--help") || !strcmp(word, "-h"))
         help_program(stdout);
-    else if (!strcmp(word, "--version"))
+    else if (!strcmp(word, "--version") || !strcmp(word, "version"))
         printf("outrider %s\n", outrider_version());
     else if (!strcmp(word, "--man"))
         help_manual(stdout);

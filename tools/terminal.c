@@ -43,11 +43,12 @@ static double now(void) {
 static bool is_due(struct progress *p, const char *stage, double share) {
     double at = now();
     if (!p->live) return false;
-    if (strncmp(p->stage, stage, sizeof p->stage - 1)) {
-        snprintf(p->stage, sizeof p->stage, "%s", stage);
+    if (!p->stage[0] || share < p->share) {
         p->began = at;
         p->shown = 0;
     }
+    p->share = share;
+    snprintf(p->stage, sizeof p->stage, "%s", stage);
     if (p->shown > 0 && at - p->shown < 0.1 && share < 1) return false;
     p->shown = at;
     return true;

@@ -21,6 +21,7 @@ struct progress {
     bool live, drawn;
     char stage[40];
     double began, shown; /* seconds */
+    double share;        /* at the last call: when it falls, other work began */
 };
 struct progress progress_begin(const struct options *o);
 void progress_show(void *progress, const char *stage, double share);
@@ -33,7 +34,8 @@ void progress_end(struct progress *p);
 void interrupts_watch(int leave_at);
 int interrupts_seen(void);
 
-/* lost_file.c: a model file that shrinks while it is in use ends the program with a line and OUTRIDER_EMODEL. */
+/* lost_file.c: a model file that shrinks while it is in use ends the program with a line and OUTRIDER_EMODEL.
+ */
 void lost_files_watch(void);
 
 #endif

@@ -379,7 +379,8 @@ static outrider_status read_head(struct reader *r, uint64_t *n_tensors, uint64_t
     const unsigned char *magic;
     uint32_t version;
     if (!take(r, 4, &magic) || memcmp(magic, "GGUF", 4) != 0)
-        return fail(OUTRIDER_EMODEL, "%s: magic: not a GGUF file (nor a folder with a model)", r->path);
+        return fail(OUTRIDER_EMODEL, "%s: magic: not a GGUF file; a safetensors model is named by its folder",
+                    r->path);
     if (!take_u32(r, &version)) return cut(r, "version");
     if (version && (version & 0xffff) == 0)
         return fail(OUTRIDER_EMODEL, "%s: version: a big-endian file, which is not supported", r->path);

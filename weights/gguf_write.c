@@ -13,7 +13,7 @@ enum { ALIGNMENT = 32 };
 /* ---- files ---- */
 
 static outrider_status fail_write(const struct new_file *f) {
-    return fail(OUTRIDER_EFAIL, "%s: %s", f->temporary ? f->temporary : f->path, strerror(errno));
+    return fail(OUTRIDER_EFAIL, "%s: %s", f->path, strerror(errno));
 }
 
 outrider_status new_file_open(const char *path, struct new_file *f) {
