@@ -13,8 +13,8 @@
 #include "runtime/status.h"
 
 #define MODEL_FOLDER                                                                                         \
-    "a model is a GGUF file, or a folder with config.json, model.safetensors (or shards and index) and a "   \
-    "tokenizer"
+    "a model is a folder with config.json, model.safetensors (or shards and index) and a tokenizer, or a "   \
+    "GGUF file"
 
 static outrider_status fail_absent(const char *dir, const char *path) {
     struct stat st;
