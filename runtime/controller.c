@@ -12,9 +12,10 @@ static const double BORROWED = 8;
 /* Share of the old counts that a round leaves, also of places it did not test: text changes its character,
  * and a place that was given up must be thought well of again some day. */
 static const double FADE = 0.98;
-/* Most of the time that tries of an idle draft may take, and how many it has before that counts. */
-static const double TRY_SHARE = 0.008;
-enum { FIRST_TRIES = 4 };
+/* Most of the time that tries of an idle draft may take, half as much after each in vain, down to an eighth;
+ * and how many it has before that counts. */
+static const double TRY_SHARE = 0.006;
+enum { FIRST_TRIES = 3, MOST_HALVINGS = 3 };
 /* A K must promise this much over plain decoding before it is used: estimates err. */
 static const double MARGIN = 1.03;
 
@@ -138,7 +139,8 @@ int32_t controller_choose(const struct controller *c, const struct costs *costs,
      * for it. It costs what its round takes longer, and about a draft step for what the draft did not read.
      */
     double price = costs_round(costs, round_shape(sessions, 1, free, sampling)) - plain + costs->draft;
-    return c->tries < FIRST_TRIES || c->helped || c->idle * TRY_SHARE * plain >= price;
+    int32_t halvings = c->in_vain > FIRST_TRIES ? c->in_vain - FIRST_TRIES : 0;
+    return c->tries < FIRST_TRIES || c->helped || c->idle * TRY_SHARE * plain >= price * (1 << halvings);
 }
 
 void controller_observe(struct controller *c, int32_t k, int32_t accepted) {
@@ -149,6 +151,10 @@ void controller_observe(struct controller *c, int32_t k, int32_t accepted) {
     c->helped = accepted > 0;
     c->idle = 0;
     if (c->tries < FIRST_TRIES) c->tries++;
+    if (accepted > 0)
+        c->in_vain = 0;
+    else if (c->in_vain < FIRST_TRIES + MOST_HALVINGS)
+        c->in_vain++;
     for (int32_t i = 0; i < OUTRIDER_MAX_DRAFT; i++) c->tested[i] *= FADE, c->stayed[i] *= FADE;
     for (int32_t i = 0; i < k && i <= accepted;
          i++) { /* the first that fell was tested, those after it were not */

@@ -61,10 +61,11 @@ void costs_observe(struct costs *c, struct round_shape round, double us);
 /* Of a session and a drafter. Zeroed to begin with. */
 struct controller {
     double tested[OUTRIDER_MAX_DRAFT], stayed[OUTRIDER_MAX_DRAFT]; /* fading counts by place */
-    double prior;  /* acceptance assumed before anything is seen; 0: that of a fair draft */
-    int32_t tries; /* rounds with proposals, up to a few */
-    int32_t idle;  /* rounds without since the last of them */
-    bool helped;   /* the last proposals were not in vain: try again at once */
+    double prior;    /* acceptance assumed before anything is seen; 0: that of a fair draft */
+    int32_t tries;   /* rounds with proposals, up to a few */
+    int32_t in_vain; /* rounds since something stayed, up to a few more */
+    int32_t idle;    /* rounds without since the last of them */
+    bool helped;     /* the last proposals were not in vain: try again at once */
 };
 
 /* Acceptance at place i, given the places before it were accepted. */
