@@ -120,6 +120,14 @@ outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n
                             (size_t)n * (size_t)m->config.vocab_size * sizeof(float));
 }
 
+outrider_status batch_argmax(outrider_engine *e, outrider_which which, int32_t n) {
+    struct batch *b = &e->batch;
+    const struct model *m = e->model[which];
+    size_t from = (size_t)(PICK * b->capacity + b->base);
+    e->ops->argmax(e->be, m->logits, n, m->config.vocab_size, batch_picks(e));
+    return e->ops->download(e->be, b->host + from, b->device + from, (size_t)n * sizeof *b->host);
+}
+
 outrider_status batch_fetch(outrider_engine *e) {
     struct batch *b = &e->batch;
     const struct model *m = e->model[OUTRIDER_VERIFIER];

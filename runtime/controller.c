@@ -19,6 +19,9 @@ enum { FIRST_TRIES = 3, MOST_HALVINGS = 3 };
 /* A K must promise this much over plain decoding before it is used: estimates err. */
 static const double MARGIN = 1.03;
 
+/* Most of the time that a draft hopes to save that it may take to read what came before it: hopes err. */
+static const double SAVED_SHARE = 0.5;
+
 /* Rounds that the measurements at the start weigh as much as, and those of a neighbouring K at most; share of
  * the old rounds' weight that a round leaves; how far one round may lie from what is expected. */
 static const double MEASURED_WEIGHT = 8, NEIGHBOUR_WEIGHT = 4, COST_FADE = 0.995, FAR = 1.6;
@@ -93,6 +96,14 @@ void costs_observe(struct costs *c, struct round_shape r, double us) {
         seen->sum += not_far_from(ratio / *scale, expected);
     }
     *scale += 0.05 * (not_far_from(ratio / expected, *scale) - *scale);
+}
+
+bool costs_worth_reading(const struct costs *c, double gain, int32_t lag, int32_t left, int32_t idle,
+                         bool sampling) {
+    double plain = costs_round(c, round_shape(1, 0, false, sampling)), price = lag * c->draft_read;
+    if (price <= c->draft) return true;
+    if (gain <= 1) return idle * TRY_SHARE * plain >= price;
+    return price <= SAVED_SHARE * left * plain * (1 - 1 / gain);
 }
 
 /* The estimate of place i from that of the place before it. */

@@ -45,6 +45,7 @@ struct costs {
     bool known;
     double verify[COST_ROWS + 1]; /* by rows; [0] unused */
     double draft;                 /* one step */
+    double draft_read;            /* a token of those that it reads without proposing */
     double scale[2];              /* [sampling] real rounds against these, running mean over all */
     double level[2];              /* [sampling] mean of what is seen: what is taken for a K that is not */
     struct cost_seen seen[2][2][OUTRIDER_MAX_DRAFT + 1]; /* [sampling][free][K], against that mean */
@@ -57,6 +58,12 @@ double costs_verify(const struct costs *c, int32_t rows);
 double costs_round(const struct costs *c, struct round_shape round);
 /* What one took. */
 void costs_observe(struct costs *c, struct round_shape round, double us);
+
+/* Whether a draft that promises `gain` should read `lag` tokens first, in an answer of which about `left`
+ * tokens are still to be written after `idle` rounds without it. A draft that promises nothing may read in
+ * the time that tries may take. */
+bool costs_worth_reading(const struct costs *c, double gain, int32_t lag, int32_t left, int32_t idle,
+                         bool sampling);
 
 /* Of a session and a drafter. Zeroed to begin with. */
 struct controller {

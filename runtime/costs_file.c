@@ -19,7 +19,8 @@
 #include "runtime/engine.h"
 
 enum { KEY_BYTES = 512, PATH_BYTES = 4096 };
-enum { MAX_AGE = 7 * 24 * 3600 }; /* seconds: a first run on a busy machine must not be believed for ever */
+/* Seconds that a measurement is believed, and one that was taken while others used the machine. */
+enum { MAX_AGE = 7 * 24 * 3600, MAX_AGE_BUSY = 600 };
 #ifdef __SANITIZE_ADDRESS__
 static const char BUILD_KIND[] = "sanitized"; /* many times slower than what others run */
 #else
@@ -34,7 +35,8 @@ static void make_key(const outrider_engine *e, int32_t n, char *key) {
     model_info(e->model[OUTRIDER_VERIFIER], &v);
     if (e->model[OUTRIDER_DRAFT]) model_info(e->model[OUTRIDER_DRAFT], &d);
     snprintf(key, KEY_BYTES,
-             "outrider %s %s least costs; %d; %s; %s; %s %" PRIu64 " in %d layers; %s %" PRIu64 " in %d layers",
+             "outrider %s %s least costs 2; %d; %s; %s; %s %" PRIu64 " in %d layers; %s %" PRIu64
+             " in %d layers",
              OUTRIDER_VERSION, BUILD_KIND, n, host, device, v.dtype, v.streamed_bytes, v.num_hidden_layers,
              d.dtype, d.streamed_bytes, d.num_hidden_layers);
 }
@@ -50,32 +52,34 @@ static bool sane(double us) {
     return isfinite(us) && us >= 0 && us < 1e9;
 }
 
-/* A regular file not older than MAX_AGE; opened without waiting, so that a pipe put in its place hangs
- * nobody. */
-static FILE *open_recent(const char *path) {
+/* A regular file and its age; opened without waiting, so that a pipe put in its place hangs nobody. */
+static FILE *open_file(const char *path, double *age) {
     struct stat st;
     int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     if (fd < 0) return NULL;
-    bool good = fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && time(NULL) - st.st_mtime < MAX_AGE;
+    bool good = fstat(fd, &st) == 0 && S_ISREG(st.st_mode);
+    if (good) *age = difftime(time(NULL), st.st_mtime);
     FILE *f = good ? fdopen(fd, "r") : NULL;
     if (!f) close(fd);
     return f;
 }
 
-bool costs_load(outrider_engine *e, int32_t n, double *us, double *draft_us) {
+bool costs_load(outrider_engine *e, int32_t n, double *us, double draft_us[2]) {
     char key[KEY_BYTES], path[PATH_BYTES], line[KEY_BYTES + 2];
     make_key(e, n, key);
-    FILE *f = make_path(e, key, path) ? open_recent(path) : NULL;
+    double age = 0, busy = 0;
+    FILE *f = make_path(e, key, path) ? open_file(path, &age) : NULL;
     if (!f) return false;
     bool good =
         fgets(line, sizeof line, f) && strncmp(line, key, strlen(key)) == 0 && line[strlen(key)] == '\n';
     for (int32_t i = 0; i < n && good; i++) good = fscanf(f, "%lf", &us[i]) == 1 && sane(us[i]) && us[i] > 0;
-    good = good && fscanf(f, "%lf", draft_us) == 1 && sane(*draft_us);
+    for (int i = 0; i < 2 && good; i++) good = fscanf(f, "%lf", &draft_us[i]) == 1 && sane(draft_us[i]);
+    good = good && fscanf(f, "%lf", &busy) == 1 && age < (busy > 0 ? MAX_AGE_BUSY : MAX_AGE);
     fclose(f);
     return good;
 }
 
-void costs_save(const outrider_engine *e, int32_t n, const double *us, double draft_us) {
+void costs_save(const outrider_engine *e, int32_t n, const double *us, const double draft_us[2], bool busy) {
     char key[KEY_BYTES], path[PATH_BYTES], beside[PATH_BYTES];
     make_key(e, n, key);
     if (!make_path(e, key, path)) return;
@@ -85,7 +89,7 @@ void costs_save(const outrider_engine *e, int32_t n, const double *us, double dr
     if (!f) return;
     fprintf(f, "%s\n", key);
     for (int32_t i = 0; i < n; i++) fprintf(f, "%.3f\n", us[i]);
-    fprintf(f, "%.3f\n", draft_us);
+    fprintf(f, "%.3f\n%.3f\n%d\n", draft_us[0], draft_us[1], busy);
     bool written = fflush(f) == 0 && !ferror(f);
     if (fclose(f) != 0 || !written || rename(beside, path) != 0) unlink(beside);
 }

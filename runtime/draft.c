@@ -24,6 +24,43 @@ void draft_catch_up(outrider_session *s, bool *ready) {
     *ready = s->n - 1 - end <= MAX_LAG;
 }
 
+/* The draft reads the first tokens of a prompt and says which should follow each: one that is of use guesses
+ * a third of them or more, one that guesses hardly any is of no use for what follows either. Of the prompt
+ * alone, so that no random number has part in it. */
+static outrider_status probe(outrider_session *s) {
+    enum { PROBED = 32, LEAST_HITS = 2 };
+    outrider_engine *e = s->engine;
+    int32_t hits = 0;
+    if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, PROBED) != OUTRIDER_OK) return OUTRIDER_OK;
+    e->unusual = true;
+    batch_clear(e);
+    for (int32_t i = 0; i < PROBED; i++) batch_add(e, s->slot, i, s->tokens[i]);
+    batch_upload(e);
+    batch_pass(e, OUTRIDER_DRAFT, 0, PROBED, PROBED, false);
+    TRY(batch_argmax(e, OUTRIDER_DRAFT, PROBED));
+    kv_advance(e->kv, s->slot, OUTRIDER_DRAFT, PROBED);
+    for (int32_t i = 0; i < PROBED; i++) hits += batch_pick(e, i) == s->tokens[i + 1];
+    s->draft_doubtful = hits < LEAST_HITS;
+    return OUTRIDER_OK;
+}
+
+outrider_status draft_worth_reading(outrider_session *s, double gain, int32_t left, bool *worth) {
+    enum { SHORT = 64 };
+    outrider_engine *e = s->engine;
+    int32_t read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT), lag = s->n - 1 - read;
+    *worth = lag <= SHORT || s->stats.n_predict == 0; /* the first token: see draft_catch_up */
+    if (*worth) return OUTRIDER_OK;
+    bool sampling = !sampler_is_argmax(&s->sampler);
+    for (int32_t look = 0; look < 2; look++) {
+        double promised = s->draft_doubtful && read > 0 ? 1 : gain;
+        *worth = costs_worth_reading(&e->costs, promised, lag, left, s->draft_controller.idle, sampling);
+        if (!*worth || read > 0) break;
+        TRY(probe(s));
+        read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
+    }
+    return OUTRIDER_OK;
+}
+
 static void pick(outrider_session *s, int32_t step) {
     const outrider_settings *set = &s->sampler.s;
     int32_t position = s->n + step;

@@ -371,16 +371,17 @@ double worked_ms(const outrider_engine *e) {
     return (double)t.tv_sec * 1e3 + (double)t.tv_nsec * 1e-6;
 }
 
-/* Of one pass, by a clock or the device's own. What lies in the cache does not matter to the time, only how
- * much is read; the slot has room for it. */
+/* Of one pass, by a clock or the device's own; `reading` wants no logits. What lies in the cache does not
+ * matter to the time, only how much is read; the slot has room for it. */
 static outrider_status pass_ms(outrider_engine *e, int32_t slot, outrider_which which, int32_t rows,
-                               int32_t depth, double (*clock)(const outrider_engine *), double *ms) {
+                               int32_t depth, bool reading, double (*clock)(const outrider_engine *),
+                               double *ms) {
     double start = clock(e);
     batch_clear(e);
     for (int32_t r = 0; r < rows; r++)
         batch_add(e, slot, depth + r, (r * 37 + 11) % e->model[which]->config.vocab_size);
     batch_upload(e);
-    batch_pass(e, which, 0, rows, rows, false);
+    batch_pass(e, which, 0, rows, reading ? 0 : rows, reading);
     if (!e->ops->round_times) {
         TRY(e->ops->sync(e->be));
         *ms = clock(e) - start;
@@ -408,7 +409,7 @@ static outrider_status time_pass(outrider_engine *e, outrider_which which, int32
     int32_t n = 0;
     for (int32_t i = -warm_up; n < repeats && status == OUTRIDER_OK; i++) {
         double took = 0;
-        status = pass_ms(e, slot, which, rows, depth, passed_ms, &took);
+        status = pass_ms(e, slot, which, rows, depth, false, passed_ms, &took);
         if (i >= 0 || took > SLOW_PASS_MS) times[n++] = took * 1e3;
         if (took > SLOW_PASS_MS) break;
     }
@@ -428,46 +429,60 @@ outrider_status outrider_time_pass(outrider_engine *e, outrider_which which, int
     return time_pass(e, which, rows, depth, 2, repeats, us);
 }
 
-/* What the controller times: passes of the verifier over so many rows, and last a step of the draft. */
+/* What the controller times: passes of the verifier over so many rows, then a step of the draft, and a pass
+ * of it that reads. */
 static const int32_t timed_rows[] = {1, 2, 4, 8, OUTRIDER_MAX_DRAFT + 1};
-enum { TIMED = sizeof timed_rows / sizeof *timed_rows };
+enum { TIMED = sizeof timed_rows / sizeof *timed_rows, TIMED_READ = 64 };
+
+static outrider_status time_least(outrider_engine *e, int32_t slot, outrider_which which, int32_t rows,
+                                  bool reading, double *us) {
+    double ms;
+    TRY(pass_ms(e, slot, which, rows, 0, reading, worked_ms, &ms));
+    if (*us == 0 || ms * 1e3 < *us) *us = ms * 1e3;
+    return OUTRIDER_OK;
+}
 
 /* The least of several passes each, in turns: a machine that is busy for a while makes some of each slow, so
  * that their ratios hold. Short, for it is time taken from the first answer ever; what it gets wrong, the
  * rounds that follow correct. */
-static outrider_status time_turns(outrider_engine *e, int32_t slot, int32_t n, double *us, double *draft_us) {
+static outrider_status time_turns(outrider_engine *e, int32_t slot, int32_t n, int32_t n_read, double *us,
+                                  double draft_us[2], bool *busy) {
     enum { TURNS = 9, ENOUGH_WORK_MS = 100, ENOUGH_MS = 400 };
-    double start = now_ms(), worked = worked_ms(e), ms;
+    double start = now_ms(), worked = worked_ms(e);
     for (int32_t turn = 0; turn < TURNS; turn++) {
         if (turn > 0 && (worked_ms(e) - worked > ENOUGH_WORK_MS || now_ms() - start > ENOUGH_MS)) break;
-        for (int32_t i = 0; i < n; i++) {
-            TRY(pass_ms(e, slot, OUTRIDER_VERIFIER, timed_rows[i], 0, worked_ms, &ms));
-            if (turn == 0 || ms * 1e3 < us[i]) us[i] = ms * 1e3;
-        }
+        for (int32_t i = 0; i < n; i++)
+            TRY(time_least(e, slot, OUTRIDER_VERIFIER, timed_rows[i], false, &us[i]));
         if (!e->model[OUTRIDER_DRAFT]) continue;
-        TRY(pass_ms(e, slot, OUTRIDER_DRAFT, 1, 0, worked_ms, &ms));
-        if (turn == 0 || ms * 1e3 < *draft_us) *draft_us = ms * 1e3;
+        TRY(time_least(e, slot, OUTRIDER_DRAFT, 1, false, &draft_us[0]));
+        TRY(time_least(e, slot, OUTRIDER_DRAFT, n_read, true, &draft_us[1]));
     }
+    draft_us[1] /= n_read;
+    *busy = now_ms() - start > 1.3 * (worked_ms(e) - worked);
     return OUTRIDER_OK;
 }
 
 outrider_status outrider_engine_measure(outrider_engine *e) {
-    double us[TIMED], draft_us = 0;
-    int32_t n = 0, slot;
+    double us[TIMED] = {0}, draft_us[2] = {0};
+    int32_t n = 0, slot, n_read = TIMED_READ < e->ctx_size ? TIMED_READ : e->ctx_size;
+    bool busy = false;
     if (e->costs.known) return OUTRIDER_OK;
     e->unusual = true;
     while (n < TIMED && timed_rows[n] <= e->ctx_size) n++;
-    if (!costs_load(e, n, us, &draft_us)) {
+    if (!costs_load(e, n, us, draft_us)) {
+        memset(us, 0, sizeof us);
+        memset(draft_us, 0, sizeof draft_us);
         TRY(kv_acquire(e->kv, &slot));
         outrider_status status = kv_reserve(e->kv, slot, OUTRIDER_VERIFIER, timed_rows[n - 1]);
         if (status == OUTRIDER_OK && e->model[OUTRIDER_DRAFT])
-            status = kv_reserve(e->kv, slot, OUTRIDER_DRAFT, 1);
-        if (status == OUTRIDER_OK) status = time_turns(e, slot, n, us, &draft_us);
+            status = kv_reserve(e->kv, slot, OUTRIDER_DRAFT, n_read);
+        if (status == OUTRIDER_OK) status = time_turns(e, slot, n, n_read, us, draft_us, &busy);
         kv_release(e->kv, slot);
         TRY(status);
-        costs_save(e, n, us, draft_us);
+        costs_save(e, n, us, draft_us, busy);
     }
-    costs_set(&e->costs, n, timed_rows, us, draft_us);
+    costs_set(&e->costs, n, timed_rows, us, draft_us[0]);
+    e->costs.draft_read = draft_us[1];
     return OUTRIDER_OK;
 }
 

@@ -100,6 +100,7 @@ struct outrider_session {
     bool answer_open; /* the last turn is the header of an answer */
 
     struct controller draft_controller;
+    bool draft_doubtful;                               /* it would not have guessed the prompt */
     struct controller ngram_controller[NGRAM_CLASSES]; /* by the length of the match */
     int32_t ngram[OUTRIDER_MAX_DRAFT], n_ngram;        /* what n-grams would propose in this round */
     int32_t ngram_class;
@@ -140,6 +141,8 @@ void batch_propose(outrider_engine *e, int32_t n, int32_t first);
 void batch_set_token(outrider_engine *e, int32_t row, int32_t token);
 /* Brings n rows of logits of the last pass to e->logits. Waits. */
 outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n);
+/* Brings the argmaxes of a model's last pass, over the first n rows. Waits. */
+outrider_status batch_argmax(outrider_engine *e, outrider_which which, int32_t n);
 /* Brings the rows' tokens and the argmaxes of the verifier's pass over all of them. Waits. */
 outrider_status batch_fetch(outrider_engine *e);
 int32_t batch_token(const outrider_engine *e, int32_t row);
@@ -161,12 +164,10 @@ void trials_judge(outrider_engine *e);
 /* That of the i-th session, once fetched; a negative n when no token is possible. */
 struct accepted trials_verdict(const outrider_engine *e, int32_t i);
 
-/* -- engine.c -- */
-/* Measures what the controller must know; once, when a session first asks for it. */
-
-/* -- costs_file.c: the measured costs of earlier runs; false when there are none -- */
-bool costs_load(outrider_engine *e, int32_t n, double *us, double *draft_us);
-void costs_save(const outrider_engine *e, int32_t n, const double *us, double draft_us);
+/* -- costs_file.c: the measured costs of earlier runs; false when there are none. `busy`: others used the
+ * machine meanwhile, so that they are soon measured again -- */
+bool costs_load(outrider_engine *e, int32_t n, double *us, double draft_us[2]);
+void costs_save(const outrider_engine *e, int32_t n, const double *us, const double draft_us[2], bool busy);
 
 /* -- session.c -- */
 /* Takes one token of the answer over: counts it, turns it into text, sees whether the text ends with it. */
@@ -209,6 +210,9 @@ outrider_status room_measure(outrider_session *s);
 /* -- draft.c -- */
 /* Proposes s->k tokens for each session, which stand in order of falling k and whose rows are uploaded. */
 outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessions, size_t n);
+/* Whether what the draft has not read is worth its time, when it promises `gain`. The first tokens of a
+ * prompt it reads in any case, and is not trusted with the rest when it would have guessed none of them. */
+outrider_status draft_worth_reading(outrider_session *s, double gain, int32_t left, bool *worth);
 /* Lets the draft read a chunk of what it has not read; true in *ready when it may propose. */
 void draft_catch_up(outrider_session *s, bool *ready);
 

@@ -82,6 +82,14 @@ static int32_t limit_of(const outrider_session *s) {
     return set->n_predict >= 0 && limit > left ? left : limit;
 }
 
+/* As far as one can say: who sets no limit is taken to want a few hundred more. */
+static int32_t left_to_write(const outrider_session *s) {
+    enum { USUAL = 256 };
+    int32_t written = s->stats.n_predict, limit = s->sampler.s.n_predict, room = s->engine->ctx_size - s->n;
+    int32_t left = limit >= 0 ? limit - written : written + USUAL;
+    return left < room ? left : room;
+}
+
 static void propose_ngram(outrider_session *s, int32_t k) {
     s->k = k;
     s->by_ngram = k > 0;
@@ -105,7 +113,9 @@ static outrider_status choose_automatic(outrider_session *s, int32_t sessions, i
         propose_ngram(s, k_ngram);
         return OUTRIDER_OK;
     }
-    if (k > 0) draft_catch_up(s, &ready);
+    bool worth = false;
+    if (k > 0) TRY(draft_worth_reading(s, gain, left_to_write(s), &worth));
+    if (worth) draft_catch_up(s, &ready);
     if (ready) s->k = k;
     return OUTRIDER_OK;
 }

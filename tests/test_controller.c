@@ -202,6 +202,20 @@ static void a_cold_start(void **state) {
         fail_msg("%.3f of the best, %.3f when cold", sum[0] / tries / best, sum[1] / tries / best);
 }
 
+/* What a draft must read first is weighed against what it can save: it is not read for a few tokens, nor for
+ * a draft that promises nothing before plain rounds have paid for it. */
+static void reading_must_pay(void **state) {
+    (void)state;
+    struct played p = open_machine(&machines[2]);
+    p.costs.draft_read = 20;
+    assert_true(costs_worth_reading(&p.costs, 1, 5, 10, 0, false)); /* no more than a step */
+    assert_true(costs_worth_reading(&p.costs, 1.3, 1000, 500, 0, false));
+    assert_false(costs_worth_reading(&p.costs, 1.3, 1000, 60, 0, false));
+    assert_false(costs_worth_reading(&p.costs, 1.3, 8000, 500, 0, false));
+    assert_false(costs_worth_reading(&p.costs, 1, 1000, 500, 100, false));
+    assert_true(costs_worth_reading(&p.costs, 1, 1000, 500, 5000, false));
+}
+
 /* Free proposals need no tries: they are judged by the text even when they are not used. */
 static void unused_proposals_are_judged(void **state) {
     (void)state;
@@ -267,6 +281,7 @@ int main(void) {
                                        cmocka_unit_test(rows_that_cost_more),
                                        cmocka_unit_test(a_busy_machine),
                                        cmocka_unit_test(a_cold_start),
+                                       cmocka_unit_test(reading_must_pay),
                                        cmocka_unit_test(unused_proposals_are_judged),
                                        cmocka_unit_test(comes_back),
                                        cmocka_unit_test(censored_runs_say_nothing_more),
