@@ -12,7 +12,7 @@ PROMPT   ?= Once upon a time there was a young prince who lived in a castle by t
 VERSION  := 0.1.0
 
 PACKAGES := gcc g++ libc6-dev pkg-config libjansson-dev libedit-dev libmimalloc-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libseccomp-dev
-TEST_PACKAGES := libcmocka-dev sentencepiece python3 python3-pexpect
+TEST_PACKAGES := libcmocka-dev sentencepiece python3 python3-pexpect python3-pyte
 
 # Builds use all cores and say one word a file; V=1 shows the commands.
 MAKEFLAGS += -j$(shell nproc) --no-print-directory

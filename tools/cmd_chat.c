@@ -332,9 +332,8 @@ static int converse(struct chat *c) {
 static int open_lines(struct chat *c) {
     bool simple = c->options->values[OPT_SIMPLE_IO].integer;
     bool keep = !c->options->values[OPT_NO_HISTORY].integer;
-    const char *term = getenv("TERM");
     char history[4096];
-    bool editing = c->interactive && !simple && isatty(STDERR_FILENO) && term && strcmp(term, "dumb");
+    bool editing = c->interactive && !simple && terminal_obeys(stderr);
     bool kept = editing && keep &&
                 setup_user_file("XDG_STATE_HOME", ".local/state", "history", history, sizeof history);
     c->lines = line_open(editing, c->interactive, kept ? history : NULL, chat_complete, c);

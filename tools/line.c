@@ -68,8 +68,50 @@ static void after_resize(EditLine *edit) {
     window_changed = 0;
 }
 
-static void after_signal(EditLine *edit) {
+/* Cells of a prompt: what stands between two \1 takes none. */
+static int prompt_cells(const char *prompt) {
+    int cells = 0;
+    bool shown = true;
+    for (; *prompt; prompt++)
+        if (*prompt == '\1')
+            shown = !shown;
+        else
+            cells += shown;
+    return cells;
+}
+
+/* Rows between the prompt and the cursor in a window of that width, as libedit lays a line out. */
+static int rows_above_cursor(EditLine *edit, const char *prompt, int width) {
+    const LineInfoW *line = el_wline(edit);
+    int row = 0, column = prompt_cells(prompt);
+    for (const wchar_t *c = line->buffer; c < line->cursor; c++) {
+        int cells = *c == L'\t' ? 8 - column % 8 : wcwidth(*c) < 0 ? 2 : wcwidth(*c);
+        bool wraps = *c == L'\n' || column + cells > width;
+        if (wraps) row++, column = 0;
+        if (*c != L'\n') column += cells;
+        if (column >= width) row++, column -= width;
+    }
+    return row;
+}
+
+/* The line is drawn anew where its prompt now stands: most terminals wrap what they show by the new width,
+ * xterm and screen leave it as it was. libedit itself would draw it from the cursor's row on, over half of
+ * the old. */
+static void redraw_resized(EditLine *edit, const struct line_reader *r) {
+    bool rewraps = !getenv("XTERM_VERSION") && !getenv("STY");
+    int before = 80, after = 80;
+    el_get(edit, EL_GETTC, "co", &before);
     after_resize(edit);
+    el_get(edit, EL_GETTC, "co", &after);
+    int rows = rows_above_cursor(edit, r->prompt, rewraps ? after : before);
+    /* row by row: what is cleared from the top of its screen at once, tmux keeps */
+    fputs("\033[J\r\033[2K", r->out);
+    while (rows-- > 0) fputs("\033[A\033[2K", r->out);
+    el_set(edit, EL_REFRESH);
+}
+
+static void after_signal(EditLine *edit, const struct line_reader *r) {
+    if (window_changed) redraw_resized(edit, r);
     if (!resumed) return;
     resumed = 0;
     el_set(edit, EL_PREP_TERM, 1);
@@ -87,7 +129,7 @@ static int read_byte(EditLine *edit, struct line_reader *r, char *byte) {
     struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
     int ready = 0;
     while (!interrupts_seen() && (ready = ppoll(&input, 1, NULL, &before)) < 0 && errno == EINTR)
-        after_signal(edit);
+        after_signal(edit, r);
     r->interrupted = interrupts_seen() > 0;
     sigprocmask(SIG_SETMASK, &before, NULL);
     if (r->interrupted || ready < 0) return -1;

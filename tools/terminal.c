@@ -12,16 +12,16 @@
 
 /* ---- colour ---- */
 
-static bool is_terminal(FILE *out) {
+bool terminal_obeys(FILE *out) {
     const char *term = getenv("TERM");
-    return isatty(fileno(out)) && term && strcmp(term, "dumb");
+    return isatty(fileno(out)) && term && *term && strcmp(term, "dumb");
 }
 
 struct palette palette_for(const struct options *o, FILE *out) {
     enum { COLOR_AUTO, COLOR_ON, COLOR_OFF };
     const char *no_color = getenv("NO_COLOR");
     int64_t mode = o->values[OPT_COLOR].integer;
-    bool wanted = is_terminal(out) && !(no_color && *no_color) && !o->values[OPT_SIMPLE_IO].integer;
+    bool wanted = terminal_obeys(out) && !(no_color && *no_color) && !o->values[OPT_SIMPLE_IO].integer;
     if (mode == COLOR_ON || (mode == COLOR_AUTO && wanted))
         return (struct palette){"\033[1;32m", "\033[2m", "\033[0m", "\033[32m", "\033[36m"};
     return (struct palette){"", "", "", "", ""};
@@ -30,7 +30,7 @@ struct palette palette_for(const struct options *o, FILE *out) {
 /* ---- progress ---- */
 
 struct progress progress_begin(const struct options *o) {
-    return (struct progress){.live = is_terminal(stderr) && !o->values[OPT_SIMPLE_IO].integer};
+    return (struct progress){.live = terminal_obeys(stderr) && !o->values[OPT_SIMPLE_IO].integer};
 }
 
 static double now(void) {

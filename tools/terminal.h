@@ -7,6 +7,9 @@
 
 #include "tools/options.h"
 
+/* Whether it is a terminal that TERM gives more than plain lines. */
+bool terminal_obeys(FILE *out);
+
 /* Escape sequences, all empty where colour is off. */
 struct palette {
     const char *prompt, *dim, *plain;

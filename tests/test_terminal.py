@@ -1,0 +1,170 @@
+"""The terminal itself: windows that change their size while a line is edited or an answer is written, as the screen
+shows it (pyte draws what a terminal would), large pasted texts, plain terminals, and branches that were saved."""
+import json
+import os
+import re
+import time
+
+import pexpect
+import pyte
+
+from repl import (OUTRIDER, PLAIN_READY, READY, STATUS, answer, ask, check, environment, leave, run_tests, start,
+                  wait_for_text)
+
+GREEDY = ["-n", "24", "--temp", "0"]
+
+
+class Window:
+    """The program in a terminal of which the screen is known."""
+
+    def __init__(self, folder, rows, columns, **more):
+        self.screen = pyte.Screen(columns, rows)
+        self.stream = pyte.Stream(self.screen)
+        # the screen below leaves its rows alone when its width changes, as xterm does
+        self.child = pexpect.spawn(OUTRIDER, ["chat", *GREEDY], encoding="utf-8", dimensions=(rows, columns), timeout=60,
+                                   env=environment(folder, XTERM_VERSION="XTerm(379)", **more))
+
+    def rows(self):
+        return [row.rstrip() for row in self.screen.display if row.strip()]
+
+    def until(self, good):
+        """Waits until the screen is as it should be; whether it ever was."""
+        end = time.monotonic() + 60
+        while time.monotonic() < end:
+            try:
+                self.stream.feed(self.child.read_nonblocking(65536, 0.1))
+            except pexpect.TIMEOUT:
+                if good(self.rows()):
+                    return True
+        return False
+
+    def resize(self, rows, columns):
+        self.screen.resize(rows, columns)
+        self.child.setwinsize(rows, columns)
+
+
+def edited(line, columns):
+    """The rows that a line takes behind its prompt."""
+    return [row.rstrip() for row in re.findall(f".{{1,{columns}}}", "> " + line)]
+
+
+def test_resize_while_editing(folder):
+    window = Window(folder, 30, 80)
+    line = " ".join(f"w{i:02}" for i in range(60))
+    window.until(lambda rows: rows and rows[-1] == ">")
+    window.child.send(line)
+    check("a long line takes rows", window.until(lambda rows: rows[-4:] == [*edited(line, 80)][-4:]), window.rows())
+    for columns in (50, 120, 33, 200, 64):
+        window.resize(30, columns)
+        want = edited(line, columns)
+
+        def once(rows):
+            return rows[-len(want):] == want and sum(row.startswith("> ") for row in rows) == 1
+        check(f"drawn anew, once, in {columns} columns", window.until(once), (want, window.rows()))
+    window.child.send("\x01\x1b[C\x1b[Cx\x05 end")  # Home, right, right, then the end
+    line = line[:2] + "x" + line[2:] + " end"
+    want = edited(line, 64)
+    check("and edited on in its place", window.until(lambda rows: rows[-len(want):] == want), (want, window.rows()))
+    window.child.send("\r")
+    window.until(lambda rows: rows[-1] == ">" and any(re.search(STATUS, row) for row in rows))
+    window.child.send(f"/save {folder}/talk.json\r")
+    window.until(lambda rows: any("1 turns saved" in row for row in rows))
+    said = json.load(open(f"{folder}/talk.json"))["messages"][0]["content"]
+    check("what is sent is what was typed", said == line, said)
+    window.child.close()
+
+
+def test_resize_while_answering(folder):
+    calm = start(folder, "-n", "300", "--temp", "0", "--ignore-eos")
+    want = answer(calm, "Tell me of a king.")
+    leave(calm)
+    child = start(folder, "-n", "300", "--temp", "0", "--ignore-eos")
+    child.sendline("Tell me of a king.")
+    wait_for_text(child)
+    head = child.before + child.after
+    for columns in (40, 200, 1, 80):
+        child.setwinsize(24, columns)
+        time.sleep(0.05)
+    child.expect(READY)
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", head + child.before).replace("\r", "").split("\n", 1)[1]
+    got = text[:re.search(STATUS, text).start()].strip()
+    check("a window that changes does not touch the answer", got == want, (got, want))
+    check("nor the next turn", re.search(STATUS, ask(child, "Go on.")))
+    leave(child)
+
+
+def test_paste(folder):
+    copy = f"{folder}/copy"
+    child = start(folder, *GREEDY, EDITOR=f"sh -c 'cp $0 {copy}'")
+    text = "".join(f"line {i} of a caf\u00e9, \u65e5\u672c \"\"\" /bye\n" for i in range(3000))[:100_000]
+    child.send("\033[200~" + text.replace("\n", "\r") + "\033[201~")
+    child.send("\007")
+    end = time.monotonic() + 60
+    while not os.path.exists(copy) and time.monotonic() < end:
+        try:
+            child.read_nonblocking(65536, 0.1)
+        except pexpect.TIMEOUT:
+            pass
+    child.send("\003")
+    child.expect(READY)
+    got = open(copy, encoding="utf-8").read() if os.path.exists(copy) else None
+    check("a pasted text of 100,000 characters comes whole", got == text, got and (len(got), got[-40:]))
+    said = ask(child, "Good morning.")
+    check("and the turn after it is well", re.search(STATUS, said), said)
+    leave(child)
+
+
+def test_plain(folder):
+    """Every kind of line of a conversation, without a single escape."""
+    path = f"{folder}/plain.json"
+    for name, args, more in (("--simple-io", ["--simple-io"], {}), ("a dumb terminal", [], {"TERM": "dumb"}),
+                             ("no TERM", [], {"TERM": ""})):
+        child = start(folder, *GREEDY, *args, ready=PLAIN_READY, **more)
+        first = answer(child, "Tell me of a king.")
+        listed = ask(child, "/help") + ask(child, "/stats") + ask(child, f"/save {path}") + ask(child, "/nonsense")
+        child.setwinsize(10, 30)
+        ask(child, "/undo")
+        again = answer(child, "Tell me of a king.")
+        check(f"a conversation with {name}", first and again == first and "1 turns saved" in listed
+              and "/nonsense is no command" in listed and "\033" not in listed, (first, again, listed))
+        check("Ctrl-D leaves it", leave(child) == 0, child.exitstatus)
+
+
+def test_round_trips(folder):
+    """A branch, saved and loaded, in another program or in place of another talk, goes on with the same tokens."""
+    for settings in (["--temp", "0"], ["--temp", "1", "-s", "11"]):
+        child = start(folder, "-n", "20", *settings)
+        answer(child, "Tell me of a king.")
+        ask(child, "/fork other")
+        answer(child, "And his daughter?")
+        for branch in ("other", "main"):
+            ask(child, f"/switch {branch}")
+            ask(child, f"/save {folder}/{branch}.json")
+        want = {}
+        for branch in ("main", "other"):
+            ask(child, f"/switch {branch}")
+            want[branch] = answer(child, "And then?")
+        ask(child, f"/load {folder}/other.json")
+        check(f"loaded over another talk, {' '.join(settings)}", answer(child, "And then?") == want["other"])
+        leave(child)
+        child = start(folder, "-n", "20")
+        for branch in ("other", "main"):
+            ask(child, f"/load {folder}/{branch}.json")
+            got = answer(child, "And then?")
+            check(f"{branch} loaded by another program, {' '.join(settings)}", got == want[branch], (got, want[branch]))
+        leave(child)
+
+
+def test_full_context(folder):
+    child = start(folder, "-c", "160", "-n", "40", "--temp", "0", "--ignore-eos")
+    said = "".join(ask(child, "Tell me of a king.") for _ in range(5))
+    check("a full context names the choices", all(word in said for word in ("160", "/clear", "/forget", "-c")), said)
+    check("and drops nothing", int(re.search(r"(\d+) turns", ask(child, "/stats"))[1]) >= 2)
+    left = int(re.search(r"(\d+) turns", ask(child, "/stats"))[1])
+    check("/forget makes room", f"{left - 2} are left" in ask(child, "/forget 2"))
+    check("and the talk goes on", re.search(STATUS, ask(child, "And then?")))
+    leave(child)
+
+
+run_tests(test_resize_while_editing, test_resize_while_answering, test_paste, test_plain, test_round_trips,
+          test_full_context)
