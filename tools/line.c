@@ -414,7 +414,8 @@ struct line_reader *line_open(bool editing, bool prompting, const char *history_
 static enum line_result read_edited(struct line_reader *r, const char **line, size_t *bytes) {
     int n = 0;
     r->interrupted = r->had_text = false;
-    after_resize(r->edit); /* of a signal that came while an answer was written */
+    after_resize(r->edit);            /* of a signal that came while an answer was written */
+    el_set(r->edit, EL_PREP_TERM, 1); /* before the prompt: what is typed at it finds the mode of keys */
     fputs("\033[?2004h", r->out);
     const char *read = el_gets(r->edit, &n);
     fputs("\033[?2004l", r->out);
