@@ -3,13 +3,19 @@
  * The draft reads the same pages as the verifier and may lag behind it: after a fully accepted run by the
  * last proposal, after a prompt by all of it. An answer's first token is written without it, so that it never
  * waits for the draft; then draft_catch_up reads a long lag in chunks between rounds, and the few tokens of
- * an ordinary lag ride in the first step's pass. What is proposed decides speed only, never text. */
+ * an ordinary lag ride in the first step's pass. What is proposed decides speed only, never text.
+ *
+ * The draft may be the verifier's own first layers (Zhang et al. 2024, Elhoushi et al. 2024). Then it lags
+ * behind nothing: the keys and values of those layers are where the verifier left them. Those it writes for
+ * its proposals lie in pages the round has reserved, at places that the verify writes again before it reads
+ * them, with the same bits (a row's bits depend on nothing but its sequence); so nothing is held twice, the
+ * cache counts the verifier's tokens only, and its rollback is theirs. */
 #include "runtime/engine.h"
 #include "runtime/status.h"
 
 void draft_catch_up(outrider_session *s, bool *ready) {
     outrider_engine *e = s->engine;
-    int32_t read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
+    int32_t read = kv_len(e->kv, s->slot, draft_cache(e));
     bool first = s->stats.n_predict == 0; /* which waits for no draft */
     *ready = !first && s->n - 1 - read <= MAX_LAG;
     if (*ready || first) return;
@@ -109,7 +115,7 @@ outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessi
         if (sampling) TRY(sample_step(e, sessions, active, step));
     }
     for (size_t i = 0; i < n; i++)
-        if (uses_model(sessions[i])) {
+        if (uses_model(sessions[i]) && draft_cache(e) == OUTRIDER_DRAFT) {
             int32_t read = kv_len(e->kv, sessions[i]->slot, OUTRIDER_DRAFT);
             kv_advance(e->kv, sessions[i]->slot, OUTRIDER_DRAFT, sessions[i]->n - 1 + sessions[i]->k - read);
         }

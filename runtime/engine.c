@@ -73,6 +73,9 @@ static outrider_status cache_type(const char *name, enum dtype *type) {
 
 static outrider_status check_options(const outrider_engine_options *o) {
     if (!o->model) return fail(OUTRIDER_EINVAL, "no model is named");
+    if (o->self_layers < -1 || (o->self_layers != 0 && o->draft))
+        return fail(OUTRIDER_EINVAL, "self layers %d: -1 for half of them, or a number, and no draft beside",
+                    o->self_layers);
     if (o->threads < 0 || o->threads > 1024)
         return fail(OUTRIDER_EINVAL, "threads %d: must be from 0 to 1024", o->threads);
     if (o->ctx_size < 0)
@@ -99,7 +102,7 @@ static void report(void *user, double share) {
 static void copy_page(void *user, int32_t to, int32_t from) {
     outrider_engine *e = user;
     for (int m = 0; m < KV_MODELS; m++)
-        if (e->model[m]) model_copy_page(e->model[m], to, from);
+        if (e->model[m] && !e->model[m]->prefix) model_copy_page(e->model[m], to, from);
 }
 
 /* Pages of the pool: every session's whole context, or what cache_tokens says, at least one session's. */
@@ -178,6 +181,14 @@ static outrider_status share_vocabulary(outrider_engine *e, const outrider_engin
     return model_limit_vocabulary(d, shared);
 }
 
+/* The verifier's own first layers as its draft. */
+static outrider_status open_self(outrider_engine *e, const outrider_engine_options *o) {
+    const struct model *v = e->model[OUTRIDER_VERIFIER];
+    const int32_t has = v->config.num_hidden_layers, n = o->self_layers < 0 ? (has + 1) / 2 : o->self_layers;
+    if (n > has) return fail(OUTRIDER_EINVAL, "self layers %d: %s has %d", n, o->model, has);
+    return model_prefix(v, OUTRIDER_DRAFT, n, &e->model[OUTRIDER_DRAFT]);
+}
+
 /* A draft serves a verifier when every token means the same to both. */
 static outrider_status check_pair(outrider_engine *e, const outrider_engine_options *o) {
     const struct model *v = e->model[OUTRIDER_VERIFIER], *d = e->model[OUTRIDER_DRAFT];
@@ -231,6 +242,7 @@ static outrider_status open_engine(const outrider_engine_options *o, outrider_en
     TRY_GOTO(cleanup, open_model(e, o, OUTRIDER_VERIFIER, cache));
     if (o->draft) TRY_GOTO(cleanup, open_model(e, o, OUTRIDER_DRAFT, cache));
     TRY_GOTO(cleanup, check_pair(e, o));
+    if (o->self_layers != 0) TRY_GOTO(cleanup, open_self(e, o));
     struct kv_options kv = {.slots = slots_of(e),
                             .max_len = e->ctx_size,
                             .page_size = o->page_size,

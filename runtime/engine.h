@@ -119,6 +119,11 @@ static inline int32_t slots_of(const outrider_engine *e) {
     return e->options.max_sessions + 1;
 }
 
+/* Whose part of the cache the draft reads: its own, or the verifier's when it is the first layers of it. */
+static inline outrider_which draft_cache(const outrider_engine *e) {
+    return e->model[OUTRIDER_DRAFT]->prefix ? OUTRIDER_VERIFIER : OUTRIDER_DRAFT;
+}
+
 /* The draft model writes the session's proposals in this round. */
 static inline bool uses_model(const outrider_session *s) {
     return s->k > 0 && !s->by_ngram;

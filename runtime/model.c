@@ -115,8 +115,22 @@ cleanup:
     return status;
 }
 
+outrider_status model_prefix(const struct model *m, outrider_which id, int32_t n, struct model **out) {
+    struct model *p = *out = malloc(sizeof *p);
+    if (!p) return fail_memory("a model", sizeof *p);
+    *p = *m; /* each fills the shared table of rotations where it comes first, with the same numbers */
+    p->config.num_hidden_layers = n;
+    p->id = id;
+    p->prefix = true;
+    return OUTRIDER_OK;
+}
+
 void model_close(struct model *m) {
     if (!m) return;
+    if (m->prefix) {
+        free(m);
+        return;
+    }
     const struct ops *ops = m->ops;
     bind_release(m);
     for (int32_t i = 0; m->layers && i < m->config.num_hidden_layers; i++) {
@@ -203,11 +217,18 @@ static void count_type(const struct tensor *t, outrider_model_info *info) {
     info->types[i].bytes += t->bytes;
 }
 
+/* Whether the tensor is of a layer that a prefix of n layers leaves out. */
+static bool left_out(const struct tensor *t, int32_t n) {
+    int layer;
+    return sscanf(t->name, "model.layers.%d.", &layer) == 1 && layer >= n;
+}
+
 /* Sizes in memory and of what a token reads. */
 static void describe_sizes(const struct model_config *c, const struct weights *w, enum quant quant,
                            outrider_model_info *info) {
     for (size_t i = 0; i < weights_count(w); i++) {
         const struct tensor *t = weights_at(w, i);
+        if (left_out(t, c->num_hidden_layers)) continue;
         const enum use use = bind_use(t);
         const uint64_t bytes = held_bytes(t, use, quant);
         count_type(t, info);
@@ -246,6 +267,7 @@ static void describe(const struct model_config *c, const struct weights *w, enum
 
 void model_info(const struct model *m, outrider_model_info *info) {
     describe(&m->config, m->weights, m->layers[0].kv.dtype, m->quant, info);
+    if (m->prefix) info->memory_bytes = info->cache_bytes_per_token = 0;
 }
 
 outrider_status model_inspect(const char *folder, enum dtype cache_type, enum quant quant,

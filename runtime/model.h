@@ -47,6 +47,7 @@ struct model {
     float *rope_host;  /* [ROPE_CHUNK] of its positions, to fill it with */
     int32_t rope_filled, ctx_size;
     int32_t page_size, pages, max_rows, max_logits;
+    bool prefix; /* model_prefix: everything above and below is another's */
     /* activations of one pass, backend memory */
     float *x;           /* [max_rows][hidden] */
     void *q, *attended; /* [max_rows][heads * head_dim] */
@@ -60,6 +61,9 @@ outrider_status model_open(const struct model_options *options, struct model **o
 /* Leaves the model the first n tokens of its vocabulary: the head computes no others. Once, before any pass.
  * OUTRIDER_EMODEL where the head's layout does not allow it. */
 outrider_status model_limit_vocabulary(struct model *m, int32_t n);
+/* The first n layers of a model with its norm and head, as a model of its own that proposes for it: weights,
+ * cache and activations are m's, which must outlive it. 1 <= n <= m's layers. */
+outrider_status model_prefix(const struct model *m, outrider_which id, int32_t n, struct model **out);
 void model_close(struct model *m);
 
 /* Runs the rows through all layers, filling their places in the cache, and leaves the logits of rows pick[0..

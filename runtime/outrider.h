@@ -66,6 +66,7 @@ typedef struct {
      * with one, or ORG/NAME[@REVISION][:PART OF A GGUF FILE'S NAME] in the local Hugging Face cache. */
     const char *model;
     const char *draft;      /* named likewise; NULL for none. Its vocabulary must equal the verifier's */
+    int32_t self_layers;    /* with no draft: the verifier's first so many layers draft; 0: none, -1: half */
     const char *device;     /* "auto", "cpu", "cpu:avx2" (an instruction set by name), "cuda", "cuda:1" */
     int32_t threads;        /* 0: one a core */
     int32_t ctx_size;       /* tokens a session can hold; 0: the models' own limit, at most 8192 */

@@ -144,8 +144,11 @@ static outrider_status choose_k(outrider_session *s, size_t sessions) {
  * when the session must wait. */
 static bool reserve(outrider_session *s) {
     outrider_engine *e = s->engine;
-    int32_t unread = s->n - 1 - kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
-    if (uses_model(s) && kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, unread + s->k) != OUTRIDER_OK) s->k = 0;
+    if (uses_model(s)) {
+        outrider_which cache = draft_cache(e);
+        int32_t unread = s->n - 1 - kv_len(e->kv, s->slot, cache);
+        if (kv_reserve(e->kv, s->slot, cache, unread + s->k) != OUTRIDER_OK) s->k = 0;
+    }
     if (room_reserve(s, OUTRIDER_VERIFIER, s->k + 1) == OUTRIDER_OK) return true;
     kv_truncate(e->kv, s->slot, s->n - 1);
     return false;
@@ -183,7 +186,7 @@ static void lay_rows(outrider_engine *e, outrider_session **sessions, size_t n) 
     batch_clear(e);
     for (size_t i = 0; i < n && uses_model(sessions[i]); i++) {
         outrider_session *s = sessions[i];
-        for (int32_t p = kv_len(e->kv, s->slot, OUTRIDER_DRAFT); p < s->n - 1; p++)
+        for (int32_t p = kv_len(e->kv, s->slot, draft_cache(e)); p < s->n - 1; p++)
             batch_add_lag(e, s->slot, p, s->tokens[p]);
     }
     for (int32_t block = 0; block <= most; block++)

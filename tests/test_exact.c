@@ -23,13 +23,20 @@ static int32_t plain[PROMPTS][CONTEXT];
 static size_t plain_n[PROMPTS];
 
 static const char *cache_type = "f16";
+static int32_t self_layers; /* not 0: they draft in place of any draft */
+
+static void choose_draft(outrider_engine_options *o, const char *draft) {
+    o->draft = self_layers ? NULL : draft;
+    o->self_layers = draft ? self_layers : 0;
+}
 
 static outrider_engine *open_engine(const char *draft, int32_t threads, int32_t sessions) {
     outrider_engine_options o = outrider_engine_defaults();
     outrider_engine *e;
-    o.model = VERIFIER, o.draft = draft, o.device = "cpu", o.threads = threads;
+    o.model = VERIFIER, o.device = "cpu", o.threads = threads;
     o.max_sessions = sessions, o.ctx_size = CONTEXT;
     o.cache_type = cache_type;
+    choose_draft(&o, draft);
     OK(outrider_engine_open(&o, &e));
     return e;
 }
@@ -59,13 +66,14 @@ static void write_batch(outrider_engine *e, int first, int n, const outrider_set
     expect_no_page_leaked(e);
 }
 
-static void expect_plain(int32_t k, int32_t threads, int batch) {
+/* Of the first n prompts. */
+static void expect_plain_of(int n_prompts, int32_t k, int32_t threads, int batch) {
     static int32_t got[MAX_BATCH][CONTEXT];
     size_t got_n[MAX_BATCH];
     outrider_engine *e = open_engine(DRAFT, threads, batch);
     outrider_settings s = greedy(k);
-    for (int first = 0; first < PROMPTS; first += batch) {
-        int n = first + batch <= PROMPTS ? batch : PROMPTS - first;
+    for (int first = 0; first < n_prompts; first += batch) {
+        int n = first + batch <= n_prompts ? batch : n_prompts - first;
         write_batch(e, first, n, &s, k, got, got_n);
         for (int i = 0; i < n; i++)
             if (got_n[i] != plain_n[first + i] ||
@@ -74,6 +82,10 @@ static void expect_plain(int32_t k, int32_t threads, int batch) {
                          threads, batch);
     }
     outrider_engine_close(e);
+}
+
+static void expect_plain(int32_t k, int32_t threads, int batch) {
+    expect_plain_of(PROMPTS, k, threads, batch);
 }
 
 static void greedy_text_is_plain_text(void **state) {
@@ -187,8 +199,9 @@ static void context_end_and_forks(void **state) {
     enum { SMALL = 96 };
     outrider_engine_options o = outrider_engine_defaults();
     outrider_engine *e;
-    o.model = VERIFIER, o.draft = DRAFT, o.device = "cpu", o.ctx_size = SMALL, o.page_size = 16,
-    o.max_sessions = 2, o.cache_type = cache_type;
+    o.model = VERIFIER, o.device = "cpu", o.ctx_size = SMALL, o.page_size = 16, o.max_sessions = 2,
+    o.cache_type = cache_type;
+    choose_draft(&o, DRAFT);
     OK(outrider_engine_open(&o, &e));
     int32_t *ids, want[SMALL];
     size_t n_ids, n;
@@ -321,6 +334,44 @@ static void ngrams_change_nothing(void **state) {
     outrider_engine_close(e);
 }
 
+/* The verifier's own first layers as the draft, few and all of them. */
+static void own_layers_change_nothing(void **state) {
+    static int32_t want[4][CONTEXT], got[4][CONTEXT];
+    size_t want_n[4], got_n[4];
+    outrider_engine *e = open_engine(NULL, 2, 1);
+    outrider_engine_info info;
+    OK(outrider_engine_get_info(e, &info));
+    const int32_t all = info.verifier.num_hidden_layers;
+    outrider_settings s = greedy(0);
+    s.temperature = 0.9f, s.accept = OUTRIDER_ACCEPT_COUPLED, s.seed = 11, s.n_predict = 48;
+    for (int i = 0; i < 4; i++) write_batch(e, i, 1, &s, 0, want + i, want_n + i);
+    outrider_engine_close(e);
+
+    for (self_layers = 1; self_layers <= all; self_layers += all > 4 ? all / 4 : 1) {
+        expect_plain_of(4, 1 + self_layers % 8, 2, 4);
+        e = open_engine(DRAFT, 2, 4);
+        OK(outrider_engine_get_info(e, &info));
+        assert_int_equal(info.draft.num_hidden_layers, self_layers);
+        assert_int_equal(info.draft.cache_bytes_per_token, 0);
+        for (int32_t k = -1; k <= 8; k += 3) {
+            write_batch(e, 0, 4, &s, k, got, got_n);
+            for (int i = 0; i < 4; i++) {
+                assert_int_equal(got_n[i], want_n[i]);
+                assert_memory_equal(got[i], want[i], want_n[i] * sizeof(int32_t));
+            }
+        }
+        outrider_engine_close(e);
+    }
+    self_layers = -1; /* half of them */
+    expect_plain_of(4, -1, 2, 4);
+    shared_prefixes_change_nothing(state);
+    context_end_and_forks(state);
+    stops_inside_a_run(state);
+    self_layers = all;
+    equal_draft_is_accepted(state);
+    self_layers = 0;
+}
+
 static int set_up(void **state) {
     (void)state;
     FILE *f = fopen("tests/data/prompts.jsonl", "r");
@@ -351,6 +402,7 @@ int main(void) {
         cmocka_unit_test(knobs_do_not_break_it),     cmocka_unit_test(shared_prefixes_change_nothing),
         cmocka_unit_test(eight_bits_are_as_exact),   cmocka_unit_test(context_end_and_forks),
         cmocka_unit_test(stops_inside_a_run),        cmocka_unit_test(ngrams_change_nothing),
+        cmocka_unit_test(own_layers_change_nothing),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

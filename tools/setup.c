@@ -46,11 +46,32 @@ int setup_pair(const struct options *o, struct pair *out) {
         return complain(OUTRIDER_EMODEL, "the shipped models are not beside the program; name one with -m");
     CHECK(copy_path(out->model, model ? model : shipped, model ? "" : "/verifier"));
     if (type->integer == SPEC_NGRAM || type->integer == SPEC_NONE) return 0;
+    if (type->integer == SPEC_SELF || o->values[OPT_SELF_LAYERS].given) {
+        if (!draft && type->integer != SPEC_DRAFT) return 0;
+        return complain(OUTRIDER_EINVAL,
+                        "--self-layers and --spec-type self take the place of a draft model: "
+                        "leave out -md and --spec-type draft");
+    }
     if (draft) return copy_path(out->draft, draft, "");
     if (!model) return copy_path(out->draft, shipped, "/draft");
     if (type->integer == SPEC_DRAFT)
         return complain(OUTRIDER_EINVAL, "--spec-type draft needs a draft model: -md DIR");
     return 0;
+}
+
+static uint32_t drafters(const struct option_value *type) {
+    switch ((enum spec_type)type->integer) {
+    case SPEC_DRAFT:
+    case SPEC_SELF:
+        return OUTRIDER_DRAFT_MODEL;
+    case SPEC_NGRAM:
+        return OUTRIDER_DRAFT_NGRAM;
+    case SPEC_NONE:
+        return 0;
+    case SPEC_AUTO:
+        break;
+    }
+    return OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_NGRAM;
 }
 
 static void give(const struct options *o, enum option_id id, int32_t *out) {
@@ -113,6 +134,9 @@ int setup_engine_for(const struct options *o, int32_t sessions, outrider_engine 
     options.chat_template = o->values[OPT_CHAT_TEMPLATE].text;
     give(o, OPT_CTX_SIZE, &options.ctx_size);
     give(o, OPT_THREADS, &options.threads);
+    if (o->values[OPT_SPEC_TYPE].integer == SPEC_SELF) options.self_layers = -1;
+    if (drafters(&o->values[OPT_SPEC_TYPE]) & OUTRIDER_DRAFT_MODEL)
+        give(o, OPT_SELF_LAYERS, &options.self_layers);
     give(o, OPT_PAGE_SIZE, &options.page_size);
     char costs[4096];
     if (setup_user_file("XDG_CACHE_HOME", ".cache", "costs", costs, sizeof costs)) options.cost_cache = costs;
@@ -205,20 +229,6 @@ static int set_seed(int64_t given, outrider_settings *out) {
         return complain(OUTRIDER_EFAIL, "--seed: the system gives no random number");
     out->seed = random;
     return 0;
-}
-
-static uint32_t drafters(const struct option_value *type) {
-    switch ((enum spec_type)type->integer) {
-    case SPEC_DRAFT:
-        return OUTRIDER_DRAFT_MODEL;
-    case SPEC_NGRAM:
-        return OUTRIDER_DRAFT_NGRAM;
-    case SPEC_NONE:
-        return 0;
-    case SPEC_AUTO:
-        break;
-    }
-    return OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_NGRAM;
 }
 
 static void give_number(const struct options *o, enum option_id id, float *out) {

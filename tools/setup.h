@@ -6,7 +6,7 @@
 #include "tools/tools.h"
 
 /* --spec-type, in the order of the option table. */
-enum spec_type { SPEC_AUTO, SPEC_DRAFT, SPEC_NGRAM, SPEC_NONE };
+enum spec_type { SPEC_AUTO, SPEC_DRAFT, SPEC_NGRAM, SPEC_SELF, SPEC_NONE };
 
 /* Folders of the pair: as given, else the shipped one beside the program. Without a draft, draft is empty. */
 struct pair {
