@@ -358,11 +358,16 @@ def test_check():
         lines = done.stdout.strip().split("\n")
         check("check proves the shipped pair", done.returncode == 0 and lines[-1].startswith("yes: ") and not done.stderr
               and [" ok " in line for line in lines] == [False] + [True] * 6 + [False], (done.stdout, done.stderr))
-        done = outrider(*few, "--json", "-m", f"{TALE}/verifier", "-c", "128", "--page-size", "16")
+        alone = ["-m", f"{TALE}/verifier", "-c", "128", "--page-size", "16"]
+        done = outrider(*few, *alone)
+        lines = done.stdout.strip().split("\n")
+        check("where nothing was proposed nothing is proved", done.returncode == 0 and " unproved " in done.stdout
+              and lines[-1].startswith("nothing wrong, but "), (done.stdout, done.stderr))
+        done = outrider(*few[:-1], "24", "--json", *alone)
         found = json.loads(done.stdout)
         rows = {r["name"]: r for r in found["checks"]}
         check("and n-grams alone", done.returncode == 0 and found["ok"] and not found["has_draft"] and len(rows) == 6
-              and all(r["ok"] and r["draft_n"] > 0 for r in found["checks"]), found)
+              and all(r["ok"] and r["proved"] and r["draft_n"] > 0 for r in found["checks"]), found)
         own = rows["draft = verifier"]
         check("as its own draft the verifier accepts all", own["draft_n_accepted"] == own["draft_n"], own)
     refused("a context too small to check", 2, "check", "-c", "64", says=["64", "112"])

@@ -1,6 +1,6 @@
 /* outrider check: proves on this machine, by trying, that a pair's speculative answers are the plain ones.
  * Each row of the table puts prompts to one session, once plain and once for each K, and compares tokens and
- * stop reasons. A row in which nothing was proposed has proved nothing and fails. One engine is open at a
+ * stop reasons. A row in which nothing was proposed has proved nothing, and says so. One engine is open at a
  * time: the pair's, then the pair's with a small context, then the verifier with itself as its draft. Without
  * a draft the proposals are n-grams; each prompt is then put twice over, so that there is something to find.
  */
@@ -331,8 +331,12 @@ static int begin(struct check *c) {
     return read_prompts(c);
 }
 
+struct verdict {
+    int failed, unproved;
+};
+
 /* Tries one row and prints it, or appends it to `list`. */
-static int try_row(struct check *c, size_t i, json_t *list, bool *good) {
+static int try_row(struct check *c, size_t i, json_t *list, struct verdict *verdict) {
     struct row *row = &c->row;
     *row = (struct row){0};
     c->name = rows[i].name;
@@ -340,37 +344,46 @@ static int try_row(struct check *c, size_t i, json_t *list, bool *good) {
     int code = rows[i].try(c);
     progress_end(&c->bar);
     if (code) return code;
-    if (!row->proposed && !row->wrong[0]) snprintf(row->wrong, sizeof row->wrong, "nothing was proposed");
-    *good &= !row->wrong[0];
+    const bool proved = row->proposed && !row->wrong[0];
+    verdict->failed += row->wrong[0] != 0;
+    verdict->unproved += !proved && !row->wrong[0];
     if (c->options->values[OPT_JSON].integer) {
-        json_t *entry =
-            json_pack("{s:s, s:b, s:s, s:I, s:I, s:I, s:s}", "name", c->name, "ok", !row->wrong[0], "tried",
-                      row->tried, "n_answers", (json_int_t)row->answers, "draft_n", (json_int_t)row->proposed,
-                      "draft_n_accepted", (json_int_t)row->accepted, "wrong", row->wrong);
+        json_t *entry = json_pack("{s:s, s:b, s:b, s:s, s:I, s:I, s:I, s:s}", "name", c->name, "ok",
+                                  !row->wrong[0], "proved", proved, "tried", row->tried, "n_answers",
+                                  (json_int_t)row->answers, "draft_n", (json_int_t)row->proposed,
+                                  "draft_n_accepted", (json_int_t)row->accepted, "wrong", row->wrong);
         return json_array_append_new(list, entry) ? complain_memory() : 0;
     }
-    printf("  %-17s %-7s %s; %lld of %lld proposals accepted\n", c->name, row->wrong[0] ? "FAILED" : "ok",
+    printf("  %-17s %-8s %s; %lld of %lld proposals accepted\n", c->name,
+           row->wrong[0] ? "FAILED"
+           : proved      ? "ok"
+                         : "unproved",
            row->tried, (long long)row->accepted, (long long)row->proposed);
-    if (row->wrong[0]) printf("  %-17s         %s\n", "", row->wrong);
+    if (row->wrong[0]) printf("  %-17s          %s\n", "", row->wrong);
     return flush_output(stdout);
 }
 
 static int try_rows(struct check *c, json_t *list) {
-    bool good = true, draft = c->info.has_draft;
+    struct verdict verdict = {0, 0};
+    bool draft = c->info.has_draft;
     enum kind open = PAIR;
     for (size_t i = 0; i < ROWS; i++) {
         if (rows[i].kind != open) CHECK(open_engine(c, open = rows[i].kind));
-        CHECK(try_row(c, i, list, &good));
+        CHECK(try_row(c, i, list, &verdict));
     }
     if (c->options->values[OPT_JSON].integer)
         CHECK(write_json(stdout,
-                         json_pack("{s:b, s:b, s:s, s:O}", "ok", good, "has_draft", draft, "device",
+                         json_pack("{s:b, s:b, s:b, s:s, s:O}", "ok", !verdict.failed, "proved",
+                                   !verdict.failed && !verdict.unproved, "has_draft", draft, "device",
                                    c->info.device, "checks", list),
                          JSON_INDENT(2)));
     else
-        puts(good ? "yes: every speculative answer was the plain one"
-                  : "no: do not trust this pair on this machine");
-    return good ? 0 : OUTRIDER_EFAIL;
+        puts(verdict.failed ? "no: do not trust this pair on this machine"
+             : verdict.unproved
+                 ? "nothing wrong, but where nothing was proposed nothing is proved: give longer "
+                   "answers (-n) or other prompts (--prompts)"
+                 : "yes: every speculative answer was the plain one");
+    return verdict.failed ? OUTRIDER_EFAIL : 0;
 }
 
 int cmd_check(struct options *o) {
