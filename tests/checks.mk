@@ -1,5 +1,5 @@
 # The tests that take longer, and those with other tools. Each builds in a folder of its own.
-.PHONY: asan tsan valgrind coverage endurance fuzz fuzzers interrupts bench-ops coupled deb-check
+.PHONY: asan tsan valgrind coverage endurance fuzz fuzzers interrupts bench-ops coupled controller deb-check
 
 # A pass of the shipped pair's shapes against reading the same bytes, by operation and row count.
 bench-ops: $(BUILD)/tests/bench_ops
@@ -15,6 +15,11 @@ coupled: $(BUILD)/tests/test_coupled
 TESTS ?=
 deb-check:
 	tests/clean_debian.sh $(BUILD)/clean $(TESTS)
+
+# Whether the automatic K keeps its promise here: plain, each K and automatic in turn, with three drafters. A quiet
+# machine takes ten minutes.
+controller: $(BUILD)/outrider
+	OUTRIDER=$(BUILD)/outrider python3 tools/controller.py
 
 # Ctrl-C at 100 random points; `make test` has a few.
 interrupts: $(BUILD)/.test_packages $(BUILD)/outrider
