@@ -28,7 +28,10 @@
 #define FUZZ_COUNTS_MEMORY 1
 #endif
 #ifdef FUZZ_COUNTS_MEMORY
-#include <sanitizer/allocator_interface.h>
+/* Of sanitizer/allocator_interface.h, which gcc does without. */
+size_t __sanitizer_get_allocated_size(const volatile void *p);
+int __sanitizer_install_malloc_and_free_hooks(void (*on_malloc)(const volatile void *, size_t),
+                                              void (*on_free)(const volatile void *));
 #endif
 
 void fuzz_one(const uint8_t *data, size_t bytes);
