@@ -7,6 +7,9 @@
 #include <setjmp.h>
 
 #include <cmocka.h>
+#include <jansson.h>
+#include <stdio.h>
+#include <string.h>
 
 #include "runtime/outrider.h"
 
@@ -14,6 +17,20 @@
     do {                                                                                                     \
         if ((call) != OUTRIDER_OK) fail_msg(#call ": %s", outrider_error());                                 \
     } while (0)
+
+/* The first n of the test prompts, owned by the caller; false when there are fewer. */
+static inline bool read_prompts(char **prompts, int n) {
+    FILE *f = fopen("tests/data/prompts.jsonl", "r");
+    char line[4096];
+    int read = 0;
+    for (; f && read < n && fgets(line, sizeof line, f); read++) {
+        json_t *o = json_loads(line, 0, NULL);
+        prompts[read] = strdup(json_string_value(json_object_get(o, "prompt")));
+        json_decref(o);
+    }
+    if (f) fclose(f);
+    return read == n;
+}
 
 /* Rounds of all n sessions until none runs any more. */
 static inline void write_to_the_end(outrider_session *const *s, size_t n) {

@@ -8,8 +8,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
 #ifdef __SANITIZE_ADDRESS__
 enum { SESSIONS = 24, POOL = 3, TOKENS = 48 }; /* ten times slower there; the paths are the same */
 #else
@@ -244,16 +242,7 @@ static void one_failure_is_one_sessions(void **state) {
 
 static int set_up(void **state) {
     (void)state;
-    FILE *f = fopen("tests/data/prompts.jsonl", "r");
-    if (!f) return -1;
-    char line[4096];
-    for (int i = 0; i < PROMPTS && fgets(line, sizeof line, f); i++) {
-        json_t *o = json_loads(line, 0, NULL);
-        prompts[i] = strdup(json_string_value(json_object_get(o, "prompt")));
-        json_decref(o);
-    }
-    fclose(f);
-    return 0;
+    return read_prompts(prompts, PROMPTS) ? 0 : -1;
 }
 
 static int tear_down(void **state) {

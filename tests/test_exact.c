@@ -7,8 +7,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include <jansson.h>
-
 #define VERIFIER "weights/tale/verifier"
 #define DRAFT "weights/tale/draft"
 #ifdef __SANITIZE_ADDRESS__
@@ -373,15 +371,7 @@ static void own_layers_change_nothing(void **state) {
 
 static int set_up(void **state) {
     (void)state;
-    FILE *f = fopen("tests/data/prompts.jsonl", "r");
-    if (!f) return -1;
-    char line[4096];
-    for (int i = 0; i < PROMPTS && fgets(line, sizeof line, f); i++) {
-        json_t *o = json_loads(line, 0, NULL);
-        prompts[i] = strdup(json_string_value(json_object_get(o, "prompt")));
-        json_decref(o);
-    }
-    fclose(f);
+    if (!read_prompts(prompts, PROMPTS)) return -1;
     outrider_engine *e = open_engine(NULL, 2, MAX_BATCH);
     outrider_settings s = greedy(0);
     for (int i = 0; i < PROMPTS; i++) write_batch(e, i, 1, &s, 0, &plain[i], &plain_n[i]);
