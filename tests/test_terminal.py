@@ -27,6 +27,10 @@ class Window:
     def rows(self):
         return [row.rstrip() for row in self.screen.display if row.strip()]
 
+    def shows_status(self):
+        """Whether the line of an answer's numbers stands there, over as many rows as it takes."""
+        return re.search(STATUS, "".join(self.screen.display))
+
     def until(self, good):
         """Waits until the screen is as it should be; whether it ever was."""
         end = time.monotonic() + 60
@@ -66,7 +70,7 @@ def test_resize_while_editing(folder):
     want = edited(line, 64)
     check("and edited on in its place", window.until(lambda rows: rows[-len(want):] == want), (want, window.rows()))
     window.child.send("\r")
-    window.until(lambda rows: rows[-1] == ">" and any(re.search(STATUS, row) for row in rows))
+    check("and answered", window.until(lambda rows: rows[-1] == ">" and window.shows_status()), window.rows())
     window.child.send(f"/save {folder}/talk.json\r")
     window.until(lambda rows: any("1 turns saved" in row for row in rows))
     said = json.load(open(f"{folder}/talk.json"))["messages"][0]["content"]
