@@ -110,6 +110,7 @@ $(BUILD)/liboutrider.so: $(LIB_OBJ) runtime/outrider.map
 	$(SAY) '  link $@'
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -shared -Wl,--version-script=runtime/outrider.map -Wl,-soname,liboutrider.so.0 \
 	    -o $@ $(LIB_OBJ) $(LDLIBS) -lstdc++
+$(TESTS:=.o): | $(BUILD)/.test_packages
 $(BUILD)/tests/test_%: $(BUILD)/tests/test_%.o $(BUILD)/liboutrider.a
 	$(SAY) '  link $@'
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(filter %.a,$^) $(LDLIBS) $(TEST_LIBS) -lcmocka -lstdc++

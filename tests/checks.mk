@@ -56,7 +56,7 @@ $(BUILD)/tests/endurance: $(BUILD)/tests/endurance.o $(BUILD)/liboutrider.a
 
 # ---- what some tests need beside the library: the command line without its main, and the tiny model ----
 TOOLS_OBJ := $(filter-out $(BUILD)/tools/outrider.o,$(CLI_OBJ))
-$(BUILD)/tests/tiny: tests/tiny_model.py
+$(BUILD)/tests/tiny: tests/tiny_model.py | $(BUILD)/.test_packages
 	@mkdir -p $(@D)
 	$(Q)python3 $< $@ && touch $@
 $(BUILD)/tests/test_faults: $(TOOLS_OBJ)

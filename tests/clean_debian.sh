@@ -33,11 +33,12 @@ fresh() {
     tar -C "$folder/$1" -xf "$base"
     [ -s "$folder/$1/etc/apt/sources.list" ] || cp "$mirrors" "$folder/$1/etc/apt/sources.list"
 }
-# A command in a root, with processes and mounts of its own that end with it.
+# A command in a root, with processes, mounts and terminals of its own that end with it.
 inside() {
     local root=$folder/$1
     shift
-    unshare --mount --pid --fork --mount-proc="$root/proc" chroot "$root" \
+    unshare --mount --pid --fork --mount-proc="$root/proc" \
+        bash -c 'mount -t devpts -o newinstance,ptmxmode=666 devpts "$0/dev/pts" && exec chroot "$0" "$@"' "$root" \
         /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 DEBIAN_FRONTEND=noninteractive \
         bash -ec "$*" </dev/null
 }
