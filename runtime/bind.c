@@ -209,6 +209,7 @@ static outrider_status bind_rows(struct model *m, const char *name, enum dtype t
     view.data = (const char *)t->data + (size_t)first * dtype_row_bytes(t->dtype, (size_t)k);
     view.shape[0] = n;
     view.bytes = (size_t)n * dtype_row_bytes(t->dtype, (size_t)k);
+    m->bound_bytes += view.bytes;
     if (dtype_is_quantized(type) && (type != t->dtype || t->head_rows))
         return bind_quantized(m, &view, type, n, k, out);
     TRY(weights_hold(m->weights, &view, type, m->threads, &rows));
@@ -228,6 +229,7 @@ static outrider_status bind_vector(struct model *m, const char *name, float plus
                                    int32_t n, const float **out) {
     const struct tensor *t;
     TRY(find_tensor(m->weights, name, n, 0, &t));
+    m->bound_bytes += t->bytes;
     if (!*out) TRY(m->ops->alloc(m->be, (size_t)all * sizeof(float), (void **)out));
     float *host = malloc((size_t)n * sizeof *host);
     if (!host) return fail_memory(name, (size_t)n * sizeof *host);
@@ -313,8 +315,11 @@ static outrider_status bind_head(struct model *m) {
     return bind_matrix(m, name, HEAD, c->vocab_size, c->hidden_size, &m->head.w);
 }
 
-outrider_status bind_weights(struct model *m, void (*progress)(void *user, double share), void *user) {
+outrider_status bind_weights(struct model *m, void (*progress)(void *user, double done, double total),
+                             void *user) {
     const struct model_config *c = &m->config;
+    const double all = (double)weights_bytes(m->weights);
+    if (progress) progress(user, 0, all);
     TRY(bind_matrix(m, "model.embed_tokens.weight", EMBEDDING, c->vocab_size, c->hidden_size, &m->embedding));
     TRY(bind_head(m));
     m->head.norm_eps = c->rms_norm_eps;
@@ -322,7 +327,7 @@ outrider_status bind_weights(struct model *m, void (*progress)(void *user, doubl
     TRY(bind_vector(m, "model.norm.weight", norm_plus(m), c->hidden_size, 0, c->hidden_size, &m->head.norm));
     for (int32_t i = 0; i < c->num_hidden_layers; i++) {
         TRY(bind_layer(m, i));
-        if (progress) progress(user, (double)(i + 1) / c->num_hidden_layers);
+        if (progress) progress(user, (double)m->bound_bytes, all);
     }
     return OUTRIDER_OK;
 }

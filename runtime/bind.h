@@ -18,7 +18,8 @@ outrider_status bind_check(const struct model_config *config, const struct weigh
 
 /* Binds embedding, head, final norm and layers; m->layers is there and zeroed, the RoPE tables are too. On
  * failure some are bound, and bind_release is still to be called. */
-outrider_status bind_weights(struct model *m, void (*progress)(void *user, double share), void *user);
+outrider_status bind_weights(struct model *m, void (*progress)(void *user, double done, double total),
+                             void *user);
 void bind_release(struct model *m);
 
 #endif

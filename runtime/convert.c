@@ -10,8 +10,9 @@
 #include "weights/hub.h"
 #include "weights/source.h"
 
-void conversion_report(const struct conversion *c, double share) {
-    if (c->options->progress) c->options->progress(c->options->progress_user, "converting", share);
+void conversion_report(const struct conversion *c, size_t done, size_t total) {
+    if (c->options->progress)
+        c->options->progress(c->options->progress_user, "converting", (double)done, (double)total);
 }
 
 static bool fits(enum dtype type, const struct tensor *t) {

@@ -11,7 +11,7 @@ struct conversion {
     const char *from; /* a path */
     enum dtype type;
 };
-void conversion_report(const struct conversion *c, double share);
+void conversion_report(const struct conversion *c, size_t done, size_t total);
 /* Element type of a tensor in the output. */
 enum dtype conversion_type(const struct conversion *c, const struct tensor *t);
 

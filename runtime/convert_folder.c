@@ -112,7 +112,7 @@ static outrider_status write_tensors(const struct job *j, struct new_file *f) {
         const struct tensor *t = weights_at(j->weights, i);
         status = write_tensor(j, f, t);
         done += t->bytes;
-        conversion_report(j->c, (double)done / (double)weights_bytes(j->weights));
+        conversion_report(j->c, done, weights_bytes(j->weights));
     }
     return status == OUTRIDER_OK ? new_file_finish(f) : status;
 }

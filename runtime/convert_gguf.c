@@ -187,7 +187,7 @@ static outrider_status write_tensors(struct job *j) {
         if (is_left_out(t)) continue;
         TRY(t->n_dims == 1 ? write_vector(j, t) : write_matrix(j, t));
         done += t->bytes;
-        conversion_report(j->c, (double)done / (double)all);
+        conversion_report(j->c, done, all);
     }
     return OUTRIDER_OK;
 }

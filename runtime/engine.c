@@ -94,9 +94,9 @@ struct load {
     const char *stage;
 };
 
-static void report(void *user, double share) {
+static void report(void *user, double done, double total) {
     const struct load *l = user;
-    if (l->options->progress) l->options->progress(l->options->progress_user, l->stage, share);
+    if (l->options->progress) l->options->progress(l->options->progress_user, l->stage, done, total);
 }
 
 static void copy_page(void *user, int32_t to, int32_t from) {
@@ -149,7 +149,9 @@ static outrider_status open_model(outrider_engine *e, const outrider_engine_opti
     int32_t verify_rows = batched * (OUTRIDER_MAX_DRAFT + 1);
     enum quant quant;
     TRY(quant_by_name(which == OUTRIDER_VERIFIER ? o->quant : o->draft_quant, &quant));
-    struct load load = {o, which == OUTRIDER_VERIFIER ? "verifier" : "draft"};
+    static const char *const stages[][KV_MODELS] = {{"loading the verifier", "loading the draft"},
+                                                    {"quantising the verifier", "quantising the draft"}};
+    struct load load = {o, stages[quant != QUANT_NONE][which]};
     struct model_options mo = {.folder = which == OUTRIDER_VERIFIER ? o->model : o->draft,
                                .id = which,
                                .ops = e->ops,

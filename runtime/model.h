@@ -18,7 +18,8 @@ struct model_options {
     int32_t max_rows;         /* rows of one pass */
     int32_t max_logits;       /* rows of one pass that may ask for logits */
     int32_t threads;          /* that quantise; 0: one a core */
-    void (*progress)(void *user, double share);
+    /* Bytes of the files. */
+    void (*progress)(void *user, double done, double total);
     void *user;
 };
 
@@ -41,6 +42,8 @@ struct model {
     struct matrix embedding;
     struct head_block head;
     enum quant quant;
+    /* Of the files, while they are loaded. */
+    size_t bound_bytes;
     int32_t threads;   /* as in the options */
     float *rope;       /* [ctx_size][head_dim / 2][2]; filled as far as positions were asked for */
     float *rope_local; /* of local layers, the same way; NULL: they rotate as all do */

@@ -80,8 +80,8 @@ typedef struct {
     const char *quant, *draft_quant;
     const char *chat_template; /* by name ("zephyr"), or a file with one (Jinja); NULL: the model's own */
     const char *cost_cache;    /* folder to keep the controller's measurements in between runs; NULL: none */
-    /* Called while loading with a share from 0 to 1; may be NULL. */
-    void (*progress)(void *user, const char *stage, double share);
+    /* Called while loading, with how many bytes of a model's files are done; may be NULL. */
+    void (*progress)(void *user, const char *stage, double done, double total);
     void *progress_user;
 } outrider_engine_options;
 
@@ -150,7 +150,7 @@ typedef struct {
      * "q4_k", "q5_k", "q6_k". Embedding and head keep 8 bits under types of fewer; rows that are no whole
      * blocks of a K type become q8_0, or bf16. */
     const char *type;
-    void (*progress)(void *user, const char *stage, double share); /* may be NULL */
+    void (*progress)(void *user, const char *stage, double done, double total); /* as above */
     void *progress_user;
 } outrider_convert_options;
 

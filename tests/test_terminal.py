@@ -3,12 +3,13 @@ shows it (pyte draws what a terminal would), large pasted texts, plain terminals
 import json
 import os
 import re
+import subprocess
 import time
 
 import pexpect
 import pyte
 
-from repl import (OUTRIDER, PLAIN_READY, READY, STATUS, answer, ask, check, environment, leave, run_tests, start,
+from repl import (OUTRIDER, PLAIN_READY, READY, STATUS, WAIT, answer, ask, check, environment, leave, run_tests, start,
                   wait_for_text)
 
 GREEDY = ["-n", "24", "--temp", "0"]
@@ -170,5 +171,45 @@ def test_full_context(folder):
     leave(child)
 
 
+def on_terminal(folder, *args, rows=40, columns=160):
+    return pexpect.spawn(OUTRIDER, [*args], env=environment(folder), timeout=WAIT, encoding="utf-8",
+                         dimensions=(rows, columns))
+
+
+def test_bars(folder):
+    """Long work shows how far it is, at what rate, and what is left."""
+    with open(f"{folder}/prompts", "w") as prompts:
+        prompts.writelines('{"prompt": "Once upon a time", "n_predict": 64, "ignore_eos": true}\n' for _ in range(400))
+    with open(f"{folder}/text", "w") as text:
+        text.write("Once upon a time there was a king who had three sons. " * 20_000)
+    for name, args, unit in (("a batch", ["run", "--batch", f"{folder}/prompts"], "prompts"),
+                             ("bench", ["bench", "-r", "100", "-n", "16", "-p", "64"], "runs"),
+                             ("eval", ["eval", "-f", f"{folder}/text"], "tokens")):
+        child = on_terminal(folder, *args)
+        child.expect(rf"\[#* *\] +\d+%  [\d.]+ {unit}/(s|min), \d+ (s|min) left")
+        check(f"{name} says how long it will take", True)
+        child.close(force=True)
+    for name, args in (("loading", []), ("quantising", ["--quant", "q4"])):
+        child = on_terminal(folder, "run", "-p", "Once", "-n", "2", *args)
+        child.expect(rf"{name} the verifier \[ *\]   0%.*{name} the verifier \[#{{20}}\] 100%")
+        child.expect(pexpect.EOF)
+        check(f"{name} is shown", True)
+
+
+def test_long_prompt(folder):
+    """The bar of a prompt that takes long to read, and then all of the text in its place."""
+    with open(f"{folder}/text", "w") as text:
+        text.write("Once upon a time there was a king who had three sons. " * 120)
+    args = ["run", "-f", f"{folder}/text", *GREEDY]
+    want = subprocess.run([OUTRIDER, *args], capture_output=True, env=environment(folder), timeout=WAIT).stdout.decode()
+    child = on_terminal(folder, *args)
+    child.expect(pexpect.EOF)
+    screen = pyte.Screen(160, 40)
+    pyte.Stream(screen).feed(child.before)
+    got = "\n".join(row.rstrip() for row in screen.display)
+    check("a long prompt is read under a bar", re.search(r"reading \[#+ *\] +\d+%", child.before), child.before)
+    check("which gives way to the whole text", want.strip() and got.strip().startswith(want.strip()), (want, got))
+
+
 run_tests(test_resize_while_editing, test_resize_while_answering, test_paste, test_plain, test_round_trips,
-          test_full_context)
+          test_full_context, test_bars, test_long_prompt)

@@ -181,7 +181,7 @@ static int generate(struct chat *c, struct turn *turn) {
     int code = 0;
     while (!code && outrider_session_stop(c->session) == OUTRIDER_RUNNING && !interrupts_seen()) {
         code = tell(outrider_round(&c->session, 1));
-        report_reading(&bar, c->session);
+        report_reading(&bar, c->session); /* the bar gives way to the text, not the text to the bar */
         if (!code) code = take_text(c, turn, stream);
     }
     progress_end(&bar);

@@ -68,7 +68,7 @@ static int ask(struct check *c, const outrider_settings *settings, int32_t k, co
     c->row.proposed += stats.draft_n;
     c->row.accepted += stats.draft_n_accepted;
     c->row.answers++;
-    progress_show(&c->bar, c->name, c->steps ? (double)c->row.answers / (double)c->steps : 0);
+    progress_count(&c->bar, c->name, (double)c->row.answers, (double)c->steps, "answers");
     return copy_tokens(c, out);
 }
 

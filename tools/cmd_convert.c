@@ -16,7 +16,7 @@ int cmd_convert(struct options *o) {
     const outrider_convert_options options = {.model = pair.model,
                                               .output = output,
                                               .type = o->values[OPT_CONVERT_TYPE].text,
-                                              .progress = progress_show,
+                                              .progress = progress_bytes,
                                               .progress_user = &bar};
     outrider_status status = outrider_convert(&options);
     progress_end(&bar);

@@ -42,12 +42,13 @@ struct output {
     bool show; /* coloured by who wrote it */
     struct palette colors;
     struct text answer; /* all of it so far */
+    struct progress bar;
     uint64_t seed;
 };
 
 static struct output output_for(const struct options *o, uint64_t seed) {
     const struct option_value *v = o->values;
-    struct output out = {.colors = palette_for(o, stdout), .seed = seed};
+    struct output out = {.colors = palette_for(o, stdout), .seed = seed, .bar = progress_begin(o)};
     out.form = v[OPT_JSONL].integer       ? AS_JSONL
                : v[OPT_JSON].integer      ? AS_JSON
                : v[OPT_NO_STREAM].integer ? AS_WHOLE_TEXT
@@ -74,20 +75,17 @@ static int one_round(const outrider_engine *engine, outrider_session *session, s
     size_t had = out->answer.bytes, tokens;
     outrider_session_tokens(session, &tokens);
     CHECK(tell(outrider_round(&session, 1)));
+    report_reading(&out->bar, session);
     CHECK(take_text(session, out));
     if (out->form != AS_JSONL) return 0;
     return write_round(engine, session, tokens, out->answer.data + had, out->answer.bytes - had);
 }
 
-static int generate(const struct options *o, const outrider_engine *engine, outrider_session *session,
-                    struct output *out) {
-    struct progress bar = progress_begin(o);
+static int generate(const outrider_engine *engine, outrider_session *session, struct output *out) {
     int code = 0;
-    while (!code && outrider_session_stop(session) == OUTRIDER_RUNNING && !interrupts_seen()) {
+    while (!code && outrider_session_stop(session) == OUTRIDER_RUNNING && !interrupts_seen())
         code = one_round(engine, session, out);
-        report_reading(&bar, session);
-    }
-    progress_end(&bar);
+    progress_end(&out->bar);
     if (code) return code;
     size_t had = out->answer.bytes;
     outrider_session_end(session); /* after Ctrl-C: what was held back is kept too */
@@ -123,7 +121,7 @@ static int write_answer(const struct options *o, outrider_engine *engine, outrid
     struct output out = output_for(o, seed);
     CHECK(tell(outrider_session_append_text(session, prompt->data, prompt->bytes)));
     interrupts_watch(2);
-    int code = generate(o, engine, session, &out);
+    int code = generate(engine, session, &out);
     if (!code) code = finish(engine, session, &out);
     if (!code && out.show) report_legend(stderr, &out.colors);
     if (!code) report(o, engine, session, seed);

@@ -133,7 +133,7 @@ void report_legend(FILE *out, const struct palette *p) {
 }
 
 void report_reading(struct progress *bar, const outrider_session *session) {
-    enum { LONG_PROMPT = 1024 }; /* tokens; a shorter one is read before a bar is seen */
+    enum { LONG_PROMPT = 1024 }; /* tokens: the engine reads 512 at a time */
     outrider_stats stats;
     outrider_session_stats(session, &stats);
     if (stats.n_prompt < LONG_PROMPT) return;

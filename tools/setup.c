@@ -140,7 +140,7 @@ int setup_engine_for(const struct options *o, int32_t sessions, outrider_engine 
     give(o, OPT_PAGE_SIZE, &options.page_size);
     char costs[4096];
     if (setup_user_file("XDG_CACHE_HOME", ".cache", "costs", costs, sizeof costs)) options.cost_cache = costs;
-    options.progress = progress_show;
+    options.progress = progress_bytes;
     options.progress_user = &bar;
     outrider_status status = outrider_engine_open(&options, out);
     progress_end(&bar);
@@ -155,7 +155,7 @@ int setup_sandbox(const struct options *o, outrider_engine *engine, bool automat
     if (wanted == OFF) return 0;
     if (automatic) {
         struct progress bar = progress_begin(o);
-        progress_show(&bar, "timing", 0);
+        bar.drawn = bar.live && fputs("timing this machine ...", stderr) >= 0;
         outrider_status status = outrider_engine_measure(engine);
         progress_end(&bar);
         CHECK(tell(status));

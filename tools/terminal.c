@@ -5,6 +5,7 @@
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/ioctl.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -45,6 +46,7 @@ static bool is_due(struct progress *p, const char *stage, double share) {
     if (!p->live) return false;
     if (!p->stage[0] || share < p->share) {
         p->began = at;
+        p->from = share;
         p->shown = 0;
     }
     p->share = share;
@@ -54,43 +56,50 @@ static bool is_due(struct progress *p, const char *stage, double share) {
     return true;
 }
 
-/* Told only when enough is done to know it, and there is enough left to care. */
-static void print_time_left(const struct progress *p, double share) {
-    double gone = p->shown - p->began, left = share > 0 ? gone / share - gone : 0;
-    if (gone < 0.5 || share < 0.02 || left < 0.5) return;
-    if (left < 90)
-        fprintf(stderr, ", %.0f s left", left);
-    else if (left < 5400)
-        fprintf(stderr, ", %.0f min left", left / 60);
-    else
-        fprintf(stderr, ", %.1f h left", left / 3600);
+static void rate_text(double per_second, const char *unit, char out[48]) {
+    bool slow = per_second < 0.1;
+    double rate = slow ? 60 * per_second : per_second;
+    *out = '\0';
+    if (rate > 0) snprintf(out, 48, "  %.*f %s/%s", rate < 10 ? 1 : 0, rate, unit, slow ? "min" : "s");
 }
 
-static void draw(struct progress *p, double share, double per_second, const char *unit) {
-    static const char bar[] = "##############################";
-    int width = (int)sizeof bar - 1, done = (int)(share * width);
-    fprintf(stderr, "\r\033[K%-12.40s [%.*s%*s] %3.0f%%", p->stage, done, bar, width - done, "", 100 * share);
-    if (per_second > 0) fprintf(stderr, "  %.*f %s/s", per_second < 10 ? 1 : 0, per_second, unit);
-    print_time_left(p, share);
-    fflush(stderr);
-    p->drawn = true;
+static void time_left(double seconds, char out[32]) {
+    *out = '\0';
+    if (seconds < 0.5) return;
+    if (seconds < 90)
+        snprintf(out, 32, ", %.0f s left", seconds);
+    else if (seconds < 5400)
+        snprintf(out, 32, ", %.0f min left", seconds / 60);
+    else
+        snprintf(out, 32, ", %.1f h left", seconds / 3600);
 }
 
 static double clamp(double share) {
     return share > 0 ? share < 1 ? share : 1 : 0; /* 0 for NaN too */
 }
 
-void progress_show(void *progress, const char *stage, double share) {
-    struct progress *p = progress;
-    share = clamp(share);
-    if (is_due(p, stage ? stage : "", share)) draw(p, share, 0, "");
+/* Rate and time left are told only when enough is done to know them. */
+void progress_count(struct progress *p, const char *stage, double done, double total, const char *unit) {
+    static const char bar[] = "####################";
+    const double share = clamp(total > 0 ? done / total : 0);
+    const int width = (int)sizeof bar - 1, full = (int)(share * width);
+    if (!is_due(p, stage, share)) return;
+    double gone = p->shown - p->began, speed = gone > 0.2 ? (share - p->from) / gone : 0;
+    bool known = gone > 0.5 && share - p->from > 0.02;
+    char rate[48], left[32], line[192];
+    rate_text(speed * total, unit, rate);
+    time_left(known ? (1 - share) / speed : 0, left);
+    snprintf(line, sizeof line, "%s [%.*s%*s] %3.0f%%%s%s", p->stage, full, bar, width - full, "",
+             100 * share, rate, left);
+    struct winsize window = {0};
+    ioctl(STDERR_FILENO, TIOCGWINSZ, &window);
+    int columns = window.ws_col > 1 ? window.ws_col - 1 : 79; /* what wraps could not be taken back */
+    fprintf(stderr, "\r\033[K%.*s", columns, line);
+    p->drawn = true;
 }
 
-void progress_count(struct progress *p, const char *stage, double done, double total, const char *unit) {
-    double share = clamp(total > 0 ? done / total : 0);
-    if (!is_due(p, stage, share)) return;
-    double gone = p->shown - p->began;
-    draw(p, share, gone > 0.2 ? done / gone : 0, unit);
+void progress_bytes(void *progress, const char *stage, double done, double total) {
+    progress_count(progress, stage, done / 1e6, total / 1e6, "MB");
 }
 
 void progress_end(struct progress *p) {

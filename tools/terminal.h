@@ -17,19 +17,19 @@ struct palette {
 };
 struct palette palette_for(const struct options *o, FILE *out);
 
-/* A bar on standard error, only on a terminal, with the time left once it can be told. For any long work:
- * begin, show as often as you like (it draws ten times a second at most), end. A new stage starts its clock
- * anew. progress_show fits outrider_engine_options.progress. */
+/* A bar on standard error, only on a terminal: "reading [####  ]  45%  1200 tokens/s, 3 s left", with rate
+ * and time left once they can be told. For any long work: begin, count as often as you like (it draws ten
+ * times a second at most), end. When the share falls, a new clock starts. */
 struct progress {
     bool live, drawn;
     char stage[40];
     double began, shown; /* seconds */
-    double share;        /* at the last call: when it falls, other work began */
+    double from, share;  /* at the first call and at the last: when it falls, other work began */
 };
 struct progress progress_begin(const struct options *o);
-void progress_show(void *progress, const char *stage, double share);
-/* The same for things that are counted: "reading [####  ]  45%  1200 tokens/s, 3 s left". */
 void progress_count(struct progress *p, const char *stage, double done, double total, const char *unit);
+/* The same of bytes; fits outrider_engine_options.progress. */
+void progress_bytes(void *progress, const char *stage, double done, double total);
 void progress_end(struct progress *p);
 
 /* Counts Ctrl-C from 0 on; the `leave_at`-th ends the process at once with 130. What it interrupts is not
