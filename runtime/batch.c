@@ -6,11 +6,12 @@
  *     [ lag ][ block 0 ][ block 1 ] ... [ block K ]
  *
  * Block 0 holds each session's last token, block i the i-th proposal of the sessions that want so many
- * (sessions stand in order of falling K, so those of block i are the first of those of block i - 1). The lag
- * holds tokens that the draft has not read. Draft step i runs over block i (step 0 over the lag and block 0)
- * and its argmax writes the tokens of block i + 1; the verifier runs over blocks 0 to K. So a greedy round
- * queues all its passes without waiting for any, and one download brings tokens and picks; so does one that
- * samples where the device can do it (trial.c), and brings verdicts in place of picks. */
+ * (sessions stand by drafter, and each drafter's in order of falling K, so that its rows of a block lie
+ * together, and those of block i are the first of those of block i - 1). The lag holds tokens that the draft
+ * model, whose sessions come first, has not read. A draft step i runs over its rows of block i (step 0 over
+ * the lag too) and its argmax writes the tokens of block i + 1; the verifier runs over blocks 0 to K. So a
+ * greedy round queues all its passes without waiting for any, and one download brings tokens and picks; so
+ * does one that samples where the device can do it (trial.c), and brings verdicts in place of picks. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -103,8 +104,8 @@ void batch_pass(outrider_engine *e, outrider_which which, int32_t first, int32_t
     model_forward(e->model[which], &rows, (uint32_t)(b->base + first), NULL, n_logits);
 }
 
-void batch_propose(outrider_engine *e, int32_t n, int32_t first) {
-    const struct model *m = e->model[OUTRIDER_DRAFT];
+void batch_propose(outrider_engine *e, outrider_which which, int32_t n, int32_t first) {
+    const struct model *m = e->model[which];
     e->ops->argmax(e->be, m->logits, n, m->config.vocab_size, batch_tokens(e) + first);
 }
 

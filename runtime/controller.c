@@ -16,6 +16,8 @@ static const double FADE = 0.98;
  * and how many it has before that counts. */
 static const double TRY_SHARE = 0.006;
 enum { FIRST_TRIES = 3, MOST_HALVINGS = 3 };
+/* Most of a plain round that the first tries in vain may take together before the next. */
+static const double FIRST_SHARE = 0.6;
 /* A K must promise this much over plain decoding before it is used: estimates err. */
 static const double MARGIN = 1.03;
 
@@ -26,7 +28,8 @@ static const double SAVED_SHARE = 0.5;
  * the old rounds' weight that a round leaves; how far one round may lie from what is expected. */
 static const double MEASURED_WEIGHT = 8, NEIGHBOUR_WEIGHT = 4, COST_FADE = 0.995, FAR = 1.6;
 
-void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us) {
+void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us,
+               double self_us) {
     double least[COST_ROWS];
     /* More rows never cost less; where they seem to, the fewer were disturbed when they were measured. */
     for (int32_t i = n - 1; i >= 0; i--) least[i] = i + 1 < n && least[i + 1] < us[i] ? least[i + 1] : us[i];
@@ -36,7 +39,8 @@ void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us
         double slope = n > 1 ? (least[i + 1] - least[i]) / (rows[i + 1] - rows[i]) : 0;
         c->verify[r] = least[i] + slope * (r - rows[i]);
     }
-    c->draft = draft_us;
+    c->step[DRAFTER_MODEL] = draft_us;
+    c->step[DRAFTER_SELF] = self_us;
     c->scale[0] = c->scale[1] = c->level[0] = c->level[1] = 1;
     memset(c->seen, 0, sizeof c->seen);
     c->known = true;
@@ -49,14 +53,21 @@ double costs_verify(const struct costs *c, int32_t rows) {
 }
 
 static double by_measurements(const struct costs *c, struct round_shape r) {
-    return r.steps * c->draft + costs_verify(c, r.rows);
+    double us = costs_verify(c, r.rows);
+    for (int by = 0; by < DRAFTERS; by++) us += r.steps[by] * c->step[by];
+    return us;
+}
+
+/* Whose steps say most of how a round errs: a model's before n-grams'. */
+static enum drafter kind_of(struct round_shape r) {
+    return r.steps[DRAFTER_MODEL] ? DRAFTER_MODEL : r.steps[DRAFTER_SELF] ? DRAFTER_SELF : DRAFTER_NGRAM;
 }
 
 /* How rounds of K err: as those of K did, and, worth a few rounds, as its neighbours did, half as much for
  * each step away. So a K of which none is seen is taken to err as they do; and what was seen long ago fades,
  * so that slow rounds bar no K for ever. */
 static double correction(const struct costs *c, struct round_shape r) {
-    const struct cost_seen *seen = c->seen[r.sampling][r.steps == 0];
+    const struct cost_seen *seen = c->seen[r.sampling][kind_of(r)];
     double weight = MEASURED_WEIGHT + seen[r.k].weight,
            sum = MEASURED_WEIGHT * c->level[r.sampling] + seen[r.k].sum;
     for (int32_t k = 0; k <= OUTRIDER_MAX_DRAFT; k++) {
@@ -82,16 +93,16 @@ void costs_observe(struct costs *c, struct round_shape r, double us) {
     if (!c->known) return;
     double *scale = &c->scale[r.sampling], expected = correction(c, r), ratio = us / by_measurements(c, r);
     struct cost_seen all = {1, 1};
-    for (int32_t free = 0; free < 2; free++)
+    for (int by = 0; by < DRAFTERS; by++)
         for (int32_t k = 0; k <= OUTRIDER_MAX_DRAFT; k++) {
-            struct cost_seen *seen = &c->seen[r.sampling][free][k];
+            struct cost_seen *seen = &c->seen[r.sampling][by][k];
             seen->weight *= COST_FADE, seen->sum *= COST_FADE;
             all.weight += seen->weight, all.sum += seen->sum;
         }
     c->level[r.sampling] = all.sum / all.weight;
-    for (int32_t free = 0; free < 2; free++) {
-        if (r.k > 0 && free != (r.steps == 0)) continue; /* a plain round is of both kinds */
-        struct cost_seen *seen = &c->seen[r.sampling][free][r.k];
+    for (int by = 0; by < DRAFTERS; by++) {
+        if (r.k > 0 && by != (int)kind_of(r)) continue; /* a plain round is of all kinds */
+        struct cost_seen *seen = &c->seen[r.sampling][by][r.k];
         seen->weight += 1;
         seen->sum += not_far_from(ratio / *scale, expected);
     }
@@ -100,8 +111,8 @@ void costs_observe(struct costs *c, struct round_shape r, double us) {
 
 bool costs_worth_reading(const struct costs *c, double gain, int32_t lag, int32_t left, int32_t idle,
                          bool sampling) {
-    double plain = costs_round(c, round_shape(1, 0, false, sampling)), price = lag * c->draft_read;
-    if (price <= c->draft) return true;
+    double plain = costs_round(c, round_shape(1, 0, DRAFTER_MODEL, sampling)), price = lag * c->draft_read;
+    if (price <= c->step[DRAFTER_MODEL]) return true;
     if (gain <= 1) return idle * TRY_SHARE * plain >= price;
     return price <= SAVED_SHARE * left * plain * (1 - 1 / gain);
 }
@@ -133,25 +144,51 @@ static double expected_tokens(const struct controller *c, int32_t k) {
     return tokens;
 }
 
+/* What a drafter that stood by must read first, about: a step of the draft model; the others have read all.
+ */
+static double unread_us(const struct costs *costs, enum drafter by) {
+    return by == DRAFTER_MODEL ? costs->step[by] : 0;
+}
+
 int32_t controller_choose(const struct controller *c, const struct costs *costs, int32_t sessions,
-                          int32_t limit, bool free, bool sampling, double *gain) {
-    double plain = costs_round(costs, round_shape(sessions, 0, free, sampling)), could = 0,
-           unread = c->idle > 0 && !free ? costs->draft : 0; /* about what the draft did not read costs */
-    int32_t best = 0, cap = free || c->stayed[0] > 0 ? limit : 1;
+                          int32_t limit, enum drafter by, bool sampling, double *gain) {
+    double plain = costs_round(costs, round_shape(sessions, 0, by, sampling)),
+           unread = c->idle > 0 ? unread_us(costs, by) : 0;
+    int32_t best = 0, cap = by == DRAFTER_NGRAM || c->stayed[0] > 0 || limit < 1 ? limit : 1;
     *gain = 1;
-    for (int32_t k = 1; k <= limit; k++) {
-        double per_token = plain / (costs_round(costs, round_shape(sessions, k, free, sampling)) + unread),
-               g = expected_tokens(c, k) * per_token;
-        if (k <= cap && g > (best ? *gain : MARGIN)) best = k, *gain = g;
-        if ((k + 1) * per_token > could) could = (k + 1) * per_token; /* were all accepted */
+    for (int32_t k = 1; k <= cap; k++) {
+        double us = costs_round(costs, round_shape(sessions, k, by, sampling)) + unread,
+               g = expected_tokens(c, k) * plain / us;
+        if (g > (best ? *gain : MARGIN)) best = k, *gain = g;
     }
-    if (best > 0 || limit <= 0 || free || could <= MARGIN) return best;
-    /* A try: the first few at once, and while tries succeed; else when enough plain rounds have passed to pay
-     * for it. It costs what its round takes longer, and about a draft step for what the draft did not read.
-     */
-    double price = costs_round(costs, round_shape(sessions, 1, free, sampling)) - plain + costs->draft;
+    return best;
+}
+
+/* The most it could promise, were all that it proposes accepted. */
+static double could_gain(const struct controller *c, const struct costs *costs, int32_t sessions,
+                         int32_t limit, enum drafter by, bool sampling) {
+    double plain = costs_round(costs, round_shape(sessions, 0, by, sampling)), most = 0,
+           unread = c->idle > 0 ? unread_us(costs, by) : 0;
+    for (int32_t k = 1; k <= limit; k++) {
+        double us = costs_round(costs, round_shape(sessions, k, by, sampling)) + unread,
+               g = (k + 1) * plain / us;
+        if (g > most) most = g;
+    }
+    return most;
+}
+
+/* The first few tries at once, and while they succeed; else when enough rounds have passed to pay for it. It
+ * costs what its round takes longer, or writes less, than the one it stands for, and what must be read. */
+bool controller_try(const struct controller *c, const struct costs *costs, int32_t sessions, int32_t limit,
+                    enum drafter by, bool sampling, double gain) {
+    if (could_gain(c, costs, sessions, limit, by, sampling) <= MARGIN * gain) return false;
+    double plain = costs_round(costs, round_shape(sessions, 0, by, sampling)),
+           price = costs_round(costs, round_shape(sessions, 1, by, sampling)) + unread_us(costs, by) -
+                   plain / gain;
     int32_t halvings = c->in_vain > FIRST_TRIES ? c->in_vain - FIRST_TRIES : 0;
-    return c->tries < FIRST_TRIES || c->helped || c->idle * TRY_SHARE * plain >= price * (1 << halvings);
+    bool first = c->tries < FIRST_TRIES && c->in_vain * price <= FIRST_SHARE * plain;
+    if (gain <= 1 && (first || c->helped)) return true;
+    return c->idle * TRY_SHARE * plain >= price * (1 << halvings);
 }
 
 void controller_observe(struct controller *c, int32_t k, int32_t accepted) {

@@ -9,8 +9,9 @@
  *     tokens(K) = 1 + a(1) + a(1) a(2) + ... + a(1) ... a(K)        seconds(K) = K draft + verify(K + 1)
  *
  * and K is where tokens(K) / seconds(K) is greatest. A drafter of which nothing stayed yet proposes one token
- * at a time; while the best K is 0 one proposal is tried now and then, more rarely each time it does not
- * help. So a useless draft costs about one plain round, and less than one part in a hundred from then on.
+ * at a time; while the best K is 0, or another drafter promises more, one proposal is tried now and then,
+ * more rarely each time it does not help. So a useless draft costs about one plain round, and less than one
+ * part in a hundred from then on. Drafters take turns by what each promises.
  *
  * Exactness: K is chosen before the round draws any random number, from what earlier rounds wrote and how
  * long they took; and no round uses a number that an earlier one has looked at (sampler.h). So given K each
@@ -21,18 +22,23 @@
 
 #include "runtime/outrider.h"
 
+/* Who proposes. N-grams cost nothing, each of the others a step a token. */
+enum drafter { DRAFTER_NGRAM, DRAFTER_SELF, DRAFTER_MODEL, DRAFTERS };
+
 enum { COST_ROWS = 64 }; /* rows whose cost is known; beyond, it grows as between the last two */
 
 /* What a round does, as far as its time depends on it. */
 struct round_shape {
-    int32_t k;     /* proposals of the session that has most */
-    int32_t rows;  /* of the verifier's pass */
-    int32_t steps; /* of the draft; 0 when proposals are free */
-    bool sampling; /* rows are sampled from, which takes longer than their argmax */
+    int32_t k;               /* proposals of the session that has most */
+    int32_t rows;            /* of the verifier's pass */
+    int32_t steps[DRAFTERS]; /* of each; n-grams' are free */
+    bool sampling;           /* rows are sampled from, which takes longer than their argmax */
 };
 /* `sessions` sessions with K proposals each. */
-static inline struct round_shape round_shape(int32_t sessions, int32_t k, bool free, bool sampling) {
-    return (struct round_shape){k, sessions * (k + 1), free ? 0 : k, sampling};
+static inline struct round_shape round_shape(int32_t sessions, int32_t k, enum drafter by, bool sampling) {
+    struct round_shape shape = {.k = k, .rows = sessions * (k + 1), .sampling = sampling};
+    shape.steps[by] = k;
+    return shape;
 }
 
 /* Fading sums over the rounds of a K: what they took over what they should have. */
@@ -44,15 +50,16 @@ struct cost_seen {
 struct costs {
     bool known;
     double verify[COST_ROWS + 1]; /* by rows; [0] unused */
-    double draft;                 /* one step */
-    double draft_read;            /* a token of those that it reads without proposing */
+    double step[DRAFTERS];        /* one; 0 for n-grams */
+    double draft_read;            /* a token of those that the draft model reads without proposing */
     double scale[2];              /* [sampling] real rounds against these, running mean over all */
     double level[2];              /* [sampling] mean of what is seen: what is taken for a K that is not */
-    struct cost_seen seen[2][2][OUTRIDER_MAX_DRAFT + 1]; /* [sampling][free][K], against that mean */
+    struct cost_seen seen[2][DRAFTERS][OUTRIDER_MAX_DRAFT + 1]; /* [sampling][by][K], against that mean */
 };
 
-/* Fills the table from measurements at a few row counts, ascending, the first of one row. */
-void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us);
+/* Fills the table from measurements at a few row counts, ascending, the first of one row; and of a step. */
+void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us, double draft_us,
+               double self_us);
 double costs_verify(const struct costs *c, int32_t rows);
 /* What a round should take, up to a factor common to all rounds that sample, or do not. */
 double costs_round(const struct costs *c, struct round_shape round);
@@ -71,16 +78,20 @@ struct controller {
     double prior;    /* acceptance assumed before anything is seen; 0: that of a fair draft */
     int32_t tries;   /* rounds with proposals, up to a few */
     int32_t in_vain; /* rounds since something stayed, up to a few more */
-    int32_t idle;    /* rounds without since the last of them */
+    int32_t idle;    /* rounds since the last of them that it might have had */
     bool helped;     /* the last proposals were not in vain: try again at once */
 };
 
 /* Acceptance at place i, given the places before it were accepted. */
 double controller_acceptance(const struct controller *c, int32_t i);
 /* The K to use, at most `limit`, when `sessions` like this one share the round; and in *gain the tokens a
- * second it promises, as a multiple of plain decoding's. `free`: proposals cost no draft steps. */
+ * second it promises, as a multiple of plain decoding's: 1 with K = 0, when it promises nothing. */
 int32_t controller_choose(const struct controller *c, const struct costs *costs, int32_t sessions,
-                          int32_t limit, bool free, bool sampling, double *gain);
+                          int32_t limit, enum drafter by, bool sampling, double *gain);
+/* Whether it is worth a try of one proposal none the less, where the best of the others, plain decoding among
+ * them, promises `gain`. N-grams need none: they are judged by the text that is written in any case. */
+bool controller_try(const struct controller *c, const struct costs *costs, int32_t sessions, int32_t limit,
+                    enum drafter by, bool sampling, double gain);
 /* Of k proposals, `accepted` stayed; so the place after them was tested too. Proposals that were not used can
  * be judged by the text that was written in their place: k is then the places it reaches. */
 void controller_observe(struct controller *c, int32_t k, int32_t accepted);

@@ -29,16 +29,17 @@ static const char BUILD_KIND[] = "plain";
 
 static void make_key(const outrider_engine *e, int32_t n, char *key) {
     char host[64] = "", device[128];
+    const struct model *self = e->model[OUTRIDER_SELF];
     outrider_model_info v = {0}, d = {0};
     gethostname(host, sizeof host - 1);
     e->ops->describe(e->be, device, sizeof device);
     model_info(e->model[OUTRIDER_VERIFIER], &v);
     if (e->model[OUTRIDER_DRAFT]) model_info(e->model[OUTRIDER_DRAFT], &d);
     snprintf(key, KEY_BYTES,
-             "outrider %s %s least costs 2; %d; %s; %s; %s %" PRIu64 " in %d layers; %s %" PRIu64
-             " in %d layers",
+             "outrider %s %s least costs 3; %d; %s; %s; %s %" PRIu64 " in %d layers; %s %" PRIu64
+             " in %d layers; own %d",
              OUTRIDER_VERSION, BUILD_KIND, n, host, device, v.dtype, v.streamed_bytes, v.num_hidden_layers,
-             d.dtype, d.streamed_bytes, d.num_hidden_layers);
+             d.dtype, d.streamed_bytes, d.num_hidden_layers, self ? self->config.num_hidden_layers : 0);
 }
 
 static bool make_path(const outrider_engine *e, const char *key, char *path) {
@@ -64,7 +65,7 @@ static FILE *open_file(const char *path, double *age) {
     return f;
 }
 
-bool costs_load(outrider_engine *e, int32_t n, double *us, double draft_us[2]) {
+bool costs_load(outrider_engine *e, int32_t n, double *us, double draft_us[DRAFT_COSTS]) {
     char key[KEY_BYTES], path[PATH_BYTES], line[KEY_BYTES + 2];
     make_key(e, n, key);
     double age = 0, busy = 0;
@@ -73,13 +74,15 @@ bool costs_load(outrider_engine *e, int32_t n, double *us, double draft_us[2]) {
     bool good =
         fgets(line, sizeof line, f) && strncmp(line, key, strlen(key)) == 0 && line[strlen(key)] == '\n';
     for (int32_t i = 0; i < n && good; i++) good = fscanf(f, "%lf", &us[i]) == 1 && sane(us[i]) && us[i] > 0;
-    for (int i = 0; i < 2 && good; i++) good = fscanf(f, "%lf", &draft_us[i]) == 1 && sane(draft_us[i]);
+    for (int i = 0; i < DRAFT_COSTS && good; i++)
+        good = fscanf(f, "%lf", &draft_us[i]) == 1 && sane(draft_us[i]);
     good = good && fscanf(f, "%lf", &busy) == 1 && age < (busy > 0 ? MAX_AGE_BUSY : MAX_AGE);
     fclose(f);
     return good;
 }
 
-void costs_save(const outrider_engine *e, int32_t n, const double *us, const double draft_us[2], bool busy) {
+void costs_save(const outrider_engine *e, int32_t n, const double *us, const double draft_us[DRAFT_COSTS],
+                bool busy) {
     char key[KEY_BYTES], path[PATH_BYTES], beside[PATH_BYTES];
     make_key(e, n, key);
     if (!make_path(e, key, path)) return;
@@ -89,7 +92,8 @@ void costs_save(const outrider_engine *e, int32_t n, const double *us, const dou
     if (!f) return;
     fprintf(f, "%s\n", key);
     for (int32_t i = 0; i < n; i++) fprintf(f, "%.3f\n", us[i]);
-    fprintf(f, "%.3f\n%.3f\n%d\n", draft_us[0], draft_us[1], busy);
+    for (int i = 0; i < DRAFT_COSTS; i++) fprintf(f, "%.3f\n", draft_us[i]);
+    fprintf(f, "%d\n", busy);
     bool written = fflush(f) == 0 && !ferror(f);
     if (fclose(f) != 0 || !written || rename(beside, path) != 0) unlink(beside);
 }

@@ -9,13 +9,14 @@
  * behind nothing: the keys and values of those layers are where the verifier left them. Those it writes for
  * its proposals lie in pages the round has reserved, at places that the verify writes again before it reads
  * them, with the same bits (a row's bits depend on nothing but its sequence); so nothing is held twice, the
- * cache counts the verifier's tokens only, and its rollback is theirs. */
+ * cache counts the verifier's tokens only, and its rollback is theirs. Both may serve a session in turn, and
+ * different sessions of one round. */
 #include "runtime/engine.h"
 #include "runtime/status.h"
 
 void draft_catch_up(outrider_session *s, bool *ready) {
     outrider_engine *e = s->engine;
-    int32_t read = kv_len(e->kv, s->slot, draft_cache(e));
+    int32_t read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
     bool first = s->stats.n_predict == 0; /* which waits for no draft */
     *ready = !first && s->n - 1 - read <= MAX_LAG;
     if (*ready || first) return;
@@ -59,7 +60,8 @@ outrider_status draft_worth_reading(outrider_session *s, double gain, int32_t le
     bool sampling = !sampler_is_argmax(&s->sampler);
     for (int32_t look = 0; look < 2; look++) {
         double promised = s->draft_doubtful && read > 0 ? 1 : gain;
-        *worth = costs_worth_reading(&e->costs, promised, lag, left, s->draft_controller.idle, sampling);
+        *worth =
+            costs_worth_reading(&e->costs, promised, lag, left, s->controller[DRAFTER_MODEL].idle, sampling);
         if (!*worth || read > 0) break;
         TRY(probe(s));
         read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
@@ -79,10 +81,10 @@ static void pick(outrider_session *s, int32_t step) {
 
 /* The tokens of block step + 1 for the sessions that sample; those of the others stay what the device picked.
  */
-static outrider_status sample_step(outrider_engine *e, outrider_session *const *sessions, size_t active,
-                                   int32_t step) {
-    size_t vocab = (size_t)e->model[OUTRIDER_DRAFT]->config.vocab_size;
-    TRY(batch_logits(e, OUTRIDER_DRAFT, (int32_t)active));
+static outrider_status sample_step(outrider_engine *e, outrider_which which,
+                                   outrider_session *const *sessions, size_t active, int32_t step) {
+    size_t vocab = (size_t)e->model[which]->config.vocab_size;
+    TRY(batch_logits(e, which, (int32_t)active));
     for (size_t i = 0; i < active; i++) {
         outrider_session *s = sessions[i];
         if (sampler_is_argmax(&s->sampler)) continue;
@@ -96,28 +98,39 @@ static outrider_status sample_step(outrider_engine *e, outrider_session *const *
     return OUTRIDER_OK;
 }
 
-outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessions, size_t n) {
-    for (int32_t step = 0; uses_model(sessions[0]) && sessions[0]->k > step; step++) {
+/* Sessions [first, end) are one drafter's, by falling k. */
+static outrider_status propose_with(outrider_engine *e, outrider_which which,
+                                    outrider_session *const *sessions, size_t first, size_t end) {
+    outrider_session *const *own = sessions + first;
+    for (int32_t step = 0; own[0]->k > step; step++) {
         size_t active = 0;
         bool sampling = false;
-        for (; active < n && uses_model(sessions[active]) && sessions[active]->k > step; active++) {
-            sampling |= !sampler_is_argmax(&sessions[active]->sampler);
-            sessions[active]->stats.n_draft_steps++;
+        for (; active < end - first && own[active]->k > step; active++) {
+            sampling |= !sampler_is_argmax(&own[active]->sampler);
+            own[active]->stats.n_draft_steps++;
         }
-        int32_t lag = step == 0 ? e->batch.n_lag : 0;
-        batch_pass(e, OUTRIDER_DRAFT, sessions[0]->row[step] - lag, (int32_t)active + lag, (int32_t)active,
-                   false);
+        int32_t lag = step == 0 && which == OUTRIDER_DRAFT ? e->batch.n_lag : 0;
+        batch_pass(e, which, own[0]->row[step] - lag, (int32_t)active + lag, (int32_t)active, false);
         if (e->batch.on_device) {
-            trials_propose(e, (int32_t)active, step);
+            trials_propose(e, which, (int32_t)first, (int32_t)active, step);
             continue;
         }
-        batch_propose(e, (int32_t)active, sessions[0]->row[step + 1]);
-        if (sampling) TRY(sample_step(e, sessions, active, step));
+        batch_propose(e, which, (int32_t)active, own[0]->row[step + 1]);
+        if (sampling) TRY(sample_step(e, which, own, active, step));
     }
-    for (size_t i = 0; i < n; i++)
-        if (uses_model(sessions[i]) && draft_cache(e) == OUTRIDER_DRAFT) {
-            int32_t read = kv_len(e->kv, sessions[i]->slot, OUTRIDER_DRAFT);
-            kv_advance(e->kv, sessions[i]->slot, OUTRIDER_DRAFT, sessions[i]->n - 1 + sessions[i]->k - read);
-        }
+    return OUTRIDER_OK;
+}
+
+outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessions, size_t n) {
+    for (size_t first = 0, end; first < n && uses_model(sessions[first]); first = end) {
+        const enum drafter by = sessions[first]->by;
+        for (end = first; end < n && drafted_by(sessions[end], by);) end++;
+        TRY(propose_with(e, by == DRAFTER_SELF ? OUTRIDER_SELF : OUTRIDER_DRAFT, sessions, first, end));
+    }
+    for (size_t i = 0; i < n && drafted_by(sessions[i], DRAFTER_MODEL); i++) {
+        const outrider_session *s = sessions[i];
+        int32_t read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
+        kv_advance(e->kv, s->slot, OUTRIDER_DRAFT, s->n - 1 + s->k - read);
+    }
     return OUTRIDER_OK;
 }

@@ -35,7 +35,7 @@ static outrider_settings built_in_settings(void) {
                                .repeat_last_n = 64,
                                .n_predict = -1,
                                .draft_n = -1,
-                               .drafters = OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_NGRAM,
+                               .drafters = OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_NGRAM | OUTRIDER_DRAFT_SELF,
                                .accept = OUTRIDER_ACCEPT_BLOCK};
 }
 
@@ -73,9 +73,6 @@ static outrider_status cache_type(const char *name, enum dtype *type) {
 
 static outrider_status check_options(const outrider_engine_options *o) {
     if (!o->model) return fail(OUTRIDER_EINVAL, "no model is named");
-    if (o->self_layers < -1 || (o->self_layers != 0 && o->draft))
-        return fail(OUTRIDER_EINVAL, "self layers %d: -1 for half of them, or a number, and no draft beside",
-                    o->self_layers);
     if (o->threads < 0 || o->threads > 1024)
         return fail(OUTRIDER_EINVAL, "threads %d: must be from 0 to 1024", o->threads);
     if (o->ctx_size < 0)
@@ -102,7 +99,7 @@ static void report(void *user, double done, double total) {
 static void copy_page(void *user, int32_t to, int32_t from) {
     outrider_engine *e = user;
     for (int m = 0; m < KV_MODELS; m++)
-        if (e->model[m] && !e->model[m]->prefix) model_copy_page(e->model[m], to, from);
+        if (e->model[m]) model_copy_page(e->model[m], to, from);
 }
 
 /* Pages of the pool: every session's whole context, or what cache_tokens says, at least one session's. */
@@ -183,12 +180,15 @@ static outrider_status share_vocabulary(outrider_engine *e, const outrider_engin
     return model_limit_vocabulary(d, shared);
 }
 
-/* The verifier's own first layers as its draft. */
-static outrider_status open_self(outrider_engine *e, const outrider_engine_options *o) {
+outrider_status outrider_engine_self_layers(outrider_engine *e, int32_t layers) {
     const struct model *v = e->model[OUTRIDER_VERIFIER];
-    const int32_t has = v->config.num_hidden_layers, n = o->self_layers < 0 ? (has + 1) / 2 : o->self_layers;
-    if (n > has) return fail(OUTRIDER_EINVAL, "self layers %d: %s has %d", n, o->model, has);
-    return model_prefix(v, OUTRIDER_DRAFT, n, &e->model[OUTRIDER_DRAFT]);
+    const int32_t has = v->config.num_hidden_layers, n = layers == -1 ? (has + 1) / 2 : layers;
+    if (n < 0 || n > has)
+        return fail(OUTRIDER_EINVAL, "self layers %d: the model has %d; -1 stands for half of them", n, has);
+    model_close(e->model[OUTRIDER_SELF]);
+    e->model[OUTRIDER_SELF] = NULL;
+    e->costs.known = false;
+    return n == 0 ? OUTRIDER_OK : model_prefix(v, OUTRIDER_SELF, n, &e->model[OUTRIDER_SELF]);
 }
 
 /* A draft serves a verifier when every token means the same to both. */
@@ -244,7 +244,7 @@ static outrider_status open_engine(const outrider_engine_options *o, outrider_en
     TRY_GOTO(cleanup, open_model(e, o, OUTRIDER_VERIFIER, cache));
     if (o->draft) TRY_GOTO(cleanup, open_model(e, o, OUTRIDER_DRAFT, cache));
     TRY_GOTO(cleanup, check_pair(e, o));
-    if (o->self_layers != 0) TRY_GOTO(cleanup, open_self(e, o));
+    TRY_GOTO(cleanup, outrider_engine_self_layers(e, o->self_layers));
     struct kv_options kv = {.slots = slots_of(e),
                             .max_len = e->ctx_size,
                             .page_size = o->page_size,
@@ -284,7 +284,7 @@ done:
 void outrider_engine_close(outrider_engine *e) {
     if (!e) return;
     batch_destroy(e);
-    for (int m = 0; m < KV_MODELS; m++) model_close(e->model[m]);
+    for (int m = 0; m < MODELS; m++) model_close(e->model[m]);
     kv_destroy(e->kv);
     tokenizer_close(e->tokenizer);
     if (e->be) e->ops->close(e->be);
@@ -333,7 +333,9 @@ done:
 }
 
 outrider_status outrider_engine_get_info(const outrider_engine *e, outrider_engine_info *info) {
+    const struct model *self = e->model[OUTRIDER_SELF];
     *info = (outrider_engine_info){.has_draft = e->model[OUTRIDER_DRAFT],
+                                   .self_layers = self ? self->config.num_hidden_layers : 0,
                                    .ctx_size = e->ctx_size,
                                    .ctx_origin = e->ctx_origin,
                                    .max_sessions = e->options.max_sessions,
@@ -409,6 +411,11 @@ static outrider_status pass_ms(outrider_engine *e, int32_t slot, outrider_which 
     return OUTRIDER_OK;
 }
 
+/* Whose part of the cache a model reads and fills: its own, the own layers the verifier's. */
+static outrider_which cache_of(outrider_which which) {
+    return which == OUTRIDER_SELF ? OUTRIDER_VERIFIER : which;
+}
+
 static double passed_ms(const outrider_engine *e) {
     (void)e;
     return now_ms();
@@ -419,7 +426,7 @@ static outrider_status time_pass(outrider_engine *e, outrider_which which, int32
     double times[MAX_REPEATS];
     int32_t slot;
     TRY(kv_acquire(e->kv, &slot));
-    outrider_status status = kv_reserve(e->kv, slot, which, depth + rows);
+    outrider_status status = kv_reserve(e->kv, slot, cache_of(which), depth + rows);
     int32_t n = 0;
     for (int32_t i = -warm_up; n < repeats && status == OUTRIDER_OK; i++) {
         double took = 0;
@@ -436,7 +443,7 @@ static outrider_status time_pass(outrider_engine *e, outrider_which which, int32
 
 outrider_status outrider_time_pass(outrider_engine *e, outrider_which which, int32_t rows, int32_t depth,
                                    int32_t repeats, double *us) {
-    if (!e->model[which]) return fail(OUTRIDER_EINVAL, "the engine has no draft");
+    if (!e->model[which]) return fail(OUTRIDER_EINVAL, "the engine has no such draft");
     if (rows < 1 || rows > SCORE_CHUNK || depth < 0 || depth > e->ctx_size - rows || repeats < 1 ||
         repeats > MAX_REPEATS)
         return fail(OUTRIDER_EINVAL, "cannot time %d rows at depth %d, %d times", rows, depth, repeats);
@@ -460,24 +467,25 @@ static outrider_status time_least(outrider_engine *e, int32_t slot, outrider_whi
  * that their ratios hold. Short, for it is time taken from the first answer ever; what it gets wrong, the
  * rounds that follow correct. */
 static outrider_status time_turns(outrider_engine *e, int32_t slot, int32_t n, int32_t n_read, double *us,
-                                  double draft_us[2], bool *busy) {
+                                  double draft_us[DRAFT_COSTS], bool *busy) {
     enum { TURNS = 9, ENOUGH_WORK_MS = 100, ENOUGH_MS = 400 };
     double start = now_ms(), worked = worked_ms(e);
     for (int32_t turn = 0; turn < TURNS; turn++) {
         if (turn > 0 && (worked_ms(e) - worked > ENOUGH_WORK_MS || now_ms() - start > ENOUGH_MS)) break;
         for (int32_t i = 0; i < n; i++)
             TRY(time_least(e, slot, OUTRIDER_VERIFIER, timed_rows[i], false, &us[i]));
+        if (e->model[OUTRIDER_SELF]) TRY(time_least(e, slot, OUTRIDER_SELF, 1, false, &draft_us[SELF_STEP]));
         if (!e->model[OUTRIDER_DRAFT]) continue;
-        TRY(time_least(e, slot, OUTRIDER_DRAFT, 1, false, &draft_us[0]));
-        TRY(time_least(e, slot, OUTRIDER_DRAFT, n_read, true, &draft_us[1]));
+        TRY(time_least(e, slot, OUTRIDER_DRAFT, 1, false, &draft_us[DRAFT_STEP]));
+        TRY(time_least(e, slot, OUTRIDER_DRAFT, n_read, true, &draft_us[DRAFT_READ]));
     }
-    draft_us[1] /= n_read;
+    draft_us[DRAFT_READ] /= n_read;
     *busy = now_ms() - start > 1.3 * (worked_ms(e) - worked);
     return OUTRIDER_OK;
 }
 
 outrider_status outrider_engine_measure(outrider_engine *e) {
-    double us[TIMED] = {0}, draft_us[2] = {0};
+    double us[TIMED] = {0}, draft_us[DRAFT_COSTS] = {0};
     int32_t n = 0, slot, n_read = TIMED_READ < e->ctx_size ? TIMED_READ : e->ctx_size;
     bool busy = false;
     if (e->costs.known) return OUTRIDER_OK;
@@ -495,8 +503,8 @@ outrider_status outrider_engine_measure(outrider_engine *e) {
         TRY(status);
         costs_save(e, n, us, draft_us, busy);
     }
-    costs_set(&e->costs, n, timed_rows, us, draft_us[0]);
-    e->costs.draft_read = draft_us[1];
+    costs_set(&e->costs, n, timed_rows, us, draft_us[DRAFT_STEP], draft_us[SELF_STEP]);
+    e->costs.draft_read = draft_us[DRAFT_READ];
     return OUTRIDER_OK;
 }
 

@@ -13,7 +13,8 @@ enum {
     SCORE_CHUNK = 64,        /* rows of a pass that all ask for logits */
     MAX_LAG = 16,            /* unread tokens that ride in the draft's first step */
     MAX_BATCH_SESSIONS = 64, /* sessions whose rows share one pass; more take several */
-    NGRAM_CLASSES = 4        /* of matches, by their length: a long one is seldom chance */
+    NGRAM_CLASSES = 4,       /* of matches, by their length: a long one is seldom chance */
+    MODELS = 3               /* by outrider_which; those of the cache come first */
 };
 
 /* The rows of the round in progress; batch.c draws their layout. */
@@ -37,7 +38,7 @@ struct outrider_engine {
     outrider_engine_options options; /* strings not kept */
     const struct ops *ops;
     struct backend *be;
-    struct model *model[KV_MODELS]; /* the draft's is NULL when there is none */
+    struct model *model[MODELS]; /* the draft's and the own layers' are NULL when there are none */
     struct tokenizer *tokenizer;
     enum chat_kind chat;
     int32_t chat_end; /* the token that ends an answer in it, -1 for the model's own */
@@ -99,16 +100,16 @@ struct outrider_session {
     size_t n_turns, turns_encoded;
     bool answer_open; /* the last turn is the header of an answer */
 
-    struct controller draft_controller;
+    struct controller controller[DRAFTERS];            /* of those that run a model */
     bool draft_doubtful;                               /* it would not have guessed the prompt */
     struct controller ngram_controller[NGRAM_CLASSES]; /* by the length of the match */
     int32_t ngram[OUTRIDER_MAX_DRAFT], n_ngram;        /* what n-grams would propose in this round */
     int32_t ngram_class;
-    bool by_ngram; /* this round's proposals are n-gram's */
 
     /* the round in progress */
     bool has_logits; /* the prompt's last token was read just now and left its logits */
     int32_t k;       /* tokens it wants proposed */
+    enum drafter by; /* and by whom, when there are any */
     int32_t proposed[OUTRIDER_MAX_DRAFT];
     struct distribution q[OUTRIDER_MAX_DRAFT], p[OUTRIDER_MAX_DRAFT + 1];
     int32_t row[OUTRIDER_MAX_DRAFT + 1]; /* its rows: the last token's and each proposal's */
@@ -119,14 +120,14 @@ static inline int32_t slots_of(const outrider_engine *e) {
     return e->options.max_sessions + 1;
 }
 
-/* Whose part of the cache the draft reads: its own, or the verifier's when it is the first layers of it. */
-static inline outrider_which draft_cache(const outrider_engine *e) {
-    return e->model[OUTRIDER_DRAFT]->prefix ? OUTRIDER_VERIFIER : OUTRIDER_DRAFT;
+/* This drafter writes the session's proposals in this round. */
+static inline bool drafted_by(const outrider_session *s, enum drafter by) {
+    return s->k > 0 && s->by == by;
 }
 
-/* The draft model writes the session's proposals in this round. */
+/* A model writes them. */
 static inline bool uses_model(const outrider_session *s) {
-    return s->k > 0 && !s->by_ngram;
+    return s->k > 0 && s->by != DRAFTER_NGRAM;
 }
 
 /* -- batch.c: rows and passes. Rows are numbered from the first of block 0; the lag's are negative -- */
@@ -140,8 +141,8 @@ void batch_upload(outrider_engine *e);
 /* Runs rows [first, first + n) through a model; the last n_logits of them leave logits. */
 void batch_pass(outrider_engine *e, outrider_which which, int32_t first, int32_t n, int32_t n_logits,
                 bool prefill);
-/* The draft's n argmaxes become the tokens of rows [first, first + n), on the device. */
-void batch_propose(outrider_engine *e, int32_t n, int32_t first);
+/* The n argmaxes of a model's last pass become the tokens of rows [first, first + n), on the device. */
+void batch_propose(outrider_engine *e, outrider_which which, int32_t n, int32_t first);
 /* Puts the token that the host chose for a row, here and on the device. */
 void batch_set_token(outrider_engine *e, int32_t row, int32_t token);
 /* Brings n rows of logits of the last pass to e->logits. Waits. */
@@ -162,8 +163,8 @@ void trials_destroy(outrider_engine *e);
 /* Sends what the device must know to sample for these sessions, whose rows are laid out; sets
  * batch.on_device, unless none of them samples or one needs what only the host can do. */
 void trials_send(outrider_engine *e, outrider_session *const *sessions, size_t n);
-/* The draft's logits become the proposals of a step of the first n sessions. */
-void trials_propose(outrider_engine *e, int32_t n, int32_t step);
+/* A model's logits become the proposals of a step of sessions [first, first + n). */
+void trials_propose(outrider_engine *e, outrider_which which, int32_t first, int32_t n, int32_t step);
 /* The verifier's logits become the verdicts of all sessions, in place of the picks. */
 void trials_judge(outrider_engine *e);
 /* That of the i-th session, once fetched; a negative n when no token is possible. */
@@ -171,8 +172,10 @@ struct accepted trials_verdict(const outrider_engine *e, int32_t i);
 
 /* -- costs_file.c: the measured costs of earlier runs; false when there are none. `busy`: others used the
  * machine meanwhile, so that they are soon measured again -- */
-bool costs_load(outrider_engine *e, int32_t n, double *us, double draft_us[2]);
-void costs_save(const outrider_engine *e, int32_t n, const double *us, const double draft_us[2], bool busy);
+enum { DRAFT_STEP, DRAFT_READ, SELF_STEP, DRAFT_COSTS };
+bool costs_load(outrider_engine *e, int32_t n, double *us, double draft_us[DRAFT_COSTS]);
+void costs_save(const outrider_engine *e, int32_t n, const double *us, const double draft_us[DRAFT_COSTS],
+                bool busy);
 
 /* -- session.c -- */
 /* Takes one token of the answer over: counts it, turns it into text, sees whether the text ends with it. */
@@ -213,7 +216,7 @@ outrider_status room_reserve(outrider_session *s, outrider_which which, int32_t 
 outrider_status room_measure(outrider_session *s);
 
 /* -- draft.c -- */
-/* Proposes s->k tokens for each session, which stand in order of falling k and whose rows are uploaded. */
+/* Proposes s->k tokens for each session; they stand as the scheduler has sorted them, their rows uploaded. */
 outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessions, size_t n);
 /* Whether what the draft has not read is worth its time, when it promises `gain`. The first tokens of a
  * prompt it reads in any case, and is not trusted with the rest when it would have guessed none of them. */

@@ -177,7 +177,7 @@ void model_forward(struct model *m, const struct rows *rows, uint32_t place, con
     bounded.max_position = (int32_t)((1u << bits) - 1);
     bool once = rows->prefill || pick || rows->n > RECORDED_ROWS || place > UINT16_MAX;
     uint64_t key = (uint64_t)place | (uint64_t)rows->n << 16 | (uint64_t)n_pick << 24 | (uint64_t)bits << 32 |
-                   (uint64_t)m->id << 40;
+                   (uint64_t)m->id << 40 | (uint64_t)m->config.num_hidden_layers << 42;
     if (once) {
         run_layers(m, rows, pick, n_pick);
     } else if (!m->ops->replay(m->be, key)) {
@@ -217,18 +217,11 @@ static void count_type(const struct tensor *t, outrider_model_info *info) {
     info->types[i].bytes += t->bytes;
 }
 
-/* Whether the tensor is of a layer that a prefix of n layers leaves out. */
-static bool left_out(const struct tensor *t, int32_t n) {
-    int layer;
-    return sscanf(t->name, "model.layers.%d.", &layer) == 1 && layer >= n;
-}
-
 /* Sizes in memory and of what a token reads. */
 static void describe_sizes(const struct model_config *c, const struct weights *w, enum quant quant,
                            outrider_model_info *info) {
     for (size_t i = 0; i < weights_count(w); i++) {
         const struct tensor *t = weights_at(w, i);
-        if (left_out(t, c->num_hidden_layers)) continue;
         const enum use use = bind_use(t);
         const uint64_t bytes = held_bytes(t, use, quant);
         count_type(t, info);
@@ -267,7 +260,6 @@ static void describe(const struct model_config *c, const struct weights *w, enum
 
 void model_info(const struct model *m, outrider_model_info *info) {
     describe(&m->config, m->weights, m->layers[0].kv.dtype, m->quant, info);
-    if (m->prefix) info->memory_bytes = info->cache_bytes_per_token = 0;
 }
 
 outrider_status model_inspect(const char *folder, enum dtype cache_type, enum quant quant,

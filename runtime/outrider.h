@@ -66,7 +66,7 @@ typedef struct {
      * with one, or ORG/NAME[@REVISION][:PART OF A GGUF FILE'S NAME] in the local Hugging Face cache. */
     const char *model;
     const char *draft;      /* named likewise; NULL for none. Its vocabulary must equal the verifier's */
-    int32_t self_layers;    /* with no draft: the verifier's first so many layers draft; 0: none, -1: half */
+    int32_t self_layers;    /* the verifier's first so many layers draft too; 0: none, -1: half of them */
     const char *device;     /* "auto", "cpu", "cpu:avx2" (an instruction set by name), "cuda", "cuda:1" */
     int32_t threads;        /* 0: one a core */
     int32_t ctx_size;       /* tokens a session can hold; 0: the models' own limit, at most 8192 */
@@ -91,6 +91,8 @@ void outrider_engine_close(outrider_engine *engine);
 /* Measures now, or reads from the cost cache, what an automatic number of proposals goes by; else the first
  * round that needs it does. OUTRIDER_ENOMEM when sessions leave the cache no room for it. */
 outrider_status outrider_engine_measure(outrider_engine *engine);
+/* Changes self_layers (as in the options) between rounds; what is to be measured is measured again. */
+outrider_status outrider_engine_self_layers(outrider_engine *engine, int32_t layers);
 
 enum { OUTRIDER_MAX_TYPES = 12 };
 
@@ -123,7 +125,8 @@ typedef enum {
 typedef struct {
     outrider_model_info verifier, draft;
     bool has_draft;
-    char device[128]; /* "cpu, avx512bf16, 2 threads" */
+    int32_t self_layers; /* 0: the verifier's own do not draft */
+    char device[128];    /* "cpu, avx512bf16, 2 threads" */
     int32_t ctx_size, max_sessions, page_size, pages, pages_free;
     outrider_ctx_origin ctx_origin; /* what set ctx_size */
     uint64_t cache_bytes;           /* the page pools of both models */
@@ -170,6 +173,7 @@ typedef enum {
 enum {
     OUTRIDER_DRAFT_MODEL = 1, /* the engine's draft model */
     OUTRIDER_DRAFT_NGRAM = 2, /* what followed the same words earlier in the session; needs no model */
+    OUTRIDER_DRAFT_SELF = 4,  /* the verifier's own first layers (self_layers) */
 };
 
 typedef struct {
@@ -199,8 +203,9 @@ typedef struct {
                            likeliest at its place, at most OUTRIDER_MAX_LOGPROBS */
 
     /* speculation: changes the speed, never the text */
-    uint32_t drafters; /* OUTRIDER_DRAFT_MODEL, OUTRIDER_DRAFT_NGRAM, both or 0; an automatic draft_n chooses
-                          between them, a fixed one takes the model where there is one */
+    uint32_t drafters; /* OUTRIDER_DRAFT_ bits of those that may propose, as far as the engine has them. An
+                          automatic draft_n chooses in each round; a fixed one takes the draft model, else
+                          the own layers, else n-grams */
     int32_t draft_n;   /* K, at most OUTRIDER_MAX_DRAFT; 0: plain decoding; -1: chosen by the engine */
     outrider_accept_rule accept;
     bool
@@ -266,7 +271,7 @@ const char *outrider_session_take_text(outrider_session *session, size_t *bytes)
 typedef enum {
     OUTRIDER_BY_CALLER,   /* appended */
     OUTRIDER_BY_VERIFIER, /* the verifier's own */
-    OUTRIDER_BY_DRAFT,    /* proposed by the draft model and accepted */
+    OUTRIDER_BY_DRAFT,    /* proposed by the draft model or the own layers, and accepted */
     OUTRIDER_BY_NGRAM,    /* proposed from earlier text and accepted */
 } outrider_source;
 /* One outrider_source a token. Borrowed until the next call on the session. */
@@ -347,7 +352,7 @@ outrider_status outrider_scorer_read(outrider_scorer *scorer, const int32_t *tok
                                      const float **logits);
 void outrider_scorer_close(outrider_scorer *scorer);
 
-typedef enum { OUTRIDER_VERIFIER, OUTRIDER_DRAFT } outrider_which;
+typedef enum { OUTRIDER_VERIFIER, OUTRIDER_DRAFT, OUTRIDER_SELF } outrider_which;
 /* Microseconds of one pass over `rows` rows at position `depth`, median of `repeats`. */
 outrider_status outrider_time_pass(outrider_engine *engine, outrider_which which, int32_t rows, int32_t depth,
                                    int32_t repeats, double *us);

@@ -92,50 +92,95 @@ static int32_t left_to_write(const outrider_session *s) {
 
 static void propose_ngram(outrider_session *s, int32_t k) {
     s->k = k;
-    s->by_ngram = k > 0;
+    s->by = DRAFTER_NGRAM;
     memcpy(s->proposed, s->ngram, (size_t)k * sizeof *s->proposed);
 }
 
-/* Who promises most proposes, so many tokens as promise most. */
-static outrider_status choose_automatic(outrider_session *s, int32_t sessions, int32_t limit, bool model) {
-    outrider_engine *e = s->engine;
-    bool sampling = !sampler_is_argmax(&s->sampler), ready = false;
-    double gain = 1, gain_ngram = 1;
-    int32_t k = 0, k_ngram = 0;
-    if (model || s->n_ngram > 0) TRY(room_measure(s));
-    if (!e->costs.known) return OUTRIDER_OK;
-    if (model)
-        k = controller_choose(&s->draft_controller, &e->costs, sessions, limit, false, sampling, &gain);
-    if (s->n_ngram > 0)
-        k_ngram = controller_choose(&s->ngram_controller[s->ngram_class], &e->costs, sessions, s->n_ngram,
-                                    true, sampling, &gain_ngram);
-    if (k_ngram > 0 && (k == 0 || gain_ngram > gain)) {
-        propose_ngram(s, k_ngram);
-        return OUTRIDER_OK;
+/* What a drafter would do in this round: k tokens, for `gain` times plain decoding's tokens a second. */
+struct offer {
+    int32_t k;
+    double gain;
+};
+
+static const struct offer NO_OFFER = {0, 1};
+
+/* Where they promise the same: the draft model before the own layers before n-grams. */
+static enum drafter best_of(const struct offer *offers) {
+    enum drafter best = DRAFTER_MODEL;
+    for (int by = best - 1; by >= 0; by--)
+        if (offers[by].gain > offers[best].gain) best = (enum drafter)by;
+    return best;
+}
+
+/* Offers of those that may propose. Returns the best, or who is to be tried in its place. */
+static enum drafter collect_offers(const outrider_session *s, int32_t sessions, int32_t limit,
+                                   const bool *may, struct offer *offers) {
+    const struct costs *costs = &s->engine->costs;
+    const bool sampling = !sampler_is_argmax(&s->sampler);
+    for (int by = 0; by < DRAFTERS; by++) {
+        const bool ngram = by == DRAFTER_NGRAM;
+        const struct controller *c = ngram ? &s->ngram_controller[s->ngram_class] : &s->controller[by];
+        offers[by] = NO_OFFER;
+        if (may[by])
+            offers[by].k = controller_choose(c, costs, sessions, ngram ? s->n_ngram : limit, (enum drafter)by,
+                                             sampling, &offers[by].gain);
     }
+    const enum drafter best = best_of(offers);
+    for (int by = DRAFTER_MODEL; by > DRAFTER_NGRAM && best != DRAFTER_NGRAM; by--) {
+        if (!may[by] || (by == (int)best && offers[by].k > 0)) continue;
+        if (!controller_try(&s->controller[by], costs, sessions, limit, (enum drafter)by, sampling,
+                            offers[best].gain))
+            continue;
+        offers[by] = (struct offer){1, 1};
+        return (enum drafter)by;
+    }
+    return best;
+}
+
+/* Whether it can propose at once: the own layers have read what the verifier has. */
+static outrider_status is_ready(outrider_session *s, enum drafter by, double gain, bool *ready) {
     bool worth = false;
-    if (k > 0) TRY(draft_worth_reading(s, gain, left_to_write(s), &worth));
-    if (worth) draft_catch_up(s, &ready);
-    if (ready) s->k = k;
+    *ready = by == DRAFTER_SELF;
+    if (*ready) return OUTRIDER_OK;
+    TRY(draft_worth_reading(s, gain, left_to_write(s), &worth));
+    if (worth) draft_catch_up(s, ready);
+    return OUTRIDER_OK;
+}
+
+/* Who promises most proposes, so many tokens as promise most. */
+static outrider_status choose_automatic(outrider_session *s, int32_t sessions, int32_t limit,
+                                        const bool *may) {
+    struct offer offers[DRAFTERS];
+    if (may[DRAFTER_MODEL] || may[DRAFTER_SELF] || may[DRAFTER_NGRAM]) TRY(room_measure(s));
+    if (!s->engine->costs.known) return OUTRIDER_OK;
+    enum drafter by = collect_offers(s, sessions, limit, may, offers);
+    for (; offers[by].k > 0; by = best_of(offers)) {
+        bool ready = false;
+        if (by == DRAFTER_NGRAM) return propose_ngram(s, offers[by].k), OUTRIDER_OK;
+        TRY(is_ready(s, by, offers[by].gain, &ready));
+        if (ready) return s->k = offers[by].k, s->by = by, OUTRIDER_OK;
+        offers[by] = NO_OFFER;
+    }
     return OUTRIDER_OK;
 }
 
 static outrider_status choose_k(outrider_session *s, size_t sessions) {
     const outrider_settings *set = &s->sampler.s;
+    struct model *const *models = s->engine->model;
     int32_t limit = s->has_logits ? 0 : limit_of(s);
-    bool model = s->engine->model[OUTRIDER_DRAFT] && (set->drafters & OUTRIDER_DRAFT_MODEL),
-         automatic = set->draft_n < 0, ready = false;
+    bool may[DRAFTERS] = {[DRAFTER_MODEL] = models[OUTRIDER_DRAFT] && set->drafters & OUTRIDER_DRAFT_MODEL,
+                          [DRAFTER_SELF] = models[OUTRIDER_SELF] && set->drafters & OUTRIDER_DRAFT_SELF};
+    bool automatic = set->draft_n < 0, ready = true;
     s->k = s->n_ngram = 0;
-    s->by_ngram = false;
     s->engine->unusual |= !automatic; /* the controller learns from what it chose */
     if (limit <= 0) return OUTRIDER_OK;
-    if ((set->drafters & OUTRIDER_DRAFT_NGRAM) && (automatic || !model)) ngram_look(s, limit);
-    if (automatic) return choose_automatic(s, (int32_t)sessions, limit, model);
-    if (!model) {
-        propose_ngram(s, s->n_ngram);
-        return OUTRIDER_OK;
-    }
-    draft_catch_up(s, &ready);
+    bool alone = !may[DRAFTER_MODEL] && !may[DRAFTER_SELF];
+    if ((set->drafters & OUTRIDER_DRAFT_NGRAM) && (automatic || alone)) ngram_look(s, limit);
+    may[DRAFTER_NGRAM] = s->n_ngram > 0;
+    if (automatic) return choose_automatic(s, (int32_t)sessions, limit, may);
+    if (alone) return propose_ngram(s, s->n_ngram), OUTRIDER_OK;
+    s->by = may[DRAFTER_MODEL] ? DRAFTER_MODEL : DRAFTER_SELF;
+    if (s->by == DRAFTER_MODEL) draft_catch_up(s, &ready);
     if (ready) s->k = limit;
     return OUTRIDER_OK;
 }
@@ -144,10 +189,9 @@ static outrider_status choose_k(outrider_session *s, size_t sessions) {
  * when the session must wait. */
 static bool reserve(outrider_session *s) {
     outrider_engine *e = s->engine;
-    if (uses_model(s)) {
-        outrider_which cache = draft_cache(e);
-        int32_t unread = s->n - 1 - kv_len(e->kv, s->slot, cache);
-        if (kv_reserve(e->kv, s->slot, cache, unread + s->k) != OUTRIDER_OK) s->k = 0;
+    if (drafted_by(s, DRAFTER_MODEL)) {
+        int32_t unread = s->n - 1 - kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
+        if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, unread + s->k) != OUTRIDER_OK) s->k = 0;
     }
     if (room_reserve(s, OUTRIDER_VERIFIER, s->k + 1) == OUTRIDER_OK) return true;
     kv_truncate(e->kv, s->slot, s->n - 1);
@@ -168,9 +212,10 @@ static outrider_status reserve_all(outrider_session **sessions, size_t *n) {
     return OUTRIDER_OK;
 }
 
-/* a before b: those whom the draft model serves first, then by falling k. */
+/* a before b: by drafter, the draft model first, those without a model last; then by falling k. */
 static bool before(const outrider_session *a, const outrider_session *b) {
-    return uses_model(a) != uses_model(b) ? uses_model(a) : a->k > b->k;
+    const enum drafter of_a = a->k > 0 ? a->by : DRAFTER_NGRAM, of_b = b->k > 0 ? b->by : DRAFTER_NGRAM;
+    return of_a != of_b ? of_a > of_b : a->k > b->k;
 }
 
 /* Sorts the sessions, and lays out the round's rows as batch.c draws them. */
@@ -184,9 +229,9 @@ static void lay_rows(outrider_engine *e, outrider_session **sessions, size_t n) 
         if (s->k > most) most = s->k;
     }
     batch_clear(e);
-    for (size_t i = 0; i < n && uses_model(sessions[i]); i++) {
+    for (size_t i = 0; i < n && drafted_by(sessions[i], DRAFTER_MODEL); i++) {
         outrider_session *s = sessions[i];
-        for (int32_t p = kv_len(e->kv, s->slot, draft_cache(e)); p < s->n - 1; p++)
+        for (int32_t p = kv_len(e->kv, s->slot, OUTRIDER_DRAFT); p < s->n - 1; p++)
             batch_add_lag(e, s->slot, p, s->tokens[p]);
     }
     for (int32_t block = 0; block <= most; block++)
@@ -195,9 +240,9 @@ static void lay_rows(outrider_engine *e, outrider_session **sessions, size_t n) 
             if (s->k < block) continue;
             s->row[block] = e->batch.n;
             batch_add(e, s->slot, s->n - 1 + block,
-                      block == 0    ? s->tokens[s->n - 1]
-                      : s->by_ngram ? s->proposed[block - 1]
-                                    : 0);
+                      block == 0                     ? s->tokens[s->n - 1]
+                      : drafted_by(s, DRAFTER_NGRAM) ? s->proposed[block - 1]
+                                                     : 0);
         }
     batch_upload(e);
     trials_send(e, sessions, n);
@@ -220,7 +265,7 @@ static outrider_status verify(outrider_engine *e, outrider_session *const *sessi
         if (!passed) kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1);
         for (int32_t j = 0; j < s->k; j++) s->proposed[j] = batch_token(e, s->row[j + 1]);
         if (e->batch.on_device) continue;
-        if (s->by_ngram) certain(s);
+        if (drafted_by(s, DRAFTER_NGRAM)) certain(s);
         sampling |= !sampler_is_argmax(&s->sampler) || s->n_logprobs > 0;
         for (int32_t j = 0; j <= s->k; j++) sampling |= batch_pick(e, s->row[j]) == 0; /* see no_token */
     }
@@ -298,8 +343,10 @@ static void count(outrider_stats *stats, int32_t k, int32_t accepted) {
  * tokens were written. */
 static int32_t commit(outrider_session *s, struct accepted a) {
     size_t vocab = (size_t)s->engine->model[OUTRIDER_VERIFIER]->config.vocab_size;
-    outrider_source proposer = s->by_ngram ? OUTRIDER_BY_NGRAM : OUTRIDER_BY_DRAFT;
-    if (!s->by_ngram) controller_observe(&s->draft_controller, s->k, a.n);
+    const bool by_ngram = drafted_by(s, DRAFTER_NGRAM);
+    outrider_source proposer = by_ngram ? OUTRIDER_BY_NGRAM : OUTRIDER_BY_DRAFT;
+    for (int by = DRAFTER_NGRAM + 1; by < DRAFTERS && !by_ngram; by++)
+        controller_observe(&s->controller[by], drafted_by(s, (enum drafter)by) ? s->k : 0, a.n);
     int32_t run[OUTRIDER_MAX_DRAFT + 1];
     memcpy(run, s->proposed, (size_t)a.n * sizeof *run);
     run[a.n] = a.token;
@@ -322,7 +369,7 @@ static struct round_shape shape_of(const outrider_engine *e, outrider_session *c
     for (size_t i = 0; i < n; i++) {
         const outrider_session *s = sessions[i];
         if (s->k > shape.k) shape.k = s->k;
-        if (uses_model(s) && s->k > shape.steps) shape.steps = s->k;
+        if (s->k > 0 && s->k > shape.steps[s->by]) shape.steps[s->by] = s->k;
         shape.sampling |= !sampler_is_argmax(&s->sampler);
     }
     return shape;
@@ -332,7 +379,7 @@ static struct round_shape shape_of(const outrider_engine *e, outrider_session *c
  * ratio, so that it holds on a machine that is busy. */
 static double plain_share(const struct costs *c, size_t n, struct round_shape shape) {
     if (!c->known) return 0;
-    return costs_round(c, round_shape((int32_t)n, 0, false, shape.sampling)) / costs_round(c, shape);
+    return costs_round(c, round_shape((int32_t)n, 0, DRAFTER_NGRAM, shape.sampling)) / costs_round(c, shape);
 }
 
 /* One round of sessions that are ready to write, oldest first; their order may change. One whose logits are

@@ -64,7 +64,7 @@ static bool add_trial(struct batch *b, const outrider_session *s) {
                         .seed = set->seed,
                         .place = s->n,
                         .k = s->k,
-                        .certain = s->by_ngram,
+                        .certain = drafted_by(s, DRAFTER_NGRAM),
                         .window = window < s->n + s->k ? window : s->n + s->k,
                         .n_history = n_history,
                         .n_bias = n_bias,
@@ -91,11 +91,11 @@ void trials_send(outrider_engine *e, outrider_session *const *sessions, size_t n
         e->ops->upload(e->be, b->device_extra, b->extra, (size_t)b->n_extra * sizeof *b->extra);
 }
 
-void trials_propose(outrider_engine *e, int32_t n, int32_t step) {
+void trials_propose(outrider_engine *e, outrider_which which, int32_t first, int32_t n, int32_t step) {
     const struct batch *b = &e->batch;
-    const struct model *m = e->model[OUTRIDER_DRAFT];
-    e->ops->propose(e->be, b->device_trials, b->device_extra, n, step, m->logits, m->config.vocab_size,
-                    batch_tokens(e), b->q);
+    const struct model *m = e->model[which];
+    e->ops->propose(e->be, b->device_trials + first, b->device_extra, n, step, m->logits,
+                    m->config.vocab_size, batch_tokens(e), b->q);
 }
 
 void trials_judge(outrider_engine *e) {

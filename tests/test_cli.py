@@ -98,7 +98,7 @@ def test_same_text():
     for k in ("0", "1", "5", "16", "auto"):
         found = result("-p", ONCE, "-n", "32", "--temp", "0", "--spec-draft-n-max", k)
         check(f"greedy text does not depend on K={k}", found["tokens"] == plain["tokens"], found["text"])
-    for kind in ("draft", "ngram"):
+    for kind in ("draft", "ngram", "self", "draft,self,ngram"):
         found = result("-p", ONCE, "-n", "32", "--temp", "0", "--spec-type", kind)
         check(f"nor on who proposes: {kind}", found["tokens"] == plain["tokens"] and found["timings"]["draft_n"] > 0,
               found["timings"])
@@ -155,6 +155,8 @@ def test_refusals():
     refused("a number out of range", 2, "run", "--top-p", "1.5", says=["--top-p", "0 to 1"])
     refused("no number", 2, "run", "-n", "lots", says=["-n", "lots", "-1 to"])
     refused("no such choice", 2, "run", "--spec-accept", "never", says=["rejection|block|coupled"])
+    refused("no such drafter", 2, "run", "--spec-type", "draft,horse", says=["horse", "auto|draft"])
+    refused("all and some", 2, "run", "-p", "x", "--spec-type", "auto,draft", says=["auto", "alone"])
     refused("a value is missing", 2, "run", "-p", says=["-p"])
     refused("an argument too many", 2, "run", "hello", says=["hello"])
     refused("a bias that is none", 2, "run", "-p", "x", "--logit-bias", "5", says=["5", "ID=BIAS"])

@@ -42,7 +42,7 @@ struct played {
 
 static struct played open_machine(const struct machine *m) {
     struct played p = {.m = m};
-    costs_set(&p.exact, 5, rows, m->verify, m->draft);
+    costs_set(&p.exact, 5, rows, m->verify, m->draft, 0);
     p.costs = p.exact;
     return p;
 }
@@ -59,14 +59,16 @@ static double play_on(struct played *p, struct controller *c, double a, int32_t 
     for (int i = 0; i < rounds; i++) {
         bool idle = k < 0 && c->idle > 0;
         int32_t use = k, accepted = 0;
-        if (k < 0) use = controller_choose(c, &p->costs, 1, 16, p->free, p->sampling > 0, &gain);
+        const enum drafter by = p->free ? DRAFTER_NGRAM : DRAFTER_MODEL;
+        if (k < 0) use = controller_choose(c, &p->costs, 1, 16, by, p->sampling > 0, &gain);
+        if (k < 0 && use == 0 && !p->free) use = controller_try(c, &p->costs, 1, 16, by, p->sampling > 0, 1);
         assert_in_range(use, 0, 16);
         while (accepted < use && uniform() < a) accepted++;
         double took = round_us(p, use), seen = took + (uniform() < p->busy ? p->late : 0);
         if (use > 0 && p->cold > 0) p->cold--, seen *= 4;
         if (k < 0) {
             controller_observe(c, use, accepted);
-            costs_observe(&p->costs, round_shape(1, use, p->free, p->sampling > 0), seen);
+            costs_observe(&p->costs, round_shape(1, use, by, p->sampling > 0), seen);
         }
         tokens += accepted + 1;
         us += took + (idle && use > 0 && !p->free ? p->m->draft : 0); /* what it did not read while idle */
@@ -148,7 +150,7 @@ static void wrong_measurements_are_mended(void **state) {
             struct played p = open_machine(m);
             double us[5], best = best_fixed(&p, 0.7), draft = wrong == 5 ? times * m->draft : m->draft;
             for (int i = 0; i < 5; i++) us[i] = i == wrong ? times * m->verify[i] : m->verify[i];
-            costs_set(&p.costs, 5, rows, us, draft);
+            costs_set(&p.costs, 5, rows, us, draft, 0);
             struct controller c = {0};
             play_on(&p, &c, 0.7, -1, 1500);
             double rate = play_on(&p, &c, 0.7, -1, 3000);
@@ -171,16 +173,21 @@ static void rows_that_cost_more(void **state) {
     }
 }
 
-/* One round in five takes four times as long, by no fault of its K. */
+/* One round in five takes four times as long, by no fault of its K; the mean of several answers, for at
+ * acceptance 0.3, where the best K gains a twentieth, luck decides whether it is seen to pay. */
 static void a_busy_machine(void **state) {
     (void)state;
+    enum { ANSWERS = 20 };
     for (int free = 0; free < 2; free++)
         for (int i = 0; i < 5; i++) {
             struct played p = open_machine(&machines[2]);
             p.busy = 0.2, p.late = 3000, p.free = free;
-            double a = 0.3 + 0.15 * i, best = best_fixed(&p, a);
-            struct controller c = {0};
-            double rate = play_on(&p, &c, a, -1, 5000);
+            double a = 0.3 + 0.15 * i, best = best_fixed(&p, a), rate = 0;
+            for (int answer = 0; answer < ANSWERS; answer++) {
+                struct played again = p;
+                struct controller c = {0};
+                rate += play_on(&again, &c, a, -1, 5000) / ANSWERS;
+            }
             if (rate < 0.95 * best) fail_msg("acceptance %.2f: %.3f of the best", a, rate / best);
         }
 }
@@ -223,9 +230,9 @@ static void unused_proposals_are_judged(void **state) {
     struct controller c = {0};
     double gain;
     for (int i = 0; i < 100; i++) controller_observe(&c, 1, 0);
-    assert_int_equal(controller_choose(&c, &p.costs, 1, 16, true, false, &gain), 0);
+    assert_int_equal(controller_choose(&c, &p.costs, 1, 16, DRAFTER_NGRAM, false, &gain), 0);
     for (int i = 0; i < 60; i++) controller_observe(&c, 1, 1);
-    assert_true(controller_choose(&c, &p.costs, 1, 16, true, false, &gain) >= 2 && gain > 1.3);
+    assert_true(controller_choose(&c, &p.costs, 1, 16, DRAFTER_NGRAM, false, &gain) >= 2 && gain > 1.3);
 }
 
 static void comes_back(void **state) {
@@ -248,18 +255,19 @@ static void censored_runs_say_nothing_more(void **state) {
 }
 
 static double one(const struct costs *c, int32_t k) {
-    return costs_round(c, round_shape(1, k, false, false));
+    return costs_round(c, round_shape(1, k, DRAFTER_MODEL, false));
 }
 
 static void costs_follow_real_rounds(void **state) {
     (void)state;
     struct costs c = {0};
-    costs_set(&c, 5, rows, machines[2].verify, machines[2].draft);
+    costs_set(&c, 5, rows, machines[2].verify, machines[2].draft, 0);
     assert_true(fabs(costs_verify(&c, 3) - 1150) < 1e-9);
     assert_true(costs_verify(&c, 200) > costs_verify(&c, 64));
     /* All rounds slower: nothing to choose by. One K slower than thought: that K loses. */
     double three = one(&c, 3), eight = one(&c, 8);
-    const struct round_shape shapes[2] = {round_shape(1, 3, false, false), round_shape(1, 8, false, false)};
+    const struct round_shape shapes[2] = {round_shape(1, 3, DRAFTER_MODEL, false),
+                                          round_shape(1, 8, DRAFTER_MODEL, false)};
     for (int i = 0; i < 300; i++) costs_observe(&c, shapes[i % 2], 1.7 * (i % 2 ? eight : three));
     assert_true(fabs(one(&c, 3) / one(&c, 8) / (three / eight) - 1) < 0.02);
     for (int i = 0; i < 600; i++) costs_observe(&c, shapes[i % 2], i % 2 ? 2 * eight : three);

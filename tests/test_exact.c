@@ -21,10 +21,11 @@ static int32_t plain[PROMPTS][CONTEXT];
 static size_t plain_n[PROMPTS];
 
 static const char *cache_type = "f16";
-static int32_t self_layers; /* not 0: they draft in place of any draft */
+static int32_t self_layers; /* not 0: they draft in place of any draft, or beside it */
+static bool beside;
 
 static void choose_draft(outrider_engine_options *o, const char *draft) {
-    o->draft = self_layers ? NULL : draft;
+    o->draft = self_layers && !beside ? NULL : draft;
     o->self_layers = draft ? self_layers : 0;
 }
 
@@ -332,6 +333,50 @@ static void ngrams_change_nothing(void **state) {
     outrider_engine_close(e);
 }
 
+/* Sessions of one batch with other drafters each: the draft model, the own layers, n-grams, whichever
+ * promises most, none. */
+static void drafters_in_one_batch(void **state) {
+    (void)state;
+    enum { N = 8 };
+    static const uint32_t drafters[N] = {OUTRIDER_DRAFT_MODEL,
+                                         OUTRIDER_DRAFT_SELF,
+                                         OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_SELF | OUTRIDER_DRAFT_NGRAM,
+                                         OUTRIDER_DRAFT_NGRAM,
+                                         OUTRIDER_DRAFT_SELF,
+                                         0,
+                                         OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_SELF,
+                                         OUTRIDER_DRAFT_MODEL};
+    static int32_t want[N][CONTEXT];
+    size_t want_n[N], n;
+    beside = true, self_layers = 2;
+    outrider_engine *e = open_engine(DRAFT, 2, N);
+    for (int sampling = 0; sampling < 2; sampling++)
+        for (int spec = 0; spec < 2; spec++) {
+            outrider_session *s[N];
+            outrider_stats stats;
+            for (int i = 0; i < N; i++) {
+                outrider_settings own = greedy(!spec ? 0 : i == 2 || i == 6 ? -1 : 8 - i);
+                if (sampling) own.temperature = 0.8f, own.accept = OUTRIDER_ACCEPT_COUPLED, own.seed = 9;
+                own.drafters = drafters[i];
+                OK(outrider_session_open(e, &own, &s[i]));
+                OK(outrider_session_append_text(s[i], prompts[i], strlen(prompts[i])));
+            }
+            write_to_the_end(s, N);
+            for (int i = 0; i < N; i++) {
+                const int32_t *tokens = outrider_session_tokens(s[i], &n);
+                if (!spec) memcpy(want[i], tokens, n * sizeof *tokens), want_n[i] = n;
+                assert_int_equal(n, want_n[i]);
+                assert_memory_equal(tokens, want[i], n * sizeof *tokens);
+                outrider_session_stats(s[i], &stats);
+                if (spec && drafters[i] % 4 == 0 && drafters[i]) assert_true(stats.n_draft_steps > 8);
+                outrider_session_close(s[i]);
+            }
+        }
+    expect_no_page_leaked(e);
+    outrider_engine_close(e);
+    beside = false, self_layers = 0;
+}
+
 /* The verifier's own first layers as the draft, few and all of them. */
 static void own_layers_change_nothing(void **state) {
     static int32_t want[4][CONTEXT], got[4][CONTEXT];
@@ -349,8 +394,8 @@ static void own_layers_change_nothing(void **state) {
         expect_plain_of(4, 1 + self_layers % 8, 2, 4);
         e = open_engine(DRAFT, 2, 4);
         OK(outrider_engine_get_info(e, &info));
-        assert_int_equal(info.draft.num_hidden_layers, self_layers);
-        assert_int_equal(info.draft.cache_bytes_per_token, 0);
+        assert_int_equal(info.self_layers, self_layers);
+        assert_false(info.has_draft);
         for (int32_t k = -1; k <= 8; k += 3) {
             write_batch(e, 0, 4, &s, k, got, got_n);
             for (int i = 0; i < 4; i++) {
@@ -391,7 +436,7 @@ int main(void) {
         cmocka_unit_test(knobs_do_not_break_it),     cmocka_unit_test(shared_prefixes_change_nothing),
         cmocka_unit_test(eight_bits_are_as_exact),   cmocka_unit_test(context_end_and_forks),
         cmocka_unit_test(stops_inside_a_run),        cmocka_unit_test(ngrams_change_nothing),
-        cmocka_unit_test(own_layers_change_nothing),
+        cmocka_unit_test(own_layers_change_nothing), cmocka_unit_test(drafters_in_one_batch),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

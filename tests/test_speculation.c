@@ -72,7 +72,7 @@ static double replay(const outrider_engine *e, const char *prompt, const char *a
     struct costs costs = {0};
     int32_t *ids, *answer_ids;
     size_t n, n_answer;
-    costs_set(&costs, 5, played_rows, played_us, 0);
+    costs_set(&costs, 5, played_rows, played_us, 0, 0);
     OK(outrider_tokenize(e, prompt, strlen(prompt), &ids, &n));
     OK(outrider_tokenize(e, answer, strlen(answer), &answer_ids, &n_answer));
     outrider_session *s = calloc(1, sizeof *s);
@@ -86,7 +86,7 @@ static double replay(const outrider_engine *e, const char *prompt, const char *a
         int32_t limit = end - s->n - 1, k = 0, same = 0;
         ngram_look(s, limit < OUTRIDER_MAX_DRAFT ? limit : OUTRIDER_MAX_DRAFT);
         if (s->n_ngram > 0)
-            k = controller_choose(&s->ngram_controller[s->ngram_class], &costs, 1, s->n_ngram, true, false,
+            k = controller_choose(&s->ngram_controller[s->ngram_class], &costs, 1, s->n_ngram, DRAFTER_NGRAM, false,
                                   &gain);
         while (same < k && s->ngram[same] == s->tokens[s->n + same]) same++;
         ngram_learn(s, s->tokens + s->n, same + 1);
@@ -232,7 +232,7 @@ static void reading_a_long_prompt_must_pay(void **state) {
         set.drafters = OUTRIDER_DRAFT_MODEL;
         OK(outrider_session_set(s, &set));
         for (int i = 0; i < 8 && outrider_session_stop(s) == OUTRIDER_RUNNING; i++) {
-            costs_set(&e->costs, 5, played_rows, played_us, 100); /* whatever machine this is */
+            costs_set(&e->costs, 5, played_rows, played_us, 100, 0); /* whatever machine this is */
             e->costs.draft_read = 20;
             OK(outrider_round(&s, 1));
         }

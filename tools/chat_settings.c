@@ -130,7 +130,7 @@ int chat_set(struct chat *c, const char *argument) {
 /* ---- speculation ---- */
 
 static int need_proposer(const struct chat *c) {
-    if (c->info.has_draft || (c->settings.drafters & OUTRIDER_DRAFT_NGRAM)) return 0;
+    if (c->info.has_draft || c->info.self_layers || (c->settings.drafters & OUTRIDER_DRAFT_NGRAM)) return 0;
     return complain(OUTRIDER_EINVAL, "nothing proposes tokens: this chat was started with --spec-type none");
 }
 

@@ -342,10 +342,10 @@ static int open_lines(struct chat *c) {
 
 static void greet(const struct chat *c) {
     if (!c->interactive) return;
-    fprintf(stderr, "%s%s; %s weights; context %d tokens; %s%s. /help lists the commands.%s\n", c->colors.dim,
-            c->info.device, c->info.verifier.dtype, c->info.ctx_size,
-            c->info.has_draft ? "draft " : "no draft", c->info.has_draft ? c->info.draft.dtype : "",
-            c->colors.plain);
+    char draft[DRAFT_BYTES];
+    report_draft(&c->info, draft);
+    fprintf(stderr, "%s%s; %s weights; context %d tokens; %s. /help lists the commands.%s\n", c->colors.dim,
+            c->info.device, c->info.verifier.dtype, c->info.ctx_size, draft, c->colors.plain);
 }
 
 static int open_chat(struct chat *c) {

@@ -99,12 +99,12 @@ static const struct option_spec table[N_OPTIONS] = {
         .help = "added to the logit of a token; -inf forbids it. Also ID+BIAS and ID-BIAS; may be repeated"},
 
     [OPT_SPEC_TYPE] = {"spec-type", NULL, NULL, KIND_CHOICE, CMD_WRITES, "speculation",
-        "auto|draft|ngram|self|none", .initial = "auto",
+        "auto|draft|ngram|self|none", .initial = "auto", .several = true,
         .help = "who proposes tokens: the draft model; ngram, what followed the same words earlier; self, the "
-        "model's own first layers; auto, ngram and who else there is, as it pays"},
+        "model's own first layers; several with commas between, as it pays; auto, all that there are"},
     [OPT_SELF_LAYERS] = {"self-layers", NULL, NULL, KIND_INT, CMD_WRITES, "speculation", "N", 1, 1 << 16,
         .shown = "half with --spec-type self, else none",
-        .help = "the model's own first N layers draft, in place of a draft model"},
+        .help = "the model's own first N layers draft, without a draft model or beside it"},
     [OPT_SPEC_DRAFT_N_MAX] = {"spec-draft-n-max", NULL, "draft-max draft draft-n num-draft-tokens", KIND_INT,
         CMD_TEXT, "speculation", "K", -1, OUTRIDER_MAX_DRAFT, .initial = "-1", .shown = "auto",
         .help = "tokens proposed in a round; 0 for plain decoding, -1 or auto to let the engine choose"},

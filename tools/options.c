@@ -123,19 +123,29 @@ static int parse_number(const struct option_spec *s, const char *spelled, const 
     return 0;
 }
 
-static int parse_choice(const struct option_spec *s, const char *spelled, const char *text, int64_t *out) {
-    size_t length = strlen(text);
+/* The place of a word in a list like none|draft, -1 where it has none. */
+static int64_t place_of(const char *list, const char *text, size_t length) {
     int64_t place = 0;
-    for (const char *at = s->argument;; place++) {
+    for (const char *at = list;; place++) {
         size_t word = strcspn(at, "|");
-        if (word == length && !memcmp(at, text, length)) {
-            *out = place;
-            return 0;
-        }
-        if (!at[word]) break;
+        if (word == length && !memcmp(at, text, length)) return place;
+        if (!at[word]) return -1;
         at += word + 1;
     }
-    return complain(OUTRIDER_EINVAL, "%s: '%s' is none of %s", spelled, text, s->argument);
+}
+
+static int parse_choice(const struct option_spec *s, const char *spelled, const char *text, int64_t *out) {
+    *out = 0;
+    for (const char *at = text;;) {
+        size_t length = s->several ? strcspn(at, ",") : strlen(at);
+        int64_t place = place_of(s->argument, at, length);
+        if (place < 0)
+            return complain(OUTRIDER_EINVAL, "%s: '%.*s' is none of %s", spelled, (int)length, at,
+                            s->argument);
+        *out |= s->several ? (int64_t)1 << place : place;
+        if (!at[length]) return 0;
+        at += length + 1;
+    }
 }
 
 static int parse_value(const struct option_spec *s, const char *spelled, const char *text,

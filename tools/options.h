@@ -117,7 +117,8 @@ struct option_spec {
     const char *initial;  /* the default, as a user would write it; NULL for none */
     const char *shown;    /* the default in words, where `initial` does not say it */
     const char *help;
-    int values; /* of KIND_LIST: arguments that it takes each time; 0 means 1 */
+    int values;   /* of KIND_LIST: arguments that it takes each time; 0 means 1 */
+    bool several; /* of KIND_CHOICE: more than one, with commas between; integer: a bit for each place */
 };
 
 enum option_origin { ORIGIN_DEFAULT, ORIGIN_FILE, ORIGIN_ENVIRONMENT, ORIGIN_FLAG };

@@ -77,9 +77,20 @@ static double share(double part, double whole) {
     return whole > 0 ? 100 * part / whole : 0;
 }
 
+void report_draft(const outrider_engine_info *info, char out[DRAFT_BYTES]) {
+    int n = snprintf(out, DRAFT_BYTES, "%s%s", info->has_draft ? "draft " : "",
+                     info->has_draft ? info->draft.dtype : "");
+    if (info->self_layers)
+        snprintf(out + n, DRAFT_BYTES - (size_t)n, "%sthe first %d layers draft", n ? ", " : "",
+                 info->self_layers);
+    else if (!n)
+        snprintf(out, DRAFT_BYTES, "no draft");
+}
+
 void report_details(FILE *out, const outrider_engine_info *info, const outrider_stats *s) {
-    fprintf(out, "weights: %s%s%s\n", info->verifier.dtype, info->has_draft ? ", draft " : "",
-            info->has_draft ? info->draft.dtype : "");
+    char draft[DRAFT_BYTES];
+    report_draft(info, draft);
+    fprintf(out, "weights: %s; %s\n", info->verifier.dtype, draft);
     fprintf(out, "device: %s; context %d tokens; cache %d pages of %d tokens, %.1f MiB, %d free\n",
             info->device, info->ctx_size, info->pages, info->page_size, (double)info->cache_bytes / (1 << 20),
             info->pages_free);

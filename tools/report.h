@@ -30,6 +30,9 @@ void stats_add(outrider_stats *sum, const outrider_stats *s);
 /* Why the answer ended; "interrupt" when it had not. */
 const char *stop_word(const outrider_session *session);
 
+/* Who drafts, in words. */
+enum { DRAFT_BYTES = 80 };
+void report_draft(const outrider_engine_info *info, char out[DRAFT_BYTES]);
 void report_answer(FILE *out, const outrider_stats *s, const char *stop, uint64_t seed);
 void report_details(FILE *out, const outrider_engine_info *info, const outrider_stats *s);
 /* A bar for each number of accepted tokens. */

@@ -39,39 +39,26 @@ static int copy_path(char out[PATH_MAX], const char *folder, const char *below) 
 int setup_pair(const struct options *o, struct pair *out) {
     const char *model = o->values[OPT_MODEL].text;
     const char *draft = o->values[OPT_MODEL_DRAFT].text;
-    const struct option_value *type = &o->values[OPT_SPEC_TYPE];
+    const int64_t type = o->values[OPT_SPEC_TYPE].integer;
     char shipped[PATH_MAX];
     *out = (struct pair){0};
     if (!model && !find_shipped(shipped))
         return complain(OUTRIDER_EMODEL, "the shipped models are not beside the program; name one with -m");
     CHECK(copy_path(out->model, model ? model : shipped, model ? "" : "/verifier"));
-    if (type->integer == SPEC_NGRAM || type->integer == SPEC_NONE) return 0;
-    if (type->integer == SPEC_SELF || o->values[OPT_SELF_LAYERS].given) {
-        if (!draft && type->integer != SPEC_DRAFT) return 0;
-        return complain(OUTRIDER_EINVAL,
-                        "--self-layers and --spec-type self take the place of a draft model: "
-                        "leave out -md and --spec-type draft");
-    }
+    if (type != SPEC_AUTO && type != SPEC_NONE && (type & (SPEC_AUTO | SPEC_NONE)))
+        return complain(OUTRIDER_EINVAL, "--spec-type %s: auto and none stand alone",
+                        o->values[OPT_SPEC_TYPE].text);
+    if (!(type & (SPEC_AUTO | SPEC_DRAFT))) return 0;
     if (draft) return copy_path(out->draft, draft, "");
     if (!model) return copy_path(out->draft, shipped, "/draft");
-    if (type->integer == SPEC_DRAFT)
-        return complain(OUTRIDER_EINVAL, "--spec-type draft needs a draft model: -md DIR");
+    if (type & SPEC_DRAFT) return complain(OUTRIDER_EINVAL, "--spec-type draft needs a draft model: -md DIR");
     return 0;
 }
 
 static uint32_t drafters(const struct option_value *type) {
-    switch ((enum spec_type)type->integer) {
-    case SPEC_DRAFT:
-    case SPEC_SELF:
-        return OUTRIDER_DRAFT_MODEL;
-    case SPEC_NGRAM:
-        return OUTRIDER_DRAFT_NGRAM;
-    case SPEC_NONE:
-        return 0;
-    case SPEC_AUTO:
-        break;
-    }
-    return OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_NGRAM;
+    const int64_t of = type->integer == SPEC_AUTO ? SPEC_DRAFT | SPEC_NGRAM | SPEC_SELF : type->integer;
+    return (of & SPEC_DRAFT ? OUTRIDER_DRAFT_MODEL : 0) | (of & SPEC_NGRAM ? OUTRIDER_DRAFT_NGRAM : 0) |
+           (of & SPEC_SELF ? OUTRIDER_DRAFT_SELF : 0);
 }
 
 static void give(const struct options *o, enum option_id id, int32_t *out) {
@@ -134,8 +121,8 @@ int setup_engine_for(const struct options *o, int32_t sessions, outrider_engine 
     options.chat_template = o->values[OPT_CHAT_TEMPLATE].text;
     give(o, OPT_CTX_SIZE, &options.ctx_size);
     give(o, OPT_THREADS, &options.threads);
-    if (o->values[OPT_SPEC_TYPE].integer == SPEC_SELF) options.self_layers = -1;
-    if (drafters(&o->values[OPT_SPEC_TYPE]) & OUTRIDER_DRAFT_MODEL)
+    if (o->values[OPT_SPEC_TYPE].integer & SPEC_SELF) options.self_layers = -1;
+    if (drafters(&o->values[OPT_SPEC_TYPE]) & OUTRIDER_DRAFT_SELF)
         give(o, OPT_SELF_LAYERS, &options.self_layers);
     give(o, OPT_PAGE_SIZE, &options.page_size);
     char costs[4096];

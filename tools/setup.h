@@ -5,8 +5,8 @@
 #include "tools/options.h"
 #include "tools/tools.h"
 
-/* --spec-type, in the order of the option table. */
-enum spec_type { SPEC_AUTO, SPEC_DRAFT, SPEC_NGRAM, SPEC_SELF, SPEC_NONE };
+/* --spec-type: bits in the order of the option table. */
+enum spec_type { SPEC_AUTO = 1, SPEC_DRAFT = 2, SPEC_NGRAM = 4, SPEC_SELF = 8, SPEC_NONE = 16 };
 
 /* Folders of the pair: as given, else the shipped one beside the program. Without a draft, draft is empty. */
 struct pair {
