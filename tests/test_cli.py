@@ -307,6 +307,22 @@ def test_bench():
               and drawn["identical"] is None, drawn)
         done = outrider(*tiny[:-2], "--spec-draft-n-max", "2", "--spec-synth-accept", "0")
         check("and says that the text is another", "acceptance was drawn" in done.stdout and "0.0%" in done.stdout, done.stdout)
+        swept = [*tiny[:-2], "-p", "0", "--self-sweep", "--spec-draft-n-max", "1,4"]
+        rows = json.loads(outrider(*swept, "-o", "json").stdout)
+        spec = rows[1:]
+        check("a sweep tries each number of own layers", [(r["self_layers"], r["n_draft_max"]) for r in spec]
+              == [(n, k) for n in range(1, 8) for k in (1, 4)], [r["self_layers"] for r in spec])
+        check("with the plain tokens", all(r["identical"] is True and r["draft_n"] > 0 for r in spec), spec)
+        check("more layers cost more", 0 < spec[0]["step_cost"] < spec[-1]["step_cost"] < 1.5, spec)
+        best, fastest = [r for r in spec if r["best_self_layers"]], max(spec, key=lambda r: r["speedup"])
+        check("the fastest is marked, if it is faster than plain", best == [fastest] * (fastest["speedup"] > 1), best)
+        done = outrider(*swept).stdout
+        check("its table has a line for each", all(f"| tg8 N={n} K=" in " ".join(done.split()) for n in range(1, 8))
+              and ("fastest here: --self-layers" in done) == (" <- fastest here" in done) != ("plain decoding is" in done), done)
+        done = outrider(*swept, "--spec-synth-accept", "1").stdout
+        check("where proposals stay few layers are best", re.search(r"N=[123] K=4 .*<- fastest here\n", done)
+              and re.search("fastest here: --self-layers [123]\n", done), done)
+        refused("a sweep beside a draft", 2, *swept, "--spec-type", "draft", says=["--self-sweep"])
         open(path, "w").write('{"prompt": "a"}\n{"text": "b"}\n')
         refused("a line without a prompt", 1, "bench", "--prompts", path, says=["line 2"])
     refused("no list", 2, "bench", "-n", "1,x", says=["--n-gen"])

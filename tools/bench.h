@@ -17,7 +17,14 @@
 #include "tools/text.h"
 #include "tools/tools.h"
 
-enum { BENCH_LIST = 32, BENCH_REPETITIONS = 1000, BENCH_WIDTHS = 5, BENCH_BATCH = 64, BENCH_RULES = 3 };
+enum {
+    BENCH_LIST = 32,
+    BENCH_WAYS = 16 * BENCH_LIST,
+    BENCH_REPETITIONS = 1000,
+    BENCH_WIDTHS = 5,
+    BENCH_BATCH = 64,
+    BENCH_RULES = 3
+};
 
 struct bench_list {
     int32_t value[BENCH_LIST];
@@ -33,6 +40,15 @@ struct bench_prompts {
 
 /* "1,2,4-8+2": numbers and ranges, of min to max; "auto" for -1 where min is -1. */
 int bench_parse_list(const char *spelled, const char *text, int32_t min, int32_t max, struct bench_list *out);
+/* How answers are written: so many proposals a round (0: plain), so many own layers that may draft. */
+struct bench_way {
+    int32_t k, self_layers;
+};
+/* Plain, and each K; in a sweep each K with each of at most BENCH_SWEPT numbers of own layers, evenly spaced.
+ * Returns how many. */
+enum { BENCH_SWEPT = 12 };
+size_t bench_ways(const struct bench_list *k, int32_t own_layers, int32_t layers, bool sweep,
+                  struct bench_way out[BENCH_WAYS]);
 /* "rejection,coupled" or "all", to outrider_accept_rule. */
 int bench_parse_rules(const char *text, struct bench_list *out);
 /* From a file of {"prompt": "..."} lines, or without a path the built-in ones. */
@@ -49,6 +65,8 @@ struct bench_row {
     int32_t n_prompt, n_gen; /* one of them is 0 */
     int32_t n_depth, batch;  /* tokens that the context held before, answers at once */
     int32_t k;               /* 0 plain, -1 chosen by the engine */
+    int32_t self_layers;     /* of the verifier's own that may draft */
+    double step_us;          /* of whom a fixed K takes, by the meters; 0 for n-grams */
     outrider_accept_rule rule;
     size_t n;          /* samples */
     double *ms, *rate; /* of each: milliseconds a prompt, tokens a second */
@@ -67,7 +85,7 @@ struct bench_row {
 
 struct bench_meters {
     double pass_us[BENCH_WIDTHS]; /* verifier, bench_widths rows */
-    double draft_us;              /* draft, one row; 0 without a draft */
+    double draft_us;              /* one row of who drafts at first; 0 without such */
     double read_gb_per_s;
 };
 extern const int32_t bench_widths[BENCH_WIDTHS];
@@ -76,6 +94,7 @@ struct bench_result {
     outrider_engine_info info;
     const char *model, *draft; /* folders */
     const char *cache_type;
+    bool sweep;     /* of the number of own layers */
     bool greedy;    /* at temperature 0 */
     bool synthetic; /* acceptance is drawn at this rate: the text is not the verifier's */
     double synthetic_rate;
@@ -90,6 +109,8 @@ bool row_exact(const struct bench_result *r, const struct bench_row *row);
 double row_model_ms(const struct bench_result *r, const struct bench_row *row);
 double row_round_ms(const struct bench_row *row);
 double row_speedup(const struct bench_row *row);
+/* Of a sweep, the row that wrote fastest; NULL when none was faster than plain. */
+const struct bench_row *sweep_best(const struct bench_result *r);
 /* NAN where it has no meaning. */
 double row_break_even(const struct bench_row *row);
 
@@ -100,7 +121,9 @@ struct bench {
     outrider_engine *engine;
     outrider_settings settings;
     struct bench_prompts prompts;
-    struct bench_list n_prompt, n_gen, n_depth, batch, rules, k; /* k begins with 0, the plain one */
+    struct bench_list n_prompt, n_gen, n_depth, batch, rules, k;
+    struct bench_way ways[BENCH_WAYS]; /* ways[0] is the plain one */
+    size_t n_ways;
     size_t repetitions;
     outrider_session *filled; /* holds n_depth tokens */
     struct progress bar;

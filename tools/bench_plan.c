@@ -63,6 +63,18 @@ int bench_parse_list(const char *spelled, const char *text, int32_t min, int32_t
     }
 }
 
+size_t bench_ways(const struct bench_list *k, int32_t own_layers, int32_t layers, bool sweep,
+                  struct bench_way out[BENCH_WAYS]) {
+    const int32_t stride = sweep ? (layers - 1 + BENCH_SWEPT - 1) / BENCH_SWEPT : 1,
+                  first = sweep ? stride : own_layers, last = sweep ? layers - 1 : own_layers;
+    size_t n = 0;
+    out[n++] = (struct bench_way){0, own_layers};
+    for (int32_t of = first; of <= last; of += stride)
+        for (size_t i = 0; i < k->n; i++)
+            if (k->value[i] != 0) out[n++] = (struct bench_way){k->value[i], of};
+    return n;
+}
+
 int bench_parse_rules(const char *text, struct bench_list *out) {
     static const char *const names[BENCH_RULES] = {[OUTRIDER_ACCEPT_REJECTION] = "rejection",
                                                    [OUTRIDER_ACCEPT_BLOCK] = "block",

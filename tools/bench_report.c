@@ -32,6 +32,10 @@ static double verify_cost(const struct bench_result *r, int i) {
     return r->meters.pass_us[0] > 0 ? r->meters.pass_us[i] / r->meters.pass_us[0] : 0;
 }
 
+static double step_cost(const struct bench_result *r, const struct bench_row *row) {
+    return r->meters.pass_us[0] > 0 ? row->step_us / r->meters.pass_us[0] : 0;
+}
+
 static double draft_step_ms(const outrider_stats *s) {
     return s->n_draft_steps ? s->draft_ms / s->n_draft_steps : 0;
 }
@@ -102,7 +106,9 @@ static const char *rule_name(outrider_accept_rule rule) {
 /* Beside the rates: what the rule, the meters and hindsight say. */
 static json_t *judged_fields(const struct bench_result *r, const struct bench_row *row) {
     bool back = isfinite(row->over_best);
-    return json_pack("{s:s, s:o, s:o, s:f, s:o, s:o, s:o, s:o}", "accept",
+    return json_pack("{s:i, s:f, s:o, s:s, s:o, s:o, s:f, s:o, s:o, s:o, s:o}", "self_layers",
+                     row->self_layers, "step_cost", step_cost(r, row), "best_self_layers",
+                     r->sweep ? json_boolean(row == sweep_best(r)) : json_null(), "accept",
                      r->greedy ? "greedy" : rule_name(row->rule), "synthetic_accept",
                      r->synthetic ? json_real(r->synthetic_rate) : json_null(), "runs", runs(&row->sum),
                      "round_ms", row_round_ms(row), "model_round_ms", number(row_model_ms(r, row)),
@@ -222,15 +228,16 @@ static void k_name(int32_t k, char out[12]) {
 /* "tg128 @ d512 B=4 K=auto coupled": what differs from the plainest is named. */
 enum { TEST_NAME = 80 };
 static void test_name(const struct bench_result *r, const struct bench_row *row, char out[TEST_NAME]) {
-    char k[12], depth[24] = "", batch[24] = "";
+    char k[12], depth[24] = "", batch[24] = "", own[24] = "";
     k_name(row->k, k);
     if (row->n_depth) snprintf(depth, sizeof depth, " @ d%d", row->n_depth);
     if (row->batch > 1) snprintf(batch, sizeof batch, " B=%d", row->batch);
+    if (r->sweep) snprintf(own, sizeof own, " N=%d", row->self_layers);
     if (row->n_prompt)
         snprintf(out, TEST_NAME, "pp%d%s", row->n_prompt, depth);
     else if (row->k)
-        snprintf(out, TEST_NAME, "tg%d%s%s K=%s%s%s", row->n_gen, depth, batch, k, r->greedy ? "" : " ",
-                 r->greedy ? "" : rule_name(row->rule));
+        snprintf(out, TEST_NAME, "tg%d%s%s%s K=%s%s%s", row->n_gen, depth, batch, own, k,
+                 r->greedy ? "" : " ", r->greedy ? "" : rule_name(row->rule));
     else
         snprintf(out, TEST_NAME, "tg%d%s%s", row->n_gen, depth, batch);
 }
@@ -328,6 +335,39 @@ static void print_hindsight(const struct bench_result *r) {
         puts("acceptance was drawn (--spec-synth-accept): times are real, the text is not the verifier's");
 }
 
+static void print_swept(const struct bench_result *r, const struct bench_row *row, bool best) {
+    char test[TEST_NAME];
+    test_name(r, row, test);
+    printf("| %14s | %14.2f | %7.1f%% | %10.2f ± %8.2f | %10.2fx |%s\n", test, step_cost(r, row),
+           100 * acceptance(&row->sum), mean(row->rate, row->n), deviation(row->rate, row->n),
+           row_speedup(row), best ? " <- fastest here" : "");
+}
+
+/* Of each number N of own layers the K that wrote fastest; the fastest of all is marked. */
+static void print_sweep(const struct bench_result *r) {
+    const struct bench_row *best = sweep_best(r);
+    char test[TEST_NAME];
+    puts("|           test | step, of a row | accepted |                   t/s | times plain |\n"
+         "| -------------: | -------------: | -------: | --------------------: | ----------: |");
+    for (size_t i = 0; i < r->n_rows; i++) {
+        const struct bench_row *row = &r->rows[i];
+        if (row->k) {
+            for (; i + 1 < r->n_rows && r->rows[i + 1].k && r->rows[i + 1].self_layers == row->self_layers;
+                 i++)
+                if (row_speedup(&r->rows[i + 1]) > row_speedup(row)) row = &r->rows[i + 1];
+            print_swept(r, row, row == best);
+            continue;
+        }
+        test_name(r, row, test);
+        printf("| %14s | %14s | %8s | %10.2f ± %8.2f | %11s |\n", test, "-", "-", mean(row->rate, row->n),
+               deviation(row->rate, row->n), "-");
+    }
+    if (best)
+        printf("fastest here: --self-layers %d\n", best->self_layers);
+    else
+        puts("plain decoding is fastest here: no number of the model's own layers pays");
+}
+
 static void print_meters(const struct bench_result *r) {
     const struct bench_meters *m = &r->meters;
     printf("\none row: %.3f ms, %.2f MiB read at %.1f GB/s, %.0f%% of the %.1f GB/s that this device reads\n",
@@ -353,9 +393,13 @@ static void print_rounds(const struct bench_result *r) {
 }
 
 static int write_tables(const struct bench_result *r) {
-    print_rates(r);
-    print_speculations(r);
-    print_rounds_and_runs(r);
+    if (r->sweep) {
+        print_sweep(r);
+    } else {
+        print_rates(r);
+        print_speculations(r);
+        print_rounds_and_runs(r);
+    }
     print_meters(r);
     print_hindsight(r);
     print_rounds(r);

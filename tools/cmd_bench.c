@@ -75,12 +75,19 @@ bool row_exact(const struct bench_result *r, const struct bench_row *row) {
 
 double row_model_ms(const struct bench_result *r, const struct bench_row *row) {
     const struct bench_meters *m = &r->meters;
-    double rows = row->batch * (row->k + 1);
+    const double rows = row->batch * (row->k + 1);
     int i = 0;
     if (row->k < 0 || rows > bench_widths[BENCH_WIDTHS - 1] + 1) return NAN;
     while (i + 2 < BENCH_WIDTHS && rows > bench_widths[i + 1]) i++;
     double slope = (m->pass_us[i + 1] - m->pass_us[i]) / (bench_widths[i + 1] - bench_widths[i]);
-    return (row->k * m->draft_us + m->pass_us[i] + slope * (rows - bench_widths[i])) / 1e3;
+    return (row->k * row->step_us + m->pass_us[i] + slope * (rows - bench_widths[i])) / 1e3;
+}
+
+const struct bench_row *sweep_best(const struct bench_result *r) {
+    const struct bench_row *best = NULL;
+    for (size_t i = 0; i < r->n_rows && r->sweep; i++)
+        if (r->rows[i].k && row_speedup(&r->rows[i]) > (best ? row_speedup(best) : 1)) best = &r->rows[i];
+    return best;
 }
 
 /* Of a row's groups over another's. */
@@ -166,14 +173,22 @@ static bool same_answers(const struct bench_answers *a, const struct bench_answe
     return true;
 }
 
-/* Every K answers one group of prompts, one after the other; the plain one first. */
+/* Changes the engine's own layers; what an automatic K goes by is not measured while answers are timed. */
+static int draft_with(struct bench *b, int32_t self_layers, bool automatic) {
+    if (!b->result.sweep) return 0;
+    CHECK(tell(outrider_engine_self_layers(b->engine, self_layers)));
+    return automatic ? tell(outrider_engine_measure(b->engine)) : 0;
+}
+
+/* Every way answers one group of prompts, one after the other; the plain one first. */
 static int answer_all(struct bench *b, size_t group, struct bench_row *rows, struct sums *sums) {
     struct bench_answers plain = {0};
     int code = 0;
-    for (size_t c = 0; c < b->k.n && !code; c++) {
+    for (size_t c = 0; c < b->n_ways && !code; c++) {
         struct bench_row *row = &rows[c];
-        struct bench_answers answers;
-        code = bench_answer_group(b, row, group, &answers);
+        struct bench_answers answers = {0};
+        code = draft_with(b, row->self_layers, row->k < 0);
+        if (!code) code = bench_answer_group(b, row, group, &answers);
         stats_add(&sums[c].stats, &answers.stats);
         sums[c].ms += answers.ms;
         sums[c].written += answers.written;
@@ -190,9 +205,9 @@ static int answer_all(struct bench *b, size_t group, struct bench_row *rows, str
 }
 
 static int repeat(struct bench *b, struct bench_row *rows) {
-    struct sums sums[BENCH_LIST] = {0};
+    struct sums sums[BENCH_WAYS] = {0};
     for (size_t i = 0; i < rows[0].n_groups; i++) CHECK(answer_all(b, i, rows, sums));
-    for (size_t c = 0; c < b->k.n; c++) {
+    for (size_t c = 0; c < b->n_ways; c++) {
         struct bench_row *row = &rows[c];
         add_sample(row, sums[c].written, sums[c].ms, row->n_groups);
         double plain = rows[0].rate[row->n - 1];
@@ -203,15 +218,16 @@ static int repeat(struct bench *b, struct bench_row *rows) {
     return 0;
 }
 
-/* One set: every K, with all else alike. */
+/* One set: every way, with all else alike. */
 static int time_answers(struct bench *b, int32_t n_gen, int32_t depth, int32_t batch, int32_t rule) {
-    struct sums warm[BENCH_LIST] = {0};
+    struct sums warm[BENCH_WAYS] = {0};
     size_t first = b->result.n_rows, groups = (b->prompts.n + (size_t)batch - 1) / (size_t)batch;
-    for (size_t c = 0; c < b->k.n; c++)
+    for (size_t c = 0; c < b->n_ways; c++)
         if (!add_row(b, (struct bench_row){.n_gen = n_gen,
                                            .n_depth = depth,
                                            .batch = batch,
-                                           .k = b->k.value[c],
+                                           .k = b->ways[c].k,
+                                           .self_layers = b->ways[c].self_layers,
                                            .rule = (outrider_accept_rule)rule,
                                            .n_groups = groups}))
             return complain_memory();
@@ -222,8 +238,36 @@ static int time_answers(struct bench *b, int32_t n_gen, int32_t depth, int32_t b
         step(b, "tg", n_gen, i);
         CHECK(repeat(b, rows));
     }
-    for (size_t c = 0; c < b->k.n; c++) rows[c].plain_ms = rows[0].sum.predicted_ms / rows[0].sum.n_predict;
-    look_back(rows, b->k.n);
+    for (size_t c = 0; c < b->n_ways; c++)
+        rows[c].plain_ms = rows[0].sum.predicted_ms / rows[0].sum.n_predict;
+    look_back(rows, b->n_ways);
+    return 0;
+}
+
+/* Of whom a fixed K takes; the least of several, as of all meters. */
+static int read_step(struct bench *b, outrider_which which, int32_t depth, double *least) {
+    double us;
+    for (int turn = 0; turn < METER_TURNS; turn++) {
+        CHECK(tell(outrider_time_pass(b->engine, which, 1, depth, METER_REPEATS, &us)));
+        if (turn == 0 || us < *least) *least = us;
+    }
+    return 0;
+}
+
+static int read_steps(struct bench *b, int32_t depth) {
+    const bool model = b->result.info.has_draft && (b->settings.drafters & OUTRIDER_DRAFT_MODEL),
+               self = b->settings.drafters & OUTRIDER_DRAFT_SELF;
+    for (size_t i = 0; i < b->result.n_rows && depth >= 0; i++) {
+        struct bench_row *row = &b->result.rows[i];
+        if (!row->k || !(model || (self && row->self_layers))) continue;
+        if (row[-1].k && row[-1].self_layers == row->self_layers) { /* a plain row is before all */
+            row->step_us = row[-1].step_us;
+            continue;
+        }
+        CHECK(draft_with(b, row->self_layers, false));
+        CHECK(read_step(b, model ? OUTRIDER_DRAFT : OUTRIDER_SELF, depth, &row->step_us));
+        if (!b->result.sweep && b->result.meters.draft_us == 0) b->result.meters.draft_us = row->step_us;
+    }
     return 0;
 }
 
@@ -242,10 +286,8 @@ static int read_meters(struct bench *b) {
                                           &us)));
             if (turn == 0 || us < m->pass_us[i]) m->pass_us[i] = us;
         }
-        if (!info->has_draft) continue;
-        CHECK(tell(outrider_time_pass(b->engine, OUTRIDER_DRAFT, 1, depth, METER_REPEATS, &us)));
-        if (turn == 0 || us < m->draft_us) m->draft_us = us;
     }
+    CHECK(read_steps(b, depth));
     return tell(outrider_read_bandwidth(b->engine, info->verifier.streamed_bytes, &m->read_gb_per_s));
 }
 
@@ -268,6 +310,21 @@ static int measure(struct bench *b) {
 
 /* ---- plan ---- */
 
+/* A sweep is of the own layers alone, and finds their number itself. */
+static int plan_sweep(struct bench *b, struct options *o) {
+    const struct option_value *v = o->values;
+    b->result.sweep = v[OPT_BENCH_SELF_SWEEP].integer;
+    if (!b->result.sweep) return 0;
+    if (v[OPT_SELF_LAYERS].given || !(v[OPT_SPEC_TYPE].integer & (SPEC_AUTO | SPEC_SELF)))
+        return complain(OUTRIDER_EINVAL,
+                        "--self-sweep tries the model's own layers, each number of them: leave "
+                        "out --self-layers and other drafters");
+    CHECK(option_assign(o, OPT_SPEC_TYPE, "--spec-type", "self"));
+    return v[OPT_BENCH_DRAFT_N_MAX].given
+               ? 0
+               : option_assign(o, OPT_BENCH_DRAFT_N_MAX, "--spec-draft-n-max", "1,2,4");
+}
+
 static void drop_zeros(struct bench_list *l) {
     size_t kept = 0;
     for (size_t i = 0; i < l->n; i++)
@@ -277,17 +334,15 @@ static void drop_zeros(struct bench_list *l) {
 
 static int plan(struct bench *b) {
     const struct option_value *v = b->options->values;
-    struct bench_list k;
     CHECK(bench_parse_list("--n-prompt", v[OPT_BENCH_N_PROMPT].text, 0, 1 << 20, &b->n_prompt));
     CHECK(bench_parse_list("--n-gen", v[OPT_BENCH_N_GEN].text, 0, 1 << 20, &b->n_gen));
     CHECK(bench_parse_list("--n-depth", v[OPT_BENCH_DEPTH].text, 0, 1 << 20, &b->n_depth));
     CHECK(bench_parse_list("--parallel", v[OPT_BENCH_PARALLEL].text, 1, BENCH_BATCH, &b->batch));
-    CHECK(bench_parse_list("--spec-draft-n-max", v[OPT_BENCH_DRAFT_N_MAX].text, -1, OUTRIDER_MAX_DRAFT, &k));
+    CHECK(
+        bench_parse_list("--spec-draft-n-max", v[OPT_BENCH_DRAFT_N_MAX].text, -1, OUTRIDER_MAX_DRAFT, &b->k));
     drop_zeros(&b->n_prompt);
     drop_zeros(&b->n_gen);
-    drop_zeros(&k);
-    b->k = (struct bench_list){.n = 1}; /* plain */
-    for (size_t i = 0; i < k.n && b->k.n < BENCH_LIST; i++) b->k.value[b->k.n++] = k.value[i];
+    drop_zeros(&b->k);
     b->repetitions = (size_t)v[OPT_BENCH_REPETITIONS].integer;
     return bench_read_prompts(v[OPT_BENCH_PROMPTS].text, &b->prompts);
 }
@@ -315,7 +370,11 @@ static int open_engine(struct bench *b) {
     CHECK(setup_engine_for(b->options, most_sessions(b), &b->engine));
     CHECK(tell(outrider_engine_get_info(b->engine, &b->result.info)));
     CHECK(setup_settings(b->options, b->engine, &b->settings));
-    if (!b->settings.drafters) b->k.n = 1;
+    if (!b->settings.drafters) b->k.n = 0;
+    const int32_t layers = b->result.info.verifier.num_hidden_layers;
+    if (b->result.sweep && layers < 2)
+        return complain(OUTRIDER_EINVAL, "--self-sweep: the model has one layer, none to leave out");
+    b->n_ways = bench_ways(&b->k, b->result.info.self_layers, layers, b->result.sweep, b->ways);
     if (!v[OPT_TEMP].given) b->settings.temperature = 0;
     if (!v[OPT_SEED].given) b->settings.seed = 1;
     b->settings.ignore_eos = true;
@@ -335,7 +394,8 @@ static void free_rows(struct bench_result *r) {
 int cmd_bench(struct options *o) {
     struct bench b = {.options = o};
     struct pair pair = {0};
-    int code = plan(&b);
+    int code = plan_sweep(&b, o);
+    if (!code) code = plan(&b);
     if (!code) code = setup_cache_type(o, &b.result.cache_type);
     if (!code) code = setup_pair(o, &pair);
     if (!code) code = open_engine(&b);

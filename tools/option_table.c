@@ -133,6 +133,9 @@ static const struct option_spec table[N_OPTIONS] = {
     [OPT_BENCH_SYNTHETIC] = {"spec-synth-accept", NULL, NULL, KIND_NUMBER, CMD_BENCH, "measurement", "R", 0, 1,
         .shown = "off", .help = "accept a share R of the proposals by drawn numbers, to time what a better or worse "
         "draft would give; the text is then not the verifier's"},
+    [OPT_BENCH_SELF_SWEEP] = {"self-sweep", NULL, NULL, KIND_FLAG, CMD_BENCH, "measurement",
+        .help = "find the number of the model's own first layers that drafts fastest here (for --self-layers): "
+        "each with each K of --spec-draft-n-max, which is then 1,2,4 unless told"},
     [OPT_BENCH_REPETITIONS] = {"repetitions", "r", NULL, KIND_INT, CMD_BENCH, "measurement", "N", 1, 1000,
         .initial = "5", .help = "times that each measurement is taken, plain and speculative in turn"},
     [OPT_BENCH_PROMPTS] = {"prompts", NULL, NULL, KIND_TEXT, CMD_BENCH | CMD_CHECK, "measurement", "FILE",
