@@ -272,6 +272,11 @@ def test_bench():
         spec = rows[2:]
         check("speculative rows say what they are worth", all(r["speedup"] > 0 and r["identical"] is True for r in spec),
               spec)
+        check("acceptance by position sums to the mean length", all(math.isclose(1 + sum(r["acc_per_pos"]), r["mean_length"])
+              and len(r["acc_per_pos"]) + 1 == len(r["runs"]) for r in spec), spec)
+        costs = {c["rows"]: c["us"] for c in rows[1]["verify_cost"]}
+        check("the cost model is K steps and a pass of K + 1 rows", math.isclose(spec[2]["model_round_ms"] * 1e3,
+              3 * rows[1]["draft_step_us"] + costs[4], rel_tol=1e-6), (spec[2], rows[1]))
         check("proposals are counted", spec[2]["draft_n"] > 0 and math.isclose(
             spec[2]["mean_length"], 1 + spec[2]["draft_n_accepted"] / spec[2]["n_verify"]), spec[2])
         ratio = sorted(a / b for a, b in zip(spec[2]["samples_ts"], rows[1]["samples_ts"]))
@@ -285,6 +290,10 @@ def test_bench():
         check("-o csv", [r["n_draft_max"] for r in table] == ["", "", "2"] and table[2]["identical"] == "true", table)
         done = outrider(*tiny, "--progress")
         check("-o md", "| tg8 K=2" in " ".join(done.stdout.split()) and "verify cost" in done.stdout, done.stdout)
+        cells = [[[cell.strip() for cell in line.split("|")[1:-1]] for line in part.splitlines() if line.startswith("|")]
+                 for part in done.stdout.split("\n\n")]
+        check("its tables are tables", [len(t) for t in cells] == [5, 3, 3, 0] and all(len(line) == len(t[0]) and all(line)
+              for t in cells for line in t), cells)
         check("--progress goes to standard error", "tg8: repetition 1 of 1" in done.stderr, done.stderr)
         sweep = tiny[:-2] + ["-p", "0", "-d", "0,64", "-np", "1,2", "--temp", "0.8", "-s", "3", "--spec-accept", "all",
                              "--spec-draft-n-max", "auto,2", "-o", "json"]
@@ -301,6 +310,15 @@ def test_bench():
                                                     for r in spec), spec)
         check("the automatic K is judged by the fixed ones", all((r["n_draft_max"] < 0) == (r["over_best_fixed"] is not None)
               and (r["n_draft_max"] > 0 or r["best_fixed_k"] in (0, 2)) for r in spec), spec)
+        one_prompt = f"{folder}/one.jsonl"
+        open(one_prompt, "w").write('{"prompt": "Once upon a time"}\n')
+        one = json.loads(outrider("bench", "-p", "0", "-n", "8", "-r", "1", "--prompts", one_prompt,
+                                  "--spec-draft-n-max", "auto,1,4", "-o", "json").stdout)
+        rate = {r.get("n_draft_max", 0): r["avg_ts"] for r in one}
+        best = max((r for r in one if r.get("n_draft_max") != -1), key=lambda r: r["avg_ts"])
+        check("hindsight: the automatic K over plain and over the best fixed", all(math.isclose(a, b, rel_tol=1e-6) for a, b in (
+              (one[1]["over_plain"], rate[-1] / rate[0]), (one[1]["over_best_fixed"], rate[-1] / best["avg_ts"])))
+              and one[1]["best_fixed_k"] == best.get("n_draft_max", 0), one)
         drawn = json.loads(outrider(*tiny[:-2], "-p", "0", "-n", "64", "--spec-draft-n-max", "4", "--spec-synth-accept", "1",
                                     "-o", "json").stdout)[1]
         check("synthetic acceptance accepts what it is told to", drawn["acceptance"] == 1 and drawn["synthetic_accept"] == 1
@@ -319,9 +337,9 @@ def test_bench():
         done = outrider(*swept).stdout
         check("its table has a line for each", all(f"| tg8 N={n} K=" in " ".join(done.split()) for n in range(1, 8))
               and ("fastest here: --self-layers" in done) == (" <- fastest here" in done) != ("plain decoding is" in done), done)
-        done = outrider(*swept, "--spec-synth-accept", "1").stdout
-        check("where proposals stay few layers are best", re.search(r"N=[123] K=4 .*<- fastest here\n", done)
-              and re.search("fastest here: --self-layers [123]\n", done), done)
+        done = outrider(*swept, "-n", "40", "--spec-synth-accept", "1").stdout
+        check("where proposals stay few layers are best", re.search(r"N=[1-4] K=. .*<- fastest here\n", done)
+              and re.search("fastest here: --self-layers [1-4]\n", done), done)
         refused("a sweep beside a draft", 2, *swept, "--spec-type", "draft", says=["--self-sweep"])
         open(path, "w").write('{"prompt": "a"}\n{"text": "b"}\n')
         refused("a line without a prompt", 1, "bench", "--prompts", path, says=["line 2"])
