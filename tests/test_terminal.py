@@ -132,7 +132,19 @@ def test_plain(folder):
         again = answer(child, "Tell me of a king.")
         check(f"a conversation with {name}", first and again == first and "1 turns saved" in listed
               and "/nonsense is no command" in listed and "\033" not in listed, (first, again, listed))
+        long = ask(child, "x" * 6000)
+        check("a line longer than such a terminal holds is refused", "4095 bytes" in long and "nothing was sent" in long
+              and "1 turns" in ask(child, "/stats"), long)
         check("Ctrl-D leaves it", leave(child) == 0, child.exitstatus)
+    child = on_terminal(folder, "run", "-p", "-", *GREEDY)
+    child.sendline("x" * 6000)
+    while child.isalive():
+        child.sendeof()  # the terminal loses one that comes before its line was read
+        if child.expect(["4095 bytes.*-f", pexpect.TIMEOUT], timeout=1) == 0:
+            break
+    child.expect(pexpect.EOF)
+    child.close()
+    check("in a prompt that is typed too", child.exitstatus == 2, child.exitstatus)
 
 
 def test_round_trips(folder):

@@ -21,6 +21,8 @@
 #include <wchar.h>
 
 #include "tools/terminal.h"
+#include "tools/text.h"
+#include "tools/tools.h"
 
 enum { HISTORY_LINES = 1000 };
 
@@ -432,6 +434,13 @@ static enum line_result read_plain(struct line_reader *r, const char **line, siz
     if (r->prompting) fputs(r->prompt, stderr);
     ssize_t n = getline(&r->plain, &r->plain_room, stdin);
     if (n < 0) return interrupts_seen() ? LINE_INTERRUPTED : LINE_END;
+    if (r->prompting && n == TERMINAL_LINE_BYTES) {
+        complain(OUTRIDER_EINVAL,
+                 "a line of this terminal ends at %d bytes, and this one may have lost what it had more, so "
+                 "nothing was sent: put the text in a file and /read it, or write \"\"\" and several lines",
+                 TERMINAL_LINE_BYTES - 1);
+        return LINE_DROPPED;
+    }
     *line = r->plain;
     *bytes = (size_t)n;
     return LINE_READ;

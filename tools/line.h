@@ -10,7 +10,7 @@ struct line_reader;
 enum line_result {
     LINE_READ,
     LINE_END,         /* end of input, or Ctrl-D on an empty line */
-    LINE_DROPPED,     /* Ctrl-C on a line with text: the text is gone */
+    LINE_DROPPED,     /* Ctrl-C on a line with text, or one too long for its terminal: the text is gone */
     LINE_INTERRUPTED, /* Ctrl-C on an empty line */
 };
 

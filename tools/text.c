@@ -38,8 +38,25 @@ static int read_stream(struct text *t, FILE *in, const char *name) {
     return text_append(t, "", 0);
 }
 
+static int refuse_cut_lines(const char *data, size_t bytes) {
+    for (const char *end, *at = data; bytes && (end = memchr(at, '\n', bytes - (size_t)(at - data)));
+         at = end + 1)
+        if (end + 1 - at == TERMINAL_LINE_BYTES)
+            return complain(OUTRIDER_EINVAL,
+                            "standard input: a line of a terminal ends at %d bytes, and this one may have "
+                            "lost what it had more: put the text in a file, and name it with -f",
+                            TERMINAL_LINE_BYTES - 1);
+    return 0;
+}
+
+static int read_stdin(struct text *t) {
+    const size_t before = t->bytes;
+    CHECK(read_stream(t, stdin, "standard input"));
+    return isatty(STDIN_FILENO) ? refuse_cut_lines(t->data + before, t->bytes - before) : 0;
+}
+
 int text_read_file(struct text *t, const char *path) {
-    if (!strcmp(path, "-")) return read_stream(t, stdin, "standard input");
+    if (!strcmp(path, "-")) return read_stdin(t);
     FILE *in = fopen(path, "rb");
     if (!in) return complain_file(path);
     int code = read_stream(t, in, path);

@@ -17,6 +17,10 @@ struct text {
 int text_append(struct text *t, const char *data, size_t bytes);
 void text_clear(struct text *t);
 
+/* A terminal that edits lines itself holds so many bytes of one, its end included, and cuts off the rest
+ * without a word; so a line that is as long may have lost its end, and is refused. */
+enum { TERMINAL_LINE_BYTES = 4096 };
+
 /* Appends a whole file; "-" is standard input. */
 int text_read_file(struct text *t, const char *path);
 
@@ -25,8 +29,8 @@ size_t utf8_prefix(const char *data, size_t bytes);
 /* A JSON string; bytes that are no UTF-8 become U+FFFD. NULL without memory. */
 json_t *json_text(const char *data, size_t bytes);
 
-/* Calls `each` with every line of a file of JSON lines, numbered from 1; blank ones are left out. The value is
- * borrowed. Ends at the first failure; a file without a line is one. */
+/* Calls `each` with every line of a file of JSON lines, numbered from 1; blank ones are left out. The value
+ * is borrowed. Ends at the first failure; a file without a line is one. */
 int json_lines(const char *path, int (*each)(void *user, size_t number, json_t *value), void *user);
 
 /* Writes and flushes, so that a full disk is told at once. On a terminal control characters but newline and
