@@ -1,7 +1,8 @@
 /* One conversation: its tokens, settings, text and statistics.
  *
- * Invariants: between rounds the cache never holds more than n - 1 of the session's tokens, so there is always
- * a token to feed; text_taken <= text_end <= text_bytes, and text up to text_end is whole UTF-8 characters.
+ * Invariants: between rounds the cache never holds more than n - 1 of the session's tokens, so there is
+ * always a token to feed; text_taken <= text_end <= text_bytes, and text up to text_end is whole UTF-8
+ * characters.
  */
 #include <stdlib.h>
 #include <string.h>
@@ -207,26 +208,31 @@ static bool is_end(const outrider_session *s, int32_t token) {
 
 /* ---- tokens in ---- */
 
-/* Says too whether there is more room to be had. */
-static outrider_status fail_too_long(const outrider_engine *e, size_t n) {
+/* Says too whether there is more room to be had. `about` is "at least " or nothing. */
+static outrider_status fail_too_long(const outrider_session *s, const char *about, size_t n) {
+    const outrider_engine *e = s->engine;
     int32_t most = INT32_MAX;
+    if (s->n > 0)
+        return fail(OUTRIDER_EINVAL,
+                    "%s%zu more tokens do not fit: the session has %d and the context holds %d", about, n,
+                    s->n, e->ctx_size);
     for (int m = 0; m < KV_MODELS; m++)
         if (e->model[m] && e->model[m]->config.max_position_embeddings < most)
             most = e->model[m]->config.max_position_embeddings;
-    return fail(OUTRIDER_EINVAL, "the prompt has %zu tokens, the context holds %d%s", n, e->ctx_size,
+    return fail(OUTRIDER_EINVAL, "the prompt has %s%zu tokens, the context holds %d%s", about, n, e->ctx_size,
                 e->ctx_size < most ? "; open it larger (-c), the models know more"
                                    : ", all that the models know");
 }
 
+/* Before time and memory are spent on a text that cannot fit. */
+static outrider_status check_bytes(const outrider_session *s, size_t bytes) {
+    size_t least = tokenizer_least(s->engine->tokenizer, bytes);
+    return least > (size_t)(s->engine->ctx_size - s->n) ? fail_too_long(s, "at least ", least) : OUTRIDER_OK;
+}
+
 outrider_status outrider_session_append(outrider_session *s, const int32_t *tokens, size_t n) {
     int32_t ctx = s->engine->ctx_size, vocab = s->engine->model[OUTRIDER_VERIFIER]->config.vocab_size;
-    if (n > (size_t)(ctx - s->n)) {
-        if (s->n > 0)
-            return fail(OUTRIDER_EINVAL,
-                        "%zu more tokens do not fit: the session has %d and the context holds %d", n, s->n,
-                        ctx);
-        return fail_too_long(s->engine, n);
-    }
+    if (n > (size_t)(ctx - s->n)) return fail_too_long(s, "", n);
     for (size_t i = 0; i < n; i++)
         if (tokens[i] < 0 || tokens[i] >= vocab)
             return fail(OUTRIDER_EINVAL, "token %d at place %zu: the vocabulary has %d", tokens[i], i, vocab);
@@ -246,6 +252,7 @@ static outrider_status add_bos(const outrider_session *s, struct token_list *lis
 outrider_status outrider_session_append_text(outrider_session *s, const char *text, size_t bytes) {
     struct token_list list = {0};
     outrider_status status;
+    TRY(check_bytes(s, bytes));
     TRY_GOTO(cleanup, add_bos(s, &list));
     TRY_GOTO(cleanup, (s->n == 0 ? tokenizer_encode : tokenizer_encode_next)(s->engine->tokenizer, text,
                                                                              bytes, &list));
@@ -307,6 +314,7 @@ outrider_status outrider_session_append_message(outrider_session *s, const char 
     if (role == CHAT_ASSISTANT && s->answer_open && s->n == s->answer)
         return outrider_session_append_text(s, text, bytes);
 
+    TRY(check_bytes(s, bytes));
     struct token_list list = {0};
     size_t turns = s->n_turns, encoded = s->turns_encoded;
     bool answered = s->answer_open;

@@ -25,14 +25,29 @@ def outrider(*args, sent=b"", out=subprocess.PIPE, **more):
     return subprocess.run([OUTRIDER, *args], input=sent, stdout=out, stderr=subprocess.PIPE, env=ENV, timeout=300, **more)
 
 
+def measured(*args, sent):
+    """The same, and the most memory that it held, in MB."""
+    with tempfile.TemporaryFile() as err:
+        child = subprocess.Popen([OUTRIDER, *args], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=err, env=ENV)
+        child.stdin.write(sent)
+        child.stdin.close()
+        out = child.stdout.read()
+        _, status, usage = os.wait4(child.pid, 0)
+        child.returncode = os.waitstatus_to_exitcode(status)
+        err.seek(0)
+        return subprocess.CompletedProcess(args, child.returncode, out, err.read()), usage.ru_maxrss / 1000
+
+
 def test_large():
     text = (b"The quick brown fox jumps over the lazy dog. " * (TEN_MB // 45 + 1))[:TEN_MB]
-    for name, sent in (("text", text), ("bytes that are no UTF-8", b"\xff\xc0\x80\xed\xa0\x80 " * (TEN_MB // 7))):
-        done = outrider("run", *GREEDY, sent=sent)
-        said = re.fullmatch(r"outrider: error: the prompt has (\d+) tokens, the context holds 2048, all that the "
-                            r"models know\n", done.stderr.decode())
+    for name, sent in (("text", text), ("bytes that are no UTF-8", b"\xff\xc0\x80\xed\xa0\x80 " * (TEN_MB // 7)),
+                       ("one letter", b"a" * TEN_MB)):
+        done, megabytes = measured("run", *GREEDY, sent=sent)
+        said = re.fullmatch(r"outrider: error: the prompt has (?:at least )?(\d+) tokens, the context holds 2048, all "
+                            r"that the models know\n", done.stderr.decode())
         check(f"10 MB of {name} are refused, not cut", done.returncode == 2 and not done.stdout and said
               and int(said[1]) > TEN_MB // 45, (done.returncode, done.stderr))
+        check("in memory of their measure", megabytes < 200, megabytes)
     done = outrider("eval", "-f", "-", "-c", "64", sent=text[:2000])
     check("eval reads a pipe", done.returncode == 0 and b"perplexity" in done.stdout and not done.stderr, done)
     large = subprocess.Popen([OUTRIDER, "run", *GREEDY], stdin=subprocess.PIPE, stdout=subprocess.PIPE,

@@ -195,8 +195,10 @@ static void two_megabytes_of_one_character_are_no_trouble(void **state) {
         memset(text, *c, n);
         assert_int_equal(tokenizer_encode(t, text, n, &list), OUTRIDER_OK);
         assert_true(list.n > 0 && list.n <= n);
+        assert_in_range(tokenizer_least(t, n), 1, list.n);
         token_list_free(&list);
     }
+    assert_int_equal(tokenizer_least(t, 1000), 0); /* soon read */
     free(text);
     tokenizer_close(t);
 }
@@ -236,6 +238,7 @@ static void white_space_follows_the_model(void **state) {
     struct tokenizer *t = open_good(LITERAL(GOOD), NULL);
     EXPECT_IDS(t, " ab  a ", ID_SPACE, ID_AB, ID_SPACE, ID_SPACE, ID_A, ID_SPACE);
     expect_ids(t, "", 0, NULL, 0);
+    assert_int_equal(tokenizer_least(t, 1 << 20), 0); /* bytes that are no UTF-8 are one <unk> */
     tokenizer_close(t);
 
     t = open_good(LITERAL(PIECES BPE NORMALIZER("\x01", "\x00", "\x01")), NULL); /* as Llama 2 */
@@ -257,6 +260,7 @@ static void white_space_follows_the_model(void **state) {
     EXPECT_IDS(t, "  ab \xFF  a  ", ID_SPACE, ID_AB, ID_SPACE, ID_UNK, ID_SPACE, ID_A);
     expect_ids(t, LITERAL("   "), NULL, 0);
     expect_ids(t, LITERAL(" \xE2\x96\x81 "), NULL, 0);
+    assert_int_equal(tokenizer_least(t, 1 << 20), 0); /* white space may be nothing */
     tokenizer_close(t);
 
     t = open_good(LITERAL(PIECES BPE NORMALIZER("\x00", "\x00", "\x00")), NULL);

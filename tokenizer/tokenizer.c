@@ -413,6 +413,17 @@ static outrider_status encode_parts(const struct tokenizer *t, const char *text,
     return OUTRIDER_OK;
 }
 
+size_t tokenizer_least(const struct tokenizer *t, size_t bytes) {
+    const struct sp_model *m = &t->model;
+    size_t longest = 1;
+    if (bytes <= PART_BYTES || t->bpe || !m->byte_fallback || m->remove_extra_whitespaces) return 0;
+    for (int32_t i = 0; i < t->n; i++) {
+        if (m->pieces[i].flags & (PIECE_LSTRIP | PIECE_RSTRIP)) return 0;
+        if (m->pieces[i].bytes > longest) longest = m->pieces[i].bytes;
+    }
+    return bytes / longest;
+}
+
 static outrider_status encode(const struct tokenizer *t, const char *text, size_t bytes, bool start,
                               struct token_list *out) {
     if (bytes > TEXT_MAX_BYTES)

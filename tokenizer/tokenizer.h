@@ -58,6 +58,11 @@ outrider_status tokenizer_encode(const struct tokenizer *t, const char *text, si
 outrider_status tokenizer_encode_next(const struct tokenizer *t, const char *text, size_t bytes,
                                       struct token_list *out);
 
+/* How many tokens a text of so many bytes has at least, as far as that is known without reading it; 0: not at
+ * all. The sentencepiece library takes some 190 bytes a byte of a text that is one word: whoever has no room
+ * for so many tokens need not try. */
+size_t tokenizer_least(const struct tokenizer *t, size_t bytes);
+
 /* The bytes that token `id` adds to a text; *bytes of them (0 for control pieces). Borrowed from the
  * tokenizer. `first` says that it begins the text, where the dummy prefix's space is dropped. A byte piece
  * gives its one byte. An id past the vocabulary (a padded head) gives no bytes. */
