@@ -47,7 +47,8 @@ static outrider_status convert_path(struct conversion *c) {
     char *file;
     struct stat st;
     TRY(find_type(c->options->type, to_gguf, &c->type));
-    if (lstat(output, &st) == 0) return fail(OUTRIDER_EINVAL, "%s: exists already", output);
+    if (lstat(output, &st) == 0)
+        return fail(OUTRIDER_EINVAL, "%s: exists already; remove it, or name another output", output);
     TRY(source_gguf(c->from, &file));
     const bool from_gguf = file;
     free(file);

@@ -14,6 +14,7 @@ READY = r"\x1b\[\?2004h> "  # the terminal is told to mark pasted text once for 
 PLAIN_READY = "\n> "
 WAIT = 300  # seconds: generous, for a loaded machine must not fail a test
 failed = 0
+typed = set()  # the commands that a test has typed
 
 
 def check(name, good, detail=""):
@@ -40,6 +41,7 @@ def start(folder, *args, ready=READY, **more):
 
 def ask(child, line):
     """Types a line; what appeared until the next prompt, without the line and the terminal's sequences."""
+    typed.update(re.findall(r"^/([a-z?]+)", line))
     child.sendline(line)
     child.expect(child.ready)
     return re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", child.before).replace("\r", "").split("\n", 1)[1]

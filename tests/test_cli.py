@@ -140,14 +140,21 @@ def test_environment():
     found = outrider("run", *few, env={"OUTRIDER_JSON": "1", "OUTRIDER_PREDICT": "2"})
     check("flags have twins", json.loads(found.stdout)["n_predict"] == 2, found.stdout)
     refused("a bad twin is named", 2, "run", *few, env={"OUTRIDER_TOP_K": "many"}, says=["OUTRIDER_TOP_K", "many"])
+    found = outrider("run", *few, "-n", "2", env={"OUTRIDER_TMEP": "1", "OUTRIDER_TOP_K": ""})
+    check("a slip in a twin's name is told, and an empty twin is none", found.returncode == 0
+          and "OUTRIDER_TMEP" in found.stderr, found.stderr)
     refused("a model may come from there", 3, "run", *few, env={"OUTRIDER_MODEL": "no/such"}, says=["no/such"])
 
 
 def test_refusals():
     refused("an unknown option has a neighbour", 2, "run", "--tmep", "1", says=["--tmep", "--temp"])
-    refused("an option of another command", 2, "bench", "--stop", "x", says=["--stop"])
+    refused("an option of another command", 2, "bench", "--stop", "x", says=["--stop is an option of run, chat"])
+    refused("a short one too", 2, "chat", "-p", "x", says=["-p is an option of run, bench", "outrider chat --help"])
+    refused("an option of another program", 2, "run", "-ngl", "99", says=["-ngl", "outrider run --help"])
+    refused("a command that was mistyped", 2, "rnu", says=["did you mean outrider run?"])
+    refused("help on what is none", 2, "help", "nonsense", says=["nonsense", "chat"])
     refused("a name that was begun", 2, "chat", "--system", "x", says=["--system-prompt"])
-    refused("an unknown command", 2, "rum", says=["rum", "run"])
+    refused("an unknown command", 2, "nonsense", says=["nonsense", "run, chat, bench"])
     refused("an option in place of a command", 2, "-p", "x", says=["outrider run -p"])
     refused("a text in place of a model", 3, "run", "-p", "x", "-m", "README.md", says=["README.md", "GGUF", "folder"])
     refused("a place that is not there", 1, "convert", "-m", f"{TALE}/draft", "-o", "/nowhere/x.gguf",

@@ -10,7 +10,7 @@ import time
 import pexpect
 
 from repl import (OUTRIDER, STATUS, READY, PLAIN_READY, WAIT, check, environment, start, ask, answer, leave,
-                  wait_for_text, run_tests)
+                  wait_for_text, run_tests, typed)
 
 
 def test_turns(folder):
@@ -55,10 +55,7 @@ def test_settings(folder):
     ask(child, '/set system "You are a sailor."')
     shown = ask(child, "/set")
     check("/set system takes a text in quotes", re.search(r"system +You are a sailor\.\n", shown), shown)
-    child.sendline("/bye")
-    child.expect(pexpect.EOF)
-    child.close()
-    check("/bye leaves with 0", child.exitstatus == 0, child.exitstatus)
+    leave(child)
 
 
 def test_regen(folder):
@@ -350,5 +347,41 @@ def test_keys(folder):
     child.close()
 
 
+def test_glob(folder):
+    child = start(folder, "-n", "4", "--temp", "0")
+    for name, text in (("a.txt", "First."), ("b.txt", "Second.")):
+        open(f"{folder}/{name}", "w").write(text)
+    check("/glob tells", "bytes go in front" in ask(child, f"/glob {folder}/*.txt"))
+    ask(child, "What are they?")
+    ask(child, f"/save {folder}/globbed.json")
+    said = json.load(open(f"{folder}/globbed.json"))["messages"][0]["content"]
+    check("/glob puts the files in front, with their names", said ==
+          f"{folder}/a.txt:\nFirst.\n{folder}/b.txt:\nSecond.\nWhat are they?", said)
+    check("nothing like it", "nothing is called like" in ask(child, "/glob *.none"))
+    leave(child)
+
+
+def test_every_command(folder):
+    """What the others have not typed; then none may be left that is listed."""
+    child = start(folder, "-n", "4", "--temp", "0")
+    ask(child, "Hello.")
+    check("/spec hide", "error" not in ask(child, "/spec hide"))
+    check("/? is /help", ask(child, "/?") == ask(child, "/help"))
+    check("a slip is guessed", "did you mean /clear?" in ask(child, "/cler"))
+    check("a path is told from a command", "a space in front" in ask(child, "/etc/passwd")
+          and re.search(STATUS, ask(child, " /etc/passwd is a file")))
+    listed = set(re.findall(r"^/([a-z]+) ", ask(child, "/help"), re.M))
+    leave(child)
+    for word in ("bye", "exit", "quit"):
+        child = start(folder)
+        child.sendline(f"/{word}")
+        child.expect(pexpect.EOF)
+        child.close()
+        typed.add(word)
+        check(f"/{word} leaves with 0", child.exitstatus == 0, child.exitstatus)
+    check("every command that /help lists was tried", len(listed) > 15 and listed <= typed, listed - typed)
+
+
 run_tests(test_turns, test_branches, test_cache_returns, test_keys, test_settings, test_regen, test_files, test_lines,
-          test_history, test_interrupts, test_terminal_restored, test_plain_terminal, test_script)
+          test_history, test_interrupts, test_terminal_restored, test_plain_terminal, test_script, test_glob,
+          test_every_command)

@@ -202,7 +202,11 @@ static outrider_status choose_file(const char *dir, bool *json) {
     bool has_model = lstat(path, &st) == 0 || errno != ENOENT;
     snprintf(path, sizeof path, "%s/tokenizer.json", dir);
     *json = !has_model && lstat(path, &st) == 0;
-    return OUTRIDER_OK;
+    if (has_model || *json) return OUTRIDER_OK;
+    return fail(OUTRIDER_EMODEL,
+                "%s: neither tokenizer.model nor tokenizer.json is in it: get one of them from "
+                "where the model came from",
+                dir);
 }
 
 static outrider_status open_files(struct tokenizer *t, const char *dir) {

@@ -227,6 +227,18 @@ static const struct chat_verb *find_verb(const char *name) {
     return NULL;
 }
 
+static int unknown_verb(const char *name) {
+    const char *nearest = NULL;
+    size_t best = slip_limit(name);
+    for (size_t i = 0; i < N_VERBS; i++) {
+        size_t distance = edit_distance(name, verbs[i].name);
+        if (distance < best) best = distance, nearest = verbs[i].name;
+    }
+    if (nearest) return complain(OUTRIDER_EINVAL, "/%s is no command; did you mean /%s?", name, nearest);
+    return complain(OUTRIDER_EINVAL,
+                    "/%s is no command; /help lists them, and a space in front makes it a message", name);
+}
+
 static void print_verb(const struct chat_verb *v) {
     int n = fprintf(stderr, "/%s %s", v->name, v->argument);
     fprintf(stderr, "%*s%s\n", n < 24 ? 24 - n : 1, "", v->help);
@@ -235,7 +247,7 @@ static void print_verb(const struct chat_verb *v) {
 static int do_help(struct chat *c, const char *argument) {
     const struct chat_verb *one = *argument ? find_verb(argument + (*argument == '/')) : NULL;
     (void)c;
-    if (*argument && !one) return complain(OUTRIDER_EINVAL, "/%s is no command; /help lists them", argument);
+    if (*argument && !one) return unknown_verb(argument + (*argument == '/'));
     if (one) {
         print_verb(one);
         if (one->more) fprintf(stderr, "%s\n", one->more);
@@ -255,6 +267,5 @@ int chat_command(struct chat *c, char *line) {
     argument += strspn(argument, " \t");
     for (char *end = argument + strlen(argument); end > argument && strchr(" \t\r", end[-1]);) *--end = '\0';
     const struct chat_verb *verb = find_verb(name);
-    if (!verb) return complain(OUTRIDER_EINVAL, "/%s is no command; /help lists them", name);
-    return verb->run(c, argument);
+    return verb ? verb->run(c, argument) : unknown_verb(name);
 }

@@ -231,7 +231,8 @@ static int read_json(const char *path, json_t **out) {
     if (!code && !probe) code = complain_memory();
     free(probe);
     if (!code && !(*out = json_loadb(text.data, text.bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error)))
-        code = complain(OUTRIDER_EFAIL, "%s: line %d: %s", path, error.line, error.text);
+        code = complain(OUTRIDER_EFAIL, "%s: line %d: %s; it is not what /save wrote", path, error.line,
+                        error.text);
     text_clear(&text);
     return code;
 }

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
+#include <unistd.h>
 
 #include "tools/tools.h"
 
@@ -35,7 +36,7 @@ enum option_id option_find(enum command command, const char *name, bool long_nam
 }
 
 /* Levenshtein's distance in one row; names longer than the row are never near. */
-static size_t edit_distance(const char *a, const char *b) {
+size_t edit_distance(const char *a, const char *b) {
     size_t row[64], n = strlen(b);
     if (n >= 64) return SIZE_MAX;
     for (size_t j = 0; j <= n; j++) row[j] = j;
@@ -52,8 +53,12 @@ static size_t edit_distance(const char *a, const char *b) {
     return row[n];
 }
 
+size_t slip_limit(const char *name) {
+    return strlen(name) / 3 + 2;
+}
+
 const char *option_nearest(enum command command, const char *name) {
-    size_t length = strlen(name), best = length / 3 + 2;
+    size_t length = strlen(name), best = slip_limit(name);
     const char *nearest = NULL;
     for (int id = 0; id < N_OPTIONS; id++) {
         if (!(option_spec(id)->commands & command)) continue;
@@ -140,7 +145,7 @@ static int parse_choice(const struct option_spec *s, const char *spelled, const 
         size_t length = s->several ? strcspn(at, ",") : strlen(at);
         int64_t place = place_of(s->argument, at, length);
         if (place < 0)
-            return complain(OUTRIDER_EINVAL, "%s: '%.*s' is none of %s", spelled, (int)length, at,
+            return complain(OUTRIDER_EINVAL, "%s: there is no '%.*s'; allowed: %s", spelled, (int)length, at,
                             s->argument);
         *out |= s->several ? (int64_t)1 << place : place;
         if (!at[length]) return 0;
@@ -223,13 +228,20 @@ void option_reset(struct options *o, enum option_id id) {
 /* ---- the command line ---- */
 
 static int unknown(enum command command, const char *argument, const char *name) {
-    for (unsigned other = 1; other < CMD_ALL; other <<= 1) {
-        if (option_find(other, name, argument[1] == '-', argument[1] != '-') == N_OPTIONS) continue;
-        return complain(OUTRIDER_EINVAL, "%s is not an option of this command; see --help", argument);
+    const char *own = "", *nearest = option_nearest(command, name);
+    char others[96] = "";
+    size_t n = 0;
+    for (size_t i = 0; i < n_commands; i++) {
+        if (commands[i].command == command) own = commands[i].name;
+        if (option_find(commands[i].command, name, argument[1] == '-', argument[1] != '-') == N_OPTIONS)
+            continue;
+        n += (size_t)snprintf(others + n, sizeof others - n, "%s%s", n ? ", " : "", commands[i].name);
     }
-    const char *nearest = option_nearest(command, name);
+    if (n)
+        return complain(OUTRIDER_EINVAL, "%s is an option of %s; what %s has, outrider %s --help lists",
+                        argument, others, own, own);
     if (nearest) return complain(OUTRIDER_EINVAL, "unknown option %s; did you mean --%s?", argument, nearest);
-    return complain(OUTRIDER_EINVAL, "unknown option %s; see --help", argument);
+    return complain(OUTRIDER_EINVAL, "unknown option %s; outrider %s --help lists them", argument, own);
 }
 
 /* One option at argv[*at]; advances over its value. */
@@ -266,8 +278,8 @@ static int parse_arguments(struct options *o, int argc, char **argv) {
     int at = 1;
     while (at < argc) {
         if (argv[at][0] != '-' || !argv[at][1])
-            return complain(OUTRIDER_EINVAL, "unexpected argument '%s'; a prompt follows -p, a model -m",
-                            argv[at]);
+            return complain(OUTRIDER_EINVAL, "unexpected argument '%s'; a%s model follows -m", argv[at],
+                            option_spec(OPT_PROMPT)->commands & o->command ? " prompt follows -p, a" : "");
         CHECK(parse_argument(o, argc, argv, &at));
     }
     return 0;
@@ -290,13 +302,37 @@ int options_apply(struct options *o, const char *spelled, const char *text) {
     return code;
 }
 
+static bool is_twin(const char *name) {
+    char twin[64];
+    for (int id = 0; id < N_OPTIONS; id++) {
+        option_environment_name(option_spec(id), twin, sizeof twin);
+        if (!strcmp(name, twin)) return true;
+    }
+    return false;
+}
+
+/* A slip in a twin's name would else have no effect, and nobody would hear of it. */
+static void note_unknown_twins(void) {
+    static const char ours[] = "OUTRIDER_";
+    for (char **at = environ; *at; at++) {
+        char name[64];
+        size_t length = strcspn(*at, "=");
+        if (strncmp(*at, ours, sizeof ours - 1) || length >= sizeof name) continue;
+        snprintf(name, sizeof name, "%.*s", (int)length, *at);
+        if (!is_twin(name))
+            fprintf(stderr, "note: %s in the environment is no option's, and does nothing\n", name);
+    }
+}
+
+/* What is set to nothing counts as not set. */
 static int parse_environment(struct options *o) {
+    note_unknown_twins();
     char name[64];
     for (int id = 0; id < N_OPTIONS; id++) {
         if (!(option_spec(id)->commands & o->command) || o->values[id].given || id == OPT_HELP) continue;
         option_environment_name(option_spec(id), name, sizeof name);
         const char *text = getenv(name);
-        if (!text) continue;
+        if (!text || !*text) continue;
         CHECK(option_assign(o, id, name, text));
         o->values[id].origin = ORIGIN_ENVIRONMENT;
     }

@@ -165,6 +165,9 @@ const struct option_spec *option_spec(enum option_id id);
 /* By long, short or other name without dashes; N_OPTIONS when the command has none such. */
 enum option_id option_find(enum command command, const char *name, bool long_names, bool short_names);
 /* The nearest long name of the command, or NULL when none is near. */
+/* Letters to insert, drop or change. A third of a name and one more are a slip; beyond that it is another. */
+size_t edit_distance(const char *a, const char *b);
+size_t slip_limit(const char *name); /* what distances must stay below */
 const char *option_nearest(enum command command, const char *name);
 /* OUTRIDER_TOP_K of top-k. */
 void option_environment_name(const struct option_spec *spec, char *out, size_t size);

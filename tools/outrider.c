@@ -13,21 +13,19 @@ static int print_completion(const char *shell) {
     return complain(OUTRIDER_EINVAL, "--completion: '%s' is none of bash, zsh and fish", shell);
 }
 
-/* help, or help COMMAND. */
-static int print_help(const char *name) {
-    const struct command_spec *command = name ? find_command(name) : NULL;
-    if (command)
-        help_command(stdout, command->command, NULL);
-    else
-        help_program(stdout);
-    return 0;
-}
-
 static int unknown_command(const char *name) {
     struct text names = {0};
+    const char *nearest = NULL;
+    size_t best = slip_limit(name);
     if (name[0] == '-')
         return complain(OUTRIDER_EINVAL, "a command comes first: outrider run %s ..., or outrider --help",
                         name);
+    for (size_t i = 0; i < n_commands; i++) {
+        size_t distance = edit_distance(name, commands[i].name);
+        if (distance < best) best = distance, nearest = commands[i].name;
+    }
+    if (nearest)
+        return complain(OUTRIDER_EINVAL, "'%s' is no command; did you mean outrider %s?", name, nearest);
     for (size_t i = 0; i < n_commands; i++) {
         const char *before = !i ? "" : ", ";
         if (text_append(&names, before, strlen(before)) ||
@@ -38,6 +36,17 @@ static int unknown_command(const char *name) {
                         names.data ? names.data : "");
     text_clear(&names);
     return code;
+}
+
+/* help, or help COMMAND. */
+static int print_help(const char *name) {
+    const struct command_spec *command = name ? find_command(name) : NULL;
+    if (name && !command) return unknown_command(name);
+    if (command)
+        help_command(stdout, command->command, NULL);
+    else
+        help_program(stdout);
+    return 0;
 }
 
 /* The words that stand alone, and `config`, which takes any command's options. */

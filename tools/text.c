@@ -111,7 +111,9 @@ static int parse_line(const char *path, size_t number, const char *line, size_t 
                       int (*each)(void *user, size_t number, json_t *value), void *user) {
     json_error_t error;
     json_t *value = json_loadb(line, bytes, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &error);
-    if (!value) return complain(OUTRIDER_EFAIL, "%s: line %zu: %s", path, number, error.text);
+    if (!value)
+        return complain(OUTRIDER_EFAIL, "%s: line %zu: %s; a line is an object such as {\"prompt\": \"...\"}",
+                        path, number, error.text);
     int code = each(user, number, value);
     json_decref(value);
     return code;

@@ -47,8 +47,8 @@ static size_t left(const struct reader *r) {
 }
 
 static outrider_status cut(const struct reader *r, const char *what) {
-    return fail(OUTRIDER_EMODEL, "%s: %s: the file ends at byte %zu", r->path, what,
-                (size_t)(r->end - r->start));
+    return fail(OUTRIDER_EMODEL, "%s: %s: the file ends at byte %zu; if it was cut off, get it again",
+                r->path, what, (size_t)(r->end - r->start));
 }
 
 static bool take(struct reader *r, size_t n, const unsigned char **out) {
@@ -327,7 +327,7 @@ static outrider_status place_tensor(struct tensor *t, const unsigned char *data,
     if (offset > data_bytes || t->bytes > data_bytes - offset)
         return fail(OUTRIDER_EMODEL,
                     "%s: tensor \"%s\": %zu bytes at offset %zu reach past the end of the file's "
-                    "%zu bytes of data",
+                    "%zu bytes of data; if it was cut off, get it again",
                     t->file, t->name, t->bytes, offset, data_bytes);
     t->data = data + offset;
     return OUTRIDER_OK;

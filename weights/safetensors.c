@@ -81,7 +81,9 @@ static outrider_status read_offsets(const json_t *value, const unsigned char *da
         return fail_tensor(t, "data_offsets", "is not a pair of integers");
     json_int_t begin = json_integer_value(first), end = json_integer_value(last);
     if (begin < 0 || end < begin) return fail_tensor(t, "data_offsets", "is not an ascending range");
-    if ((size_t)end > data_bytes) return fail_tensor(t, "data_offsets", "reaches past the end of the file");
+    if ((size_t)end > data_bytes)
+        return fail_tensor(t, "data_offsets",
+                           "reaches past the end of the file; if it was cut off, get it again");
     if ((size_t)(end - begin) != t->bytes)
         return fail_tensor(t, "data_offsets", "disagrees with dtype and shape");
     t->data = data + begin;
