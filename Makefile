@@ -25,7 +25,8 @@ WARN     := -Wall -Wextra -Werror
 OPT      := $(if $(filter 1,$(DEBUG)),-Og,$(if $(SANITIZE),-O2,-O3))
 SAN      := $(if $(SANITIZE),-fsanitize=$(SANITIZE) -fno-omit-frame-pointer -fno-sanitize-recover=all \
             $(if $(findstring clang,$(CC)),-fno-sanitize=vptr))
-CPPFLAGS += -I. -D_GNU_SOURCE -DOUTRIDER_VERSION='"$(VERSION)"' $(if $(filter 1,$(CUDA)),-DOUTRIDER_CUDA)
+CPPFLAGS += -I. -D_GNU_SOURCE -DOUTRIDER_VERSION='"$(VERSION)"' $(if $(filter 1,$(CUDA)),-DOUTRIDER_CUDA) \
+            $(if $(findstring fuzzer,$(SANITIZE)),-DFUZZING_BUILD_MODE_UNSAFE_FOR_PRODUCTION)
 # Bits must not depend on the compiler's liking: no contraction, no fast-math.
 CFLAGS   += -std=c11 -g -fPIC -ffp-contract=off $(OPT) $(WARN) $(SAN)
 CXXFLAGS += -std=c++17 -g -fPIC $(OPT) $(WARN) $(SAN)
@@ -137,6 +138,10 @@ $(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c | $(BUILD)/.packages
 	@mkdir -p $$(@D)
 	$$(SAY) '  cc   $$< ($(1))'
 	$$(Q)$$(CC) $$(CPPFLAGS) $$(CFLAGS) $$(ISA_FLAGS) $$(ISA_$(1)) -DISA=$(1) -DISA_$(1) -MMD -MP -c -o $$@ $$<
+$(BUILD)/checked/%.$(1).o: %.c | $(BUILD)/.packages
+	@mkdir -p $$(@D)
+	$$(SAY) '  cc   $$< ($(1), checked)'
+	$$(Q)$$(CC) $$(CPPFLAGS) $$(CFLAGS) -O1 $$(ISA_$(1)) -DISA=$(1) -DISA_$(1) -MMD -MP -c -o $$@ $$<
 endef
 $(foreach i,$(ISAS),$(eval $(call ISA_RULE,$(i))))
 

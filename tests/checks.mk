@@ -25,8 +25,14 @@ controller: $(BUILD)/outrider
 interrupts: $(BUILD)/.test_packages $(BUILD)/outrider
 	OUTRIDER=$(BUILD)/outrider /usr/bin/python3 tests/interrupts.py
 
+# Checked vector code runs ten times slower and takes minutes to compile: the kernels are checked in the programs
+# that try each of them on every shape and in one that writes text, and unchecked in the others.
+CHECKED ?=
+CHECKED_OBJ := $(foreach i,$(ISAS),$(ISA_SRC:%.c=$(BUILD)/checked/%.$(i).o))
+$(CHECKED:%=$(BUILD)/tests/test_%): $(CHECKED_OBJ)
+-include $(CHECKED_OBJ:.o=.d)
 asan:
-	$(MAKE) test BUILD=build/asan CUDA=0 SANITIZE=address,undefined
+	$(MAKE) test BUILD=build/asan CUDA=0 SANITIZE=address,undefined ISA_FLAGS=-fno-sanitize=all CHECKED="ops quants session"
 
 # The engine's and the workers' threads under ThreadSanitizer; texts of the tiny model, so that it takes minutes.
 tsan:
@@ -66,12 +72,13 @@ $(BUILD)/tests/test_sandbox: $(BUILD)/tools/sandbox.o
 $(BUILD)/tests/test_sandbox: TEST_LIBS = -lseccomp
 
 # ---- fuzzing: with libFuzzer for main here, with tests/replay.c in `make test` ----
-TIME      ?= 60
+TIME      ?= $(if $(filter-out 0,$(RUNS)),100000,60)
+RUNS      ?= 0
 FUZZ_MAIN ?= $(BUILD)/tests/replay.o
 fuzz:
 	$(MAKE) fuzzers BUILD=build/fuzz CUDA=0 CC=clang CXX=clang++ SANITIZE=fuzzer-no-link,address,undefined OPT=-O1 \
 	    ISA_FLAGS=-fno-sanitize=all FUZZ_MAIN=-fsanitize=fuzzer # kernels read no files, and take clang an hour
-	FOLDER=build/fuzz SECONDS_EACH=$(TIME) tests/fuzz.sh $(FUZZERS:$(BUILD)/%=build/fuzz/%)
+	FOLDER=build/fuzz SECONDS_EACH=$(TIME) RUNS=$(RUNS) tests/fuzz.sh $(FUZZERS:$(BUILD)/%=build/fuzz/%)
 fuzzers: $(FUZZERS)
 $(BUILD)/tests/fuzz_%: $(BUILD)/tests/fuzz_%.o $(filter %.o,$(FUZZ_MAIN)) $(TOOLS_OBJ) $(BUILD)/liboutrider.a
 	$(SAY) '  link $@'

@@ -20,8 +20,8 @@ for test; do
     bad=$(grep -acE '^(\[  FAILED  \] [A-Za-z_]|FAIL )' "$log")
     # cmocka lists each failure twice: where it happens and in its summary
     [[ $test != *.py ]] && bad=$(((bad + 1) / 2))
-    # a crash, a failed set-up or a script that tests nothing is a failure too
-    { [ $rc -ne 0 ] || [ "$ok" -eq 0 ]; } && [ "$bad" -eq 0 ] && bad=1
+    # a crash, a failed set-up or a script that tests nothing, and does not say so, is a failure too
+    { [ $rc -ne 0 ] || { [ "$ok" -eq 0 ] && ! grep -aq '^\[  SKIPPED \]' "$log"; }; } && [ "$bad" -eq 0 ] && bad=1
     passed=$((passed + ok)) failed=$((failed + bad))
     printf '%-36s %4d passed %4d failed %7.1f s\n' "$(basename "$test")" "$ok" "$bad" \
         "$(echo "$(date +%s.%N) - $start" | bc -l 2>/dev/null || echo 0)"

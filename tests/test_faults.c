@@ -39,46 +39,53 @@ static int must_fail(void) {
 
 #if defined(__SANITIZE_ADDRESS__)
 enum { COUNTS_BLOCKS = 0 }; /* strdup and others of the sanitizer do not pass by here */
+/* The sanitizer's own: to look them up would take memory while it sets itself up. */
+void *__interceptor_malloc(size_t bytes);
+void *__interceptor_calloc(size_t n, size_t bytes);
+void *__interceptor_realloc(void *p, size_t bytes);
+void *__interceptor_aligned_alloc(size_t alignment, size_t bytes);
+int __interceptor_posix_memalign(void **p, size_t alignment, size_t bytes);
+void __interceptor_free(void *p);
+#define REAL(name, type) static const __typeof__(type) real = __interceptor_##name
 #else
 enum { COUNTS_BLOCKS = 1 };
-#endif
-
 #define REAL(name, type)                                                                                     \
     static __typeof__(type) real;                                                                            \
-    if (!real) *(void **)&real = dlsym(RTLD_NEXT, name)
+    if (!real) *(void **)&real = dlsym(RTLD_NEXT, #name)
+#endif
 
 static void *counted(void *p) {
     live += p != NULL;
     return p;
 }
 void *malloc(size_t bytes) {
-    REAL("malloc", void *(*)(size_t));
+    REAL(malloc, void *(*)(size_t));
     return must_fail() ? NULL : counted(real(bytes));
 }
 void *calloc(size_t n, size_t bytes) {
-    REAL("calloc", void *(*)(size_t, size_t));
+    REAL(calloc, void *(*)(size_t, size_t));
     return must_fail() ? NULL : counted(real(n, bytes));
 }
 void *realloc(void *p, size_t bytes) {
-    REAL("realloc", void *(*)(void *, size_t));
+    REAL(realloc, void *(*)(void *, size_t));
     if (must_fail()) return NULL;
     void *moved = real(p, bytes);
     live += !p && moved;
     return moved;
 }
 void *aligned_alloc(size_t alignment, size_t bytes) {
-    REAL("aligned_alloc", void *(*)(size_t, size_t));
+    REAL(aligned_alloc, void *(*)(size_t, size_t));
     return must_fail() ? NULL : counted(real(alignment, bytes));
 }
 int posix_memalign(void **p, size_t alignment, size_t bytes) {
-    REAL("posix_memalign", int (*)(void **, size_t, size_t));
+    REAL(posix_memalign, int (*)(void **, size_t, size_t));
     if (must_fail()) return ENOMEM;
     int code = real(p, alignment, bytes);
     live += code == 0;
     return code;
 }
 void free(void *p) {
-    REAL("free", void (*)(void *));
+    REAL(free, void (*)(void *));
     live -= p != NULL;
     real(p);
 }
