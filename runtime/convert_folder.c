@@ -31,7 +31,7 @@ static outrider_status open_in(const struct job *j, const char *name, struct new
     *f = (struct new_file){0};
     if (snprintf(path, sizeof path, "%s/%s", j->folder, name) >= (int)sizeof path)
         return fail(OUTRIDER_EINVAL, "%s: the path is too long", j->folder);
-    return new_file_open(path, f);
+    return new_file_open(path, NEW_FILE_SHARED, f);
 }
 
 static outrider_status write_bytes(const struct job *j, const char *name, const void *data, size_t bytes) {
@@ -167,8 +167,9 @@ static outrider_status fill_folder(const struct job *j) {
     if (status == OUTRIDER_OK) status = write_weights(j);
     if (status == OUTRIDER_OK && rename(j->folder, j->c->options->output))
         status = fail(OUTRIDER_EFAIL, "%s: %s", j->c->options->output, strerror(errno));
-    if (status != OUTRIDER_OK) remove_folder(j);
-    return status;
+    if (status != OUTRIDER_OK) return remove_folder(j), status;
+    sync_folder(j->c->options->output);
+    return OUTRIDER_OK;
 }
 
 outrider_status convert_to_folder(const struct conversion *c) {

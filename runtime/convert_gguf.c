@@ -221,7 +221,7 @@ static outrider_status write_file(struct job *j) {
     TRY(convert_tokenizer(j->c->from, &j->config, &j->header));
     TRY(put_tensors(j));
     put_rope_tensors(j, names, factors, own);
-    TRY(new_file_open(j->c->options->output, &j->file));
+    TRY(new_file_open(j->c->options->output, NEW_FILE_SHARED, &j->file));
     TRY(gguf_write_header(&j->header, &j->file));
     TRY(write_tensors(j));
     for (int i = 0; i < 2 && names[i]; i++) {

@@ -19,6 +19,7 @@
 #include <unistd.h>
 
 #include "runtime/engine.h"
+#include "runtime/new_file.h"
 #include "runtime/rope.h"
 #include "runtime/status.h"
 
@@ -127,7 +128,8 @@ static void clear_unused(const struct model *m, char *page, int32_t used) {
 }
 
 struct stream {
-    int file;
+    int file;             /* of a load */
+    struct new_file *out; /* of a save */
     const char *path;
     uint64_t hash;
     char *page;
@@ -166,14 +168,7 @@ static char *page_buffer(const outrider_engine *e) {
 
 static outrider_status put(struct stream *f, const void *data, size_t bytes) {
     f->hash = hash_bytes(f->hash, data, bytes);
-    while (bytes > 0) {
-        ssize_t n = write(f->file, data, bytes);
-        if (n < 0 && errno == EINTR) continue;
-        if (n < 0) return file_error(f);
-        data = (const char *)data + n;
-        bytes -= (size_t)n;
-    }
-    return OUTRIDER_OK;
+    return new_file_write(f->out, data, bytes);
 }
 
 static outrider_status put_page(const struct model *m, struct stream *f, char *place, int32_t used) {
@@ -219,39 +214,16 @@ static outrider_status put_session(const outrider_session *s, struct stream *f) 
     return OUTRIDER_OK;
 }
 
-/* The new name is on disk once its folder is. Some file systems cannot sync a folder, which costs no more
- * than what was written last. */
-static void sync_folder(const char *path) {
-    char folder[4096];
-    snprintf(folder, sizeof folder, "%s", path);
-    char *slash = strrchr(folder, '/');
-    if (slash) slash[slash == folder] = '\0';
-    int file = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (file < 0) return;
-    fsync(file);
-    close(file);
-}
-
 outrider_status outrider_session_save(const outrider_session *s, const char *path, uint64_t *id) {
-    char beside[4096];
-    struct stat st;
-    if (stat(path, &st) == 0 && !S_ISREG(st.st_mode))
-        return fail(OUTRIDER_EFAIL, "%s: not a regular file", path);
-    if (snprintf(beside, sizeof beside, "%s.XXXXXX", path) >= (int)sizeof beside)
-        return fail(OUTRIDER_EINVAL, "%.64s...: the path is too long", path);
-    struct stream f = {.path = path, .hash = HASH_START, .page = page_buffer(s->engine)};
-    if (!f.page) return fail_memory("a page", 0);
-    f.file = mkstemp(beside); /* mode 0600 */
-    outrider_status status = f.file < 0 ? file_error(&f) : put_session(s, &f);
+    struct new_file out = {.file = -1};
+    struct stream f = {.path = path, .out = &out, .hash = HASH_START, .page = page_buffer(s->engine)};
+    outrider_status status = f.page ? new_file_open(path, NEW_FILE_PRIVATE, &out) : fail_memory("a page", 0);
+    if (status == OUTRIDER_OK) status = put_session(s, &f);
+    if (status == OUTRIDER_OK) status = new_file_finish(&out);
+    new_file_drop(&out);
     free(f.page);
-    if (f.file < 0) return status;
-    if (status == OUTRIDER_OK && fsync(f.file) != 0) status = file_error(&f);
-    if (close(f.file) != 0 && status == OUTRIDER_OK) status = file_error(&f);
-    if (status == OUTRIDER_OK && rename(beside, path) != 0) status = file_error(&f);
-    if (status != OUTRIDER_OK) return unlink(beside), status;
-    sync_folder(path);
-    if (id) *id = f.hash;
-    return OUTRIDER_OK;
+    if (status == OUTRIDER_OK && id) *id = f.hash;
+    return status;
 }
 
 /* ---- load ---- */

@@ -13,15 +13,13 @@
  *
  * where each turn and its answer begin. If anything about it does not fit (another model, an edited message,
  * a file gone), the text is read anew. */
-#include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
+#include "runtime/new_file.h"
 #include "tools/chat.h"
 
 static const char format[] = "outrider chat 1";
@@ -75,46 +73,13 @@ static json_t *settings_json(const struct chat *c) {
     return NULL;
 }
 
-static int put(int file, const char *data, size_t bytes) {
-    while (bytes) {
-        ssize_t n = write(file, data, bytes);
-        if (n < 0 && errno == EINTR) continue;
-        if (n <= 0) return -1;
-        data += n;
-        bytes -= (size_t)n;
-    }
-    return fsync(file);
-}
-
-/* The new name is on disk once its folder is; some file systems cannot tell, and then nothing is lost but
- * time. */
-static void sync_folder(const char *path) {
-    char folder[4096];
-    snprintf(folder, sizeof folder, "%s", path);
-    char *slash = strrchr(folder, '/');
-    if (slash) slash[slash == folder] = '\0';
-    int file = open(slash ? folder : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (file < 0) return;
-    fsync(file);
-    close(file);
-}
-
 static int replace_file(const char *path, const char *data, size_t bytes) {
-    char fresh[4096];
-    if (snprintf(fresh, sizeof fresh, "%s.XXXXXX", path) >= (int)sizeof fresh)
-        return complain(OUTRIDER_EINVAL, "/save: the name is too long");
-    int file = mkstemp(fresh); /* mode 0600 */
-    if (file < 0) return complain_file(path);
-    int failed = put(file, data, bytes);
-    failed |= close(file);
-    if (!failed) failed = rename(fresh, path);
-    if (failed) {
-        int code = complain_file(path);
-        unlink(fresh);
-        return code;
-    }
-    sync_folder(path);
-    return 0;
+    struct new_file f;
+    outrider_status status = new_file_open(path, NEW_FILE_PRIVATE, &f);
+    if (!status) status = new_file_write(&f, data, bytes);
+    if (!status) status = new_file_finish(&f);
+    new_file_drop(&f);
+    return tell(status);
 }
 
 static void note(const char *what) {

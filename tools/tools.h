@@ -3,7 +3,7 @@
  * Standard output carries what was asked for (generated text, tables, JSON) and nothing else; everything said
  * about it goes to standard error. A failure is told once, in one line, by the function that finds it; from
  * there on only its status travels up, and the status is the exit code. Of the other rooms the command line
- * knows runtime/outrider.h alone.
+ * knows runtime/outrider.h, and runtime/new_file.h to save by.
  */
 #ifndef OUTRIDER_TOOLS_H
 #define OUTRIDER_TOOLS_H

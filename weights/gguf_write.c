@@ -1,52 +1,12 @@
 /* Writer of GGUF files; see gguf_write.h. */
 #include "weights/gguf_write.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "runtime/status.h"
 
 enum { ALIGNMENT = 32 };
-
-/* ---- files ---- */
-
-static outrider_status fail_write(const struct new_file *f) {
-    return fail(OUTRIDER_EFAIL, "%s: %s", f->path, strerror(errno));
-}
-
-outrider_status new_file_open(const char *path, struct new_file *f) {
-    *f = (struct new_file){.path = strdup(path)};
-    if (!f->path || asprintf(&f->temporary, "%s.%ld.tmp", path, (long)getpid()) < 0) {
-        f->temporary = NULL;
-        return fail_memory("a path", strlen(path));
-    }
-    f->out = fopen(f->temporary, "wbxe");
-    return f->out ? OUTRIDER_OK : fail_write(f);
-}
-
-outrider_status new_file_write(struct new_file *f, const void *data, size_t bytes) {
-    return bytes == 0 || fwrite(data, 1, bytes, f->out) == bytes ? OUTRIDER_OK : fail_write(f);
-}
-
-outrider_status new_file_finish(struct new_file *f) {
-    if (fflush(f->out) || fsync(fileno(f->out))) return fail_write(f);
-    FILE *out = f->out;
-    f->out = NULL;
-    if (fclose(out) || rename(f->temporary, f->path)) return fail_write(f);
-    free(f->temporary);
-    f->temporary = NULL;
-    return OUTRIDER_OK;
-}
-
-void new_file_drop(struct new_file *f) {
-    if (f->out) fclose(f->out);
-    if (f->temporary) unlink(f->temporary);
-    free(f->temporary);
-    free(f->path);
-    *f = (struct new_file){0};
-}
 
 /* ---- header ---- */
 

@@ -1,21 +1,9 @@
-/* Writer of GGUF files, version 3. The file appears under its name when it is complete, or not at all. */
+/* Writer of GGUF files, version 3. */
 #ifndef OUTRIDER_GGUF_WRITE_H
 #define OUTRIDER_GGUF_WRITE_H
 
-#include <stdio.h>
-
+#include "runtime/new_file.h"
 #include "weights/gguf.h"
-
-/* A file written beside its place and renamed into it. */
-struct new_file {
-    FILE *out;
-    char *path, *temporary;
-};
-outrider_status new_file_open(const char *path, struct new_file *f);
-outrider_status new_file_write(struct new_file *f, const void *data, size_t bytes);
-/* Flushes to the disk and renames. */
-outrider_status new_file_finish(struct new_file *f);
-void new_file_drop(struct new_file *f); /* after finish too; removes what is unfinished; zeroed is fine */
 
 /* The header in memory: metadata, then tensors, then gguf_write_header. Running out of memory is remembered,
  * and told there. */
