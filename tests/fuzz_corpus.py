@@ -129,6 +129,62 @@ def fuzz_session():
           b'{"role": "assistant", "content": "\\u0000"}]}'
 
 
+def session_file(tokens=(), turns=(), lengths=(0, 0), encoded=None, page=16, n=None):
+    """As runtime/session_file.c writes it for the tiny pair; the target puts fingerprints and the checksum right."""
+    texts = b"".join(text for _, _, text in turns)
+    a_page = tiny.KV_HEADS * tiny.HEAD_DIM * page * 2
+    cache = [-(-length // page) * a_page * 2 * tiny.LAYERS for length in lengths]
+    encoded = len(turns) if encoded is None else encoded
+    out = struct.pack("<8s2Q2QQ8i", b"ORSESS1", 1, 1, *cache, len(texts), page, len(tokens) if n is None else n, *lengths,
+                      len(turns), encoded, 0, 0)
+    out += struct.pack(f"<{len(tokens)}i", *tokens) + bytes(i % 3 for i in range(len(tokens)))
+    for role, begin, text in turns:
+        out += struct.pack("<2iQ", role, begin, len(text))
+    return out + texts + bytes(i % 59 for i in range(sum(cache))) + b"\0" * 8
+
+
+def fuzz_session_file():
+    yield session_file(range(3, 23), [(1, 0, b"the a"), (2, 9, b"")], (19, 17))
+    yield session_file()
+    yield session_file(range(3, 63), [(0, 0, b"be"), (1, 5, b"the"), (2, 9, b"a"), (1, 20, b"the"), (2, 30, b"")], (59, 16))
+    yield session_file(range(64), [], (16, 0))
+    yield session_file([1, 2, 3], [(1, 0, b"the")], (2, 0), encoded=2)
+    yield session_file([1, 2, 2**31 - 1])
+    yield session_file([1, 2], [(3, 0, b"a")])
+    yield session_file([1, 2], [(1, 1, b"a"), (2, 0, b"b")])
+    yield session_file([1, 2, 3], lengths=(3, 0))
+    yield session_file([1, 2, 3], n=-1)
+
+
+def fuzz_tokenizer():
+    folder = os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden/tokenizers")
+    added = b'{"added_tokens_decoder": {"600": {"content": "<|im_start|>", "special": true}}}'
+    small = {"model": {"type": "BPE", "vocab": {"u": 0, "a": 1, "b": 2, "ab": 3}, "merges": ["a b"], "unk_token": "u"}}
+    yield json.dumps(small).encode() + b"\0abca"
+    for name in sorted(os.listdir(folder)):
+        if os.path.isdir(f"{folder}/{name}"):
+            with open(f"{folder}/{name}/tokenizer.json", "rb") as f:
+                yield f.read() + b"\0 Hello <s> 12345\n\n\xc3\xa9\xff\0" + added
+    for merges in [["a  b"], [["a", "b"]], [["b", "a"]], ["ab"], {}]:
+        yield json.dumps({"model": dict(small["model"], merges=merges)}).encode()
+    split = {"type": "Split", "pattern": {"Regex": "(a+)+b"}, "behavior": "Isolated"}
+    yield json.dumps(dict(small, pre_tokenizer=split)).encode() + b"\0" + b"a" * 60 + b"cb"
+    for behavior in ["Removed", "MergedWithPrevious", "MergedWithNext", "Contiguous"]:
+        yield json.dumps(dict(small, pre_tokenizer=dict(split, behavior=behavior))).encode() + b"\0aab"
+
+
+def fuzz_jinja():
+    said = b"\0\0You are kind.\0\1Hello\0\2 Hi </s> \0\1<s>[INST]\xc3\xa9\0"
+    with open(os.path.join(os.path.dirname(os.path.abspath(__file__)), "golden/templates.json"), encoding="utf-8") as f:
+        for template in json.load(f)["templates"]:
+            yield template["source"].encode() + said
+    for hostile in ["{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
+                    "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ 9223372036854775807 + 1 }}", "{{ " + "(" * 3000,
+                    "{% set ns = namespace(a='x') %}{% for i in range(99) %}{% set ns.a = ns.a + ns.a %}{% endfor %}",
+                    "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns | tojson }}", "{% if true %}" * 200]:
+        yield hostile.encode() + said
+
+
 def fuzz_gguf():
     yield tiny_gguf.tiny_file()
     few = list(tiny_gguf.metadata().values())[:3]
@@ -160,7 +216,7 @@ def found():
 
 
 TARGETS = [fuzz_safetensors, fuzz_index, fuzz_config, fuzz_sentencepiece, fuzz_tokenizer_config, fuzz_chat, fuzz_utf8,
-           fuzz_options, fuzz_session, fuzz_model, fuzz_gguf]
+           fuzz_options, fuzz_session, fuzz_session_file, fuzz_model, fuzz_gguf, fuzz_tokenizer, fuzz_jinja]
 WORDS = {
     "fuzz_safetensors": ["__metadata__", "dtype", "shape", "data_offsets", "F32", "F16", "BF16"],
     "fuzz_index": ["weight_map", "metadata", "a.safetensors", "b.safetensors", "x", "y"],
@@ -173,6 +229,22 @@ WORDS = {
         "gemma3_text", "phi3"],
     "fuzz_tokenizer_config": ["added_tokens_decoder", "content", "special", "chat_template", "bos_token", "eos_token",
                               "add_bos_token", "name", "template", "default"],
+    "fuzz_tokenizer": [
+        "model", "type", "BPE", "vocab", "merges", "unk_token", "byte_fallback", "fuse_unk", "ignore_merges", "dropout",
+        "continuing_subword_prefix", "end_of_word_suffix", "added_tokens", "id", "content", "special", "lstrip", "rstrip",
+        "single_word", "normalized", "normalizer", "normalizers", "Sequence", "NFC", "NFKC", "NFD", "NFKD", "Replace",
+        "Prepend", "prepend", "pattern", "String", "Regex", "Lowercase", "pre_tokenizer", "pretokenizers", "Split",
+        "behavior", "Isolated", "Removed", "MergedWithPrevious", "MergedWithNext", "invert", "ByteLevel", "Digits",
+        "individual_digits", "add_prefix_space", "use_regex", "trim_offsets", "Metaspace", "replacement", "prepend_scheme",
+        "first", "always", "never", "split", "post_processor", "TemplateProcessing", "SpecialToken", "decoder", "decoders",
+        "ByteFallback", "Fuse", "Strip", "start", "stop"],
+    "fuzz_jinja": [
+        "{{", "}}", "{%", "%}", "{%-", "-%}", "{#", "#}", "for", "in", "endfor", "if", "elif", "else", "endif", "set",
+        "endset", "macro", "endmacro", "call", "endcall", "filter", "endfilter", "generation", "endgeneration", "break",
+        "continue", "is", "not", "and", "or", "defined", "none", "string", "mapping", "messages", "message", "role",
+        "content", "loop", "index0", "first", "last", "previtem", "nextitem", "namespace", "range", "raise_exception",
+        "strftime_now", "trim", "tojson", "indent", "join", "split", "replace", "upper", "title", "length", "items",
+        "startswith", "selectattr", "map", "list", "reverse", "[::-1]", "add_generation_prompt", "bos_token", "eos_token"],
     "fuzz_gguf": list(tiny_gguf.metadata()) + ["GGUF", "general.alignment", "output_norm.weight", "blk.0.attn_q.weight"],
     "fuzz_session": ["format", "settings", "messages", "role", "content", "user", "assistant", "system"],
     "fuzz_options": ["--stop", "--temp", "--seed", "--top-k", "-p", "-m", "--logit-bias", "auto", "1=-inf", "32K"],

@@ -15,7 +15,8 @@ import tiny_model
 BUILD = os.environ.get("BUILD", "build")
 # Of the first input of these, which is a good file: every prefix, and so many flipped bits.
 FLIPS = {"fuzz_safetensors": 10000, "fuzz_index": 2000, "fuzz_config": 10000, "fuzz_sentencepiece": 2000,
-         "fuzz_tokenizer_config": 1000, "fuzz_session": 1000, "fuzz_gguf": 2000}
+         "fuzz_tokenizer_config": 1000, "fuzz_session": 1000, "fuzz_gguf": 2000,
+         "fuzz_session_file": 1000, "fuzz_tokenizer": 1000, "fuzz_jinja": 3000}
 MODEL_FLIPS = 2000  # each opens a whole model
 
 

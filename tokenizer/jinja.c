@@ -402,7 +402,7 @@ static outrider_status copy_out(const struct buffer *b, struct jinja_text *out) 
 }
 
 outrider_status jinja_render(const char *source, const struct jinja_input *in, struct jinja_text *out) {
-    enum { MEMORY = 64 << 20, MEMORY_A_BYTE = 128 };
+    enum { MEMORY = 32 << 20, MEMORY_A_BYTE = 128 }; /* with the copy of what is written, 64 MB */
     size_t bytes = 0;
     for (size_t i = 0; i < in->n; i++)
         if (!add_fits(bytes, in->messages[i].bytes, &bytes)) return fail_memory("a chat", SIZE_MAX);

@@ -363,6 +363,7 @@ static outrider_status read_tensors(struct reader *r, uint64_t n, size_t alignme
     if (n > MAX_ENTRIES || n > left(r) / LEAST)
         return fail(OUTRIDER_EMODEL, "%s: tensor count %llu exceeds %s", r->path, (unsigned long long)n,
                     n > MAX_ENTRIES ? "65536" : "the file");
+    if (n == 0) return OUTRIDER_OK;
     for (uint64_t i = 0; i < n; i++) TRY(read_tensor(r, list));
     size_t header = (size_t)(r->at - r->start), total = (size_t)(r->end - r->start);
     size_t begin =
