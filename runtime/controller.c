@@ -16,6 +16,8 @@ static const double FADE = 0.98;
  * and how many it has before that counts. */
 static const double TRY_SHARE = 0.006;
 enum { FIRST_TRIES = 3, MOST_HALVINGS = 3 };
+/* After a try that helped beside a better drafter the next may come so many times sooner. */
+static const double AGAIN = 4;
 /* Most of a plain round that the first tries in vain may take together before the next. */
 static const double FIRST_SHARE = 0.6;
 /* A K must promise this much over plain decoding before it is used: estimates err. */
@@ -188,7 +190,7 @@ bool controller_try(const struct controller *c, const struct costs *costs, int32
     int32_t halvings = c->in_vain > FIRST_TRIES ? c->in_vain - FIRST_TRIES : 0;
     bool first = c->tries < FIRST_TRIES && c->in_vain * price <= FIRST_SHARE * plain;
     if (gain <= 1 && (first || c->helped)) return true;
-    return c->idle * TRY_SHARE * plain >= price * (1 << halvings);
+    return c->idle * TRY_SHARE * plain >= (c->helped ? price / AGAIN : price * (1 << halvings));
 }
 
 void controller_observe(struct controller *c, int32_t k, int32_t accepted) {

@@ -131,7 +131,7 @@ static enum drafter collect_offers(const outrider_session *s, int32_t sessions, 
         if (!controller_try(&s->controller[by], costs, sessions, limit, (enum drafter)by, sampling,
                             offers[best].gain))
             continue;
-        offers[by] = (struct offer){1, 1};
+        offers[by] = (struct offer){offers[by].k > 0 ? offers[by].k : 1, 1};
         return (enum drafter)by;
     }
     return best;

@@ -86,8 +86,8 @@ static double replay(const outrider_engine *e, const char *prompt, const char *a
         int32_t limit = end - s->n - 1, k = 0, same = 0;
         ngram_look(s, limit < OUTRIDER_MAX_DRAFT ? limit : OUTRIDER_MAX_DRAFT);
         if (s->n_ngram > 0)
-            k = controller_choose(&s->ngram_controller[s->ngram_class], &costs, 1, s->n_ngram, DRAFTER_NGRAM, false,
-                                  &gain);
+            k = controller_choose(&s->ngram_controller[s->ngram_class], &costs, 1, s->n_ngram, DRAFTER_NGRAM,
+                                  false, &gain);
         while (same < k && s->ngram[same] == s->tokens[s->n + same]) same++;
         ngram_learn(s, s->tokens + s->n, same + 1);
         took += costs_verify(&costs, k + 1);
@@ -242,12 +242,60 @@ static void reading_a_long_prompt_must_pay(void **state) {
     outrider_engine_close(e);
 }
 
+/* ---- who proposes ---- */
+
+/* Rounds that each drafter served in a greedy answer on a played machine, and in *last who served the last
+ * that had proposals. The shipped draft stands beside the first `layers` of the verifier. */
+static void count_rounds(int32_t layers, double draft_us, double self_us, int32_t *rounds,
+                         enum drafter *last) {
+    outrider_engine_options o = outrider_engine_defaults();
+    outrider_engine *e;
+    outrider_session *s;
+    o.model = "weights/tale/verifier", o.draft = "weights/tale/draft", o.device = "cpu",
+    o.self_layers = layers;
+    o.threads = 2, o.ctx_size = 1024;
+    OK(outrider_engine_open(&o, &e));
+    outrider_settings set = outrider_settings_defaults(e);
+    set.temperature = 0, set.n_predict = 900, set.ignore_eos = true, set.draft_n = -1;
+    set.drafters = OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_SELF;
+    OK(outrider_session_open(e, &set, &s));
+    OK(outrider_session_append_text(s, SENTENCE, strlen(SENTENCE)));
+    memset(rounds, 0, DRAFTERS * sizeof *rounds);
+    while (outrider_session_stop(s) == OUTRIDER_RUNNING) {
+        costs_set(&e->costs, 5, played_rows, played_us, draft_us, self_us);
+        OK(outrider_round(&s, 1));
+        if (s->k > 0) rounds[s->by]++, *last = s->by;
+    }
+    outrider_session_close(s);
+    outrider_engine_close(e);
+}
+
+/* All layers accept all that they propose, one hardly any. */
+static void the_better_drafter_serves(void **state) {
+    (void)state;
+    int32_t rounds[DRAFTERS];
+    enum drafter last = DRAFTER_NGRAM;
+    count_rounds(8, 100, 100, rounds, &last);
+    print_message("all layers: %d rounds, draft %d\n", rounds[DRAFTER_SELF], rounds[DRAFTER_MODEL]);
+    assert_int_equal(last, DRAFTER_SELF);
+    count_rounds(1, 100, 100, rounds, &last);
+    print_message("one layer: %d rounds, draft %d\n", rounds[DRAFTER_SELF], rounds[DRAFTER_MODEL]);
+    assert_int_equal(last, DRAFTER_MODEL);
+    assert_true(rounds[DRAFTER_MODEL] > 10 * rounds[DRAFTER_SELF]);
+    assert_true(rounds[DRAFTER_SELF] > 0); /* it had its try */
+    /* By its cost the draft is thought better at first; tries show that it is not. */
+    count_rounds(8, 20, 60, rounds, &last);
+    print_message("all layers, dear: %d rounds, draft %d\n", rounds[DRAFTER_SELF], rounds[DRAFTER_MODEL]);
+    assert_int_equal(last, DRAFTER_SELF);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(the_longest_match_is_followed),
                                        cmocka_unit_test(edits_and_summaries_at_twice_the_speed),
                                        cmocka_unit_test(text_that_repeats_its_prompt),
                                        cmocka_unit_test(the_first_token_waits_for_no_draft),
                                        cmocka_unit_test(not_even_for_a_short_prompt),
-                                       cmocka_unit_test(reading_a_long_prompt_must_pay)};
+                                       cmocka_unit_test(reading_a_long_prompt_must_pay),
+                                       cmocka_unit_test(the_better_drafter_serves)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
