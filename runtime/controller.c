@@ -18,6 +18,8 @@ static const double TRY_SHARE = 0.006;
 enum { FIRST_TRIES = 3, MOST_HALVINGS = 3 };
 /* After a try that helped beside a better drafter the next may come so many times sooner. */
 static const double AGAIN = 4;
+/* Proposals in vain that a doubt weighs as much as. */
+static const double DOUBT = 6;
 /* Most of a plain round that the first tries in vain may take together before the next. */
 static const double FIRST_SHARE = 0.6;
 /* A K must promise this much over plain decoding before it is used: estimates err. */
@@ -211,4 +213,9 @@ void controller_observe(struct controller *c, int32_t k, int32_t accepted) {
         c->tested[i] += 1;
         c->stayed[i] += i < accepted;
     }
+}
+
+void controller_doubt(struct controller *c) {
+    c->tested[0] += DOUBT;
+    c->tries = c->in_vain = FIRST_TRIES;
 }

@@ -95,5 +95,8 @@ bool controller_try(const struct controller *c, const struct costs *costs, int32
 /* Of k proposals, `accepted` stayed; so the place after them was tested too. Proposals that were not used can
  * be judged by the text that was written in their place: k is then the places it reaches. */
 void controller_observe(struct controller *c, int32_t k, int32_t accepted);
+/* Something else than proposals says that it is of no use: it promises nothing until tries, which plain
+ * rounds pay for, show otherwise. */
+void controller_doubt(struct controller *c);
 
 #endif

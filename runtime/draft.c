@@ -32,41 +32,37 @@ void draft_catch_up(outrider_session *s, bool *ready) {
 }
 
 /* The draft reads the first tokens of a prompt and says which should follow each: one that is of use guesses
- * a third of them or more, one that guesses hardly any is of no use for what follows either. Of the prompt
+ * a third of them or so, one that guesses none is of no use for what follows either. Of the prompt
  * alone, so that no random number has part in it. */
-static outrider_status probe(outrider_session *s) {
-    enum { PROBED = 32, LEAST_HITS = 2 };
+static outrider_status probe(outrider_session *s, int32_t lag, bool *useful) {
+    enum { MOST_PROBED = 24 };
     outrider_engine *e = s->engine;
+    const int32_t n = lag < MOST_PROBED ? lag : MOST_PROBED;
     int32_t hits = 0;
-    if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, PROBED) != OUTRIDER_OK) return OUTRIDER_OK;
+    if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, n) != OUTRIDER_OK) return OUTRIDER_OK;
     e->unusual = true;
     batch_clear(e);
-    for (int32_t i = 0; i < PROBED; i++) batch_add(e, s->slot, i, s->tokens[i]);
+    for (int32_t i = 0; i < n; i++) batch_add(e, s->slot, i, s->tokens[i]);
     batch_upload(e);
-    batch_pass(e, OUTRIDER_DRAFT, 0, PROBED, PROBED, false);
-    TRY(batch_argmax(e, OUTRIDER_DRAFT, PROBED));
-    kv_advance(e->kv, s->slot, OUTRIDER_DRAFT, PROBED);
-    for (int32_t i = 0; i < PROBED; i++) hits += batch_pick(e, i) == s->tokens[i + 1];
-    s->draft_doubtful = hits < LEAST_HITS;
+    batch_pass(e, OUTRIDER_DRAFT, 0, n, n, false);
+    TRY(batch_argmax(e, OUTRIDER_DRAFT, n));
+    kv_advance(e->kv, s->slot, OUTRIDER_DRAFT, n);
+    for (int32_t i = 0; i < n; i++) hits += batch_pick(e, i) == s->tokens[i + 1];
+    *useful = hits > 0;
+    if (!*useful) controller_doubt(&s->controller[DRAFTER_MODEL]);
     return OUTRIDER_OK;
 }
 
 outrider_status draft_worth_reading(outrider_session *s, double gain, int32_t left, bool *worth) {
     enum { SHORT = 64 };
     outrider_engine *e = s->engine;
-    int32_t read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT), lag = s->n - 1 - read;
-    *worth = lag <= SHORT || s->stats.n_predict == 0; /* the first token: see draft_catch_up */
+    const bool sampling = !sampler_is_argmax(&s->sampler);
+    const int32_t read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT), lag = s->n - 1 - read;
+    *worth = lag <= MAX_LAG || s->stats.n_predict == 0; /* rides in the first step; see draft_catch_up */
     if (*worth) return OUTRIDER_OK;
-    bool sampling = !sampler_is_argmax(&s->sampler);
-    for (int32_t look = 0; look < 2; look++) {
-        double promised = s->draft_doubtful && read > 0 ? 1 : gain;
-        *worth =
-            costs_worth_reading(&e->costs, promised, lag, left, s->controller[DRAFTER_MODEL].idle, sampling);
-        if (!*worth || read > 0) break;
-        TRY(probe(s));
-        read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
-    }
-    return OUTRIDER_OK;
+    *worth = (lag <= SHORT && gain > 1) ||
+             costs_worth_reading(&e->costs, gain, lag, left, s->controller[DRAFTER_MODEL].idle, sampling);
+    return *worth && read == 0 ? probe(s, lag, worth) : OUTRIDER_OK;
 }
 
 static void pick(outrider_session *s, int32_t step) {

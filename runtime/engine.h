@@ -101,7 +101,6 @@ struct outrider_session {
     bool answer_open; /* the last turn is the header of an answer */
 
     struct controller controller[DRAFTERS];            /* of those that run a model */
-    bool draft_doubtful;                               /* it would not have guessed the prompt */
     struct controller ngram_controller[NGRAM_CLASSES]; /* by the length of the match */
     int32_t ngram[OUTRIDER_MAX_DRAFT], n_ngram;        /* what n-grams would propose in this round */
     int32_t ngram_class;
@@ -218,8 +217,8 @@ outrider_status room_measure(outrider_session *s);
 /* -- draft.c -- */
 /* Proposes s->k tokens for each session; they stand as the scheduler has sorted them, their rows uploaded. */
 outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessions, size_t n);
-/* Whether what the draft has not read is worth its time, when it promises `gain`. The first tokens of a
- * prompt it reads in any case, and is not trusted with the rest when it would have guessed none of them. */
+/* Whether what the draft model has not read is worth its time, when it promises `gain`. It reads the first
+ * tokens of a prompt before the rest, and is doubted when it would have guessed none of them. */
 outrider_status draft_worth_reading(outrider_session *s, double gain, int32_t left, bool *worth);
 /* Lets the draft read a chunk of what it has not read; true in *ready when it may propose. */
 void draft_catch_up(outrider_session *s, bool *ready);
