@@ -242,6 +242,34 @@ static void reading_a_long_prompt_must_pay(void **state) {
     outrider_engine_close(e);
 }
 
+/* A draft that guesses none of the first tokens of a prompt, however short, is not asked to propose. */
+static void a_short_prompt_shows_a_useless_draft(void **state) {
+    (void)state;
+    outrider_engine *e = open_engine(true, 1);
+    for (int nonsense = 0; nonsense < 2; nonsense++) {
+        outrider_settings set = outrider_settings_defaults(e);
+        outrider_session *s;
+        set.temperature = 0, set.n_predict = 16, set.ignore_eos = true, set.drafters = OUTRIDER_DRAFT_MODEL;
+        OK(outrider_session_open(e, &set, &s));
+        int32_t words[40];
+        for (int32_t i = 0; i < 40; i++) words[i] = 300 + i * 37 % 1000;
+        if (nonsense) OK(outrider_session_append(s, words, 40));
+        for (int i = 0; i < 3 && !nonsense; i++)
+            OK(outrider_session_append_text(s, SENTENCE, strlen(SENTENCE)));
+        while (outrider_session_stop(s) == OUTRIDER_RUNNING) {
+            costs_set(&e->costs, 5, played_rows, played_us, 100, 0);
+            e->costs.draft_read = 20;
+            OK(outrider_round(&s, 1));
+        }
+        if (nonsense)
+            assert_int_equal(stats_of(s).n_draft_steps, 0);
+        else
+            assert_true(stats_of(s).n_draft_steps > 3);
+        outrider_session_close(s);
+    }
+    outrider_engine_close(e);
+}
+
 /* ---- who proposes ---- */
 
 /* Rounds that each drafter served in a greedy answer on a played machine, and in *last who served the last
@@ -296,6 +324,7 @@ int main(void) {
                                        cmocka_unit_test(the_first_token_waits_for_no_draft),
                                        cmocka_unit_test(not_even_for_a_short_prompt),
                                        cmocka_unit_test(reading_a_long_prompt_must_pay),
+                                       cmocka_unit_test(a_short_prompt_shows_a_useless_draft),
                                        cmocka_unit_test(the_better_drafter_serves)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
