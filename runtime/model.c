@@ -167,17 +167,28 @@ static void run_layers(struct model *m, const struct rows *rows, const int32_t *
     ops->logits(be, &m->head, last, pick, n_pick, m->logits);
 }
 
+/* Positions of a recorded pass are bounded in powers of two, so that few are recorded; where many rows fill
+ * the card and none is far in, in steps of 128, because a bound too high takes blocks of attention from
+ * others. Each bound has a number. */
+static int32_t position_bound(const struct rows *rows, int32_t *last) {
+    enum { MANY = 9, STEP = 128, FAR = 1024 };
+    int32_t bits = 8;
+    while (rows->max_position >> bits) bits++;
+    *last = (int32_t)((1u << bits) - 1);
+    if (rows->n < MANY || rows->max_position >= FAR) return bits;
+    *last = rows->max_position / STEP * STEP + STEP - 1;
+    return 32 + rows->max_position / STEP;
+}
+
 void model_forward(struct model *m, const struct rows *rows, uint32_t place, const int32_t *pick,
                    int32_t n_pick) {
     while (rows->max_position >= m->rope_filled && m->rope_filled < m->ctx_size) fill_rope(m);
-    /* Positions are bounded in powers of two, so that few passes are recorded. */
     struct rows bounded = *rows;
-    int bits = 8;
-    while (rows->max_position >> bits) bits++;
-    bounded.max_position = (int32_t)((1u << bits) - 1);
+    const int32_t bound = position_bound(rows, &bounded.max_position);
     bool once = rows->prefill || pick || rows->n > RECORDED_ROWS || place > UINT16_MAX;
-    uint64_t key = (uint64_t)place | (uint64_t)rows->n << 16 | (uint64_t)n_pick << 24 | (uint64_t)bits << 32 |
-                   (uint64_t)m->id << 40 | (uint64_t)m->config.num_hidden_layers << 42;
+    uint64_t key = (uint64_t)place | (uint64_t)rows->n << 16 | (uint64_t)n_pick << 24 |
+                   (uint64_t)bound << 32 | (uint64_t)m->id << 40 |
+                   (uint64_t)m->config.num_hidden_layers << 42;
     if (once) {
         run_layers(m, rows, pick, n_pick);
     } else if (!m->ops->replay(m->be, key)) {

@@ -353,8 +353,12 @@ static struct rows device_rows(struct model &m, const std::vector<row> &list, bo
             last, prefill};
 }
 
-/* With `pause`, x is read between the halves of the layer, which keeps the backend from joining them. */
-static struct result run(struct model &m, const std::vector<row> &list, bool prefill, bool pause = true) {
+/* PAUSED: x is read between the halves of the layer, which keeps the backend from joining them; RECORDED: as
+ * a pass is. */
+enum how { PAUSED, JOINED, RECORDED };
+static struct result run(struct model &m, const std::vector<row> &list, bool prefill, enum how how = PAUSED) {
+    static uint64_t key = 1000;
+    const bool pause = how == PAUSED;
     struct rows rows = device_rows(m, list, prefill);
     const struct shape &s = m.s;
     size_t n = list.size(), width = (size_t)s.heads * s.head_dim;
@@ -364,6 +368,7 @@ static struct result run(struct model &m, const std::vector<row> &list, bool pre
     ops->upload(be, m.hidden, poison(n * s.ffn).data(), n * s.ffn * 4);
     ops->upload(be, m.logits, poison(n * s.vocab).data(), n * s.vocab * 4);
     struct result out;
+    if (how == RECORDED) ops->record_begin(be, key++);
     ops->embed(be, &rows, &m.table.device, m.s.embedding_scale, m.x);
     ops->qkv(be, &rows, &m.attention, m.x, m.query, &m.kv);
     ops->attention(be, &rows, &m.attention, m.query, &m.kv, m.attended);
@@ -374,6 +379,7 @@ static struct result run(struct model &m, const std::vector<row> &list, bool pre
     if (pause) out.after_mlp = from_device(m.x, n * s.hidden);
     ops->logits(be, &m.last, m.x, NULL, (int)n, m.logits);
     ops->argmax(be, m.logits, (int)n, s.vocab, m.token_device);
+    if (how == RECORDED) ops->record_end(be);
     out.logits = from_device(m.logits, n * s.vocab);
     out.tokens = from_device(m.token_device, n);
     if (!pause) out.after_mlp = from_device(m.x, n * s.hidden);
@@ -586,7 +592,7 @@ static void check_against_reference(struct model &m, const std::vector<row> &lis
 static bool rows_alone_agree(struct model &m, const std::vector<row> &list, const struct result &all) {
     restore_cache(m);
     for (size_t r = 0; r < list.size(); r++) {
-        auto one = run(m, {list[r]}, false, false);
+        auto one = run(m, {list[r]}, false, JOINED);
         if (!same(one.after_mlp, rows_of(all.after_mlp, m.s.hidden, r, 1)) ||
             !same(one.logits, rows_of(all.logits, m.s.vocab, r, 1)))
             return false;
@@ -608,13 +614,9 @@ static void check_shape(const struct shape &s, bool quick) {
     struct model m = make_model(s, 5);
     static const int history[] = {0, 63, 130, 700, 2044};
     for (int i = 0; i < 5; i++) fill_history(m, i, history[i]);
-    std::vector<std::vector<std::pair<int, int>>> batches = {{{0, 1}},
-                                                             {{3, 2}},
-                                                             {{1, 3}},
-                                                             {{2, 1}, {0, 1}, {3, 1}, {1, 1}, {4, 1}},
-                                                             {{4, 9}, {1, 7}},
-                                                             {{3, 17}, {0, 16}},
-                                                             {{1, 20}, {2, 20}, {3, 24}}};
+    std::vector<std::vector<std::pair<int, int>>> batches = {
+        {{0, 1}},         {{3, 2}},         {{1, 3}},           {{2, 1}, {0, 1}, {3, 1}, {1, 1}, {4, 1}},
+        {{4, 5}, {1, 3}}, {{4, 9}, {1, 7}}, {{3, 17}, {0, 16}}, {{1, 20}, {2, 20}, {3, 24}}};
     if (!quick) batches.push_back({{1, 40}, {3, 61}});
     for (auto &b : batches) {
         auto list = take(m, b);
@@ -624,9 +626,13 @@ static void check_shape(const struct shape &s, bool quick) {
         char line[160];
         snprintf(line, sizeof line, "%s, %zu rows: bits equal one row at a time", s.name, list.size());
         check(rows_alone_agree(m, list, all), line);
-        auto joined = run(m, list, false, false);
-        check(same(joined.logits, all.logits) && same(joined.after_mlp, all.after_mlp),
-              std::string(s.name) + ": bits equal with operations joined");
+        for (enum how how : {JOINED, RECORDED}) {
+            restore_cache(m);
+            auto other = run(m, list, false, how);
+            check(same(other.logits, all.logits) && same(other.after_mlp, all.after_mlp),
+                  std::string(s.name) + ": bits equal with operations " +
+                      (how == JOINED ? "joined" : "recorded"));
+        }
     }
     /* prefill: a shorter chunk's rows are the same bits */
     auto prompt = take(m, {{1, 130}});
@@ -639,15 +645,16 @@ static void check_shape(const struct shape &s, bool quick) {
     check(same(some.after_mlp, rows_of(all.after_mlp, s.hidden, 0, 57)),
           std::string(s.name) + ", prefill: 57 rows as among 130");
     /* repeats */
-    auto list = take(m, {{3, 5}, {1, 4}});
-    restore_cache(m);
-    auto first = run(m, list, false);
-    bool equal = true;
-    for (int i = 0; i < (quick ? 3 : 50); i++) {
-        auto again = run(m, list, false);
-        equal = equal && same(again.logits, first.logits) && same(again.after_mlp, first.after_mlp);
+    for (auto &list : {take(m, {{3, 5}, {1, 4}}), take(m, {{4, 5}, {1, 3}})}) {
+        restore_cache(m);
+        auto first = run(m, list, false);
+        bool equal = true;
+        for (int i = 0; i < (quick ? 4 : 50); i++) {
+            auto again = run(m, list, false, i % 2 ? RECORDED : PAUSED);
+            equal = equal && same(again.logits, first.logits) && same(again.after_mlp, first.after_mlp);
+        }
+        check(equal, std::string(s.name) + ": repeats bit for bit");
     }
-    check(equal, std::string(s.name) + ": repeats bit for bit");
     free_model(m);
 }
 
@@ -662,9 +669,11 @@ static void check_few(const struct shape &s, bool prefill) {
     if (prefill) check_against_reference(m, take(m, {{1, 70}}), true, "prefill");
     auto list = take(m, {{3, 3}});
     restore_cache(m);
-    auto joined = run(m, list, false, false);
-    check(same(joined.logits, run(m, list, false).logits),
-          std::string(s.name) + ": bits equal with operations joined");
+    auto want = run(m, list, false);
+    for (enum how how : {JOINED, RECORDED})
+        check(same(run(m, list, false, how).logits, want.logits),
+              std::string(s.name) + ": bits equal with operations " +
+                  (how == JOINED ? "joined" : "recorded"));
     free_model(m);
 }
 

@@ -15,6 +15,7 @@
  * or cleared when it lies beyond every row of the block). */
 #include "kernels/cuda/common.cuh"
 
+#include <algorithm>
 #include <climits>
 #include <cooperative_groups.h>
 
@@ -467,8 +468,8 @@ __global__ void attend_plain(const __grid_constant__ struct attend p, const floa
 
 template <int D, class Cache> void run_fast(struct backend *be, struct attend *p, int32_t max_position) {
     const int per_kv = p->heads / p->kv_heads, group = per_kv < VECTORS ? per_kv : VECTORS;
-    unsigned spans = 1;
-    while (!p->whole && spans < ATTENTION_SPANS && max_position / PIECE >= (int)spans) spans *= 2;
+    const int pieces = max_position / PIECE + 1;
+    const unsigned spans = p->whole ? 1 : std::min<int>(pieces, ATTENTION_SPANS);
     p->window = VECTORS / group;
     const bool special = p->sees != INT_MAX || p->softcap != 0;
     launch_columns(be, "attention", special ? attend_fast<D, Cache, true> : attend_fast<D, Cache, false>,
