@@ -202,13 +202,17 @@ def test_interrupts(folder):
 
 
 def test_terminal_restored(folder):
-    for name, end in (("Ctrl-D", "\004"), ("Ctrl-C", "\003"), ("SIGTERM", None)):
-        child = pexpect.spawn("bash", ["-c", f'stty -g; "$0" chat; code=$?; stty -g; echo "code $code"', OUTRIDER],
+    for name, end in (("Ctrl-D", "\004"), ("Ctrl-C", "\003"), ("SIGTERM", None), ("SIGTERM in an answer", None)):
+        script = 'stty -g; "$0" chat --ignore-eos; code=$?; stty -g; echo "code $code"'
+        child = pexpect.spawn("bash", ["-c", script, OUTRIDER],
                               env=environment(folder), timeout=WAIT, encoding="utf-8")
         child.expect(r"([0-9a-f:]{30,})\r")
         before = child.match[1]
         child.expect("/help lists")
         child.expect(READY)
+        if "answer" in name:
+            child.sendline("Tell me a long story.")
+            wait_for_text(child)
         if end:
             child.send(end)
         else:
@@ -217,7 +221,7 @@ def test_terminal_restored(folder):
         child.expect(r"([0-9a-f:]{30,})\r")
         check(f"the terminal is as before after {name}", child.match[1] == before, (before, child.match[1]))
         child.expect(r"code (\d+)")
-        check(f"the code after {name}", int(child.match[1]) == {"Ctrl-D": 0, "Ctrl-C": 130, "SIGTERM": 143}[name],
+        check(f"the code after {name}", int(child.match[1]) == {"Ctrl-D": 0, "Ctrl-C": 130}.get(name, 143),
               child.match[1])
         child.close()
 

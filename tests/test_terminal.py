@@ -2,6 +2,7 @@
 shows it (pyte draws what a terminal would), large pasted texts, plain terminals, and branches that were saved."""
 import json
 import os
+import random
 import re
 import subprocess
 import time
@@ -119,6 +120,46 @@ def test_paste(folder):
     leave(child)
 
 
+def test_interrupted_paste(folder):
+    """Ctrl-C takes away what the terminal still holds of a pasted text; the program must not wait for the rest."""
+    chance, child, hung = random.Random(1), start(folder), 0
+    for _ in range(40):
+        child.delaybeforesend = None
+        child.send("\033[200~" + "x" * chance.randrange(3000, 12000) + "\033[201~")
+        time.sleep(chance.uniform(0.001, 0.005))
+        child.sendintr()
+        index = child.expect([READY, pexpect.EOF, pexpect.TIMEOUT], timeout=20)
+        hung += index == 2
+        if index:  # left: the program had not seen a byte of it
+            child.close(force=True)
+            child = start(folder)
+    check("Ctrl-C at 40 points of a pasted text", not hung, hung)
+    child.close(force=True)
+
+
+def test_typed_ahead(folder):
+    """What is typed while the models load or an answer is written waits whole, and is not mixed into the text."""
+    path, text = f"{folder}/ahead.json", "the king " * 600
+    child = pexpect.spawn(OUTRIDER, ["chat", "-n", "300", "--temp", "0", "--ignore-eos"], env=environment(folder),
+                          timeout=WAIT, encoding="utf-8", dimensions=(40, 160), echo=False)
+    child.ready = READY
+    child.delaybeforesend = None
+    child.send("Tell me of a king.\r")
+    child.expect(READY)
+    wait_for_text(child)
+    child.send(text + "end\r")
+    child.expect(STATUS)
+    check("nothing typed ahead shows in the answer", "the king the king the king" not in child.before, child.before)
+    child.expect(READY)
+    child.expect(STATUS)
+    child.expect(READY)
+    ask(child, f"/save {path}")
+    said = [m["content"] for m in json.load(open(path))["messages"] if m["role"] == "user"]
+    check("typed while it loads", said[:1] == ["Tell me of a king."], said[:1])
+    check("typed under an answer, in a line of 5 KB", said[1:] == [text + "end"], (len(said), len(said[-1])))
+    leave(child)
+
+
 def test_plain(folder):
     """Every kind of line of a conversation, without a single escape."""
     path = f"{folder}/plain.json"
@@ -223,5 +264,5 @@ def test_long_prompt(folder):
     check("which gives way to the whole text", want.strip() and got.strip().startswith(want.strip()), (want, got))
 
 
-run_tests(test_resize_while_editing, test_resize_while_answering, test_paste, test_plain, test_round_trips,
-          test_full_context, test_bars, test_long_prompt)
+run_tests(test_resize_while_editing, test_resize_while_answering, test_paste, test_interrupted_paste, test_typed_ahead,
+          test_plain, test_round_trips, test_full_context, test_bars, test_long_prompt)

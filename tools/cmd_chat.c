@@ -353,12 +353,12 @@ static int open_chat(struct chat *c) {
     c->colors = palette_for(c->options, stderr);
     c->answer_colors = palette_for(c->options, stdout);
     c->show = c->options->values[OPT_SPEC_SHOW].integer && *c->answer_colors.plain;
+    CHECK(open_lines(c)); /* before the models are read, which takes long enough to type something */
     CHECK(setup_engine(c->options, &c->engine));
     CHECK(tell(outrider_engine_get_info(c->engine, &c->info)));
     outrider_settings defaults = outrider_settings_defaults(c->engine);
     CHECK(tell(outrider_session_open(c->engine, &defaults, &c->session)));
     CHECK(chat_apply(c, true));
-    CHECK(open_lines(c));
     CHECK(setup_sandbox(c->options, c->engine, c->settings.draft_n < 0 && c->settings.drafters));
     greet(c);
     return converse(c);

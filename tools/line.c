@@ -16,7 +16,6 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
-#include <termios.h>
 #include <unistd.h>
 #include <wchar.h>
 
@@ -27,10 +26,11 @@
 enum { HISTORY_LINES = 1000 };
 
 struct line_reader {
-    bool prompting, interrupted, had_text;
+    bool prompting, interrupted, typed;
     char *plain; /* getline's buffer */
     size_t plain_room;
     EditLine *edit; /* NULL when not editing */
+    int keys;       /* the terminal when editing: never blocks */
     History *history;
     char *history_file; /* owned; NULL for none */
     FILE *out;
@@ -41,11 +41,10 @@ struct line_reader {
 
 /* ---- signals while editing ---- */
 
-static struct termios usual_mode;
 static volatile sig_atomic_t window_changed, resumed;
 
 static void restore_and_die(int number) {
-    tcsetattr(STDIN_FILENO, TCSANOW, &usual_mode);
+    terminal_restore();
     raise(number); /* SA_RESETHAND: the default action follows */
 }
 
@@ -55,7 +54,7 @@ static void note(int number) {
 }
 
 static void watch_signals(void) {
-    tcgetattr(STDIN_FILENO, &usual_mode);
+    terminal_remember();
     struct sigaction die = {.sa_handler = restore_and_die, .sa_flags = SA_RESETHAND};
     sigaction(SIGTERM, &die, NULL);
     sigaction(SIGHUP, &die, NULL);
@@ -122,20 +121,23 @@ static void after_signal(EditLine *edit, const struct line_reader *r) {
 
 /* ---- characters ---- */
 
-/* One byte of input. SIGINT is let in only while waiting, so that none falls between look and wait. */
+/* One byte of input. SIGINT is let in only while waiting, so that none falls between look and wait. The read
+ * must not block: a Ctrl-C that comes between wait and read takes away what there was to be read. */
 static int read_byte(EditLine *edit, struct line_reader *r, char *byte) {
     sigset_t interrupt, before;
     sigemptyset(&interrupt);
     sigaddset(&interrupt, SIGINT);
     sigprocmask(SIG_BLOCK, &interrupt, &before);
-    struct pollfd input = {.fd = STDIN_FILENO, .events = POLLIN};
-    int ready = 0;
-    while (!interrupts_seen() && (ready = ppoll(&input, 1, NULL, &before)) < 0 && errno == EINTR)
-        after_signal(edit, r);
+    struct pollfd input = {.fd = r->keys, .events = POLLIN};
+    ssize_t n = -1;
+    for (errno = EAGAIN; n < 0 && (errno == EAGAIN || errno == EINTR) && !interrupts_seen();) {
+        int ready = ppoll(&input, 1, NULL, &before);
+        if (ready < 0 && errno == EINTR) after_signal(edit, r), errno = EINTR;
+        if (ready > 0) n = read(r->keys, byte, 1);
+    }
     r->interrupted = interrupts_seen() > 0;
     sigprocmask(SIG_SETMASK, &before, NULL);
-    if (r->interrupted || ready < 0) return -1;
-    return (int)read(STDIN_FILENO, byte, 1);
+    return r->interrupted ? -1 : (int)n;
 }
 
 static int read_character(EditLine *edit, wchar_t *out) {
@@ -145,11 +147,8 @@ static int read_character(EditLine *edit, wchar_t *out) {
     for (;;) {
         char byte;
         int n = read_byte(edit, r, &byte);
-        if (n < 0) {
-            const LineInfo *line = el_line(edit);
-            r->had_text = line->lastchar > line->buffer;
-        }
         if (n <= 0) return n;
+        r->typed = true;
         size_t used = mbrtowc(out, &byte, 1, &state);
         if (used == (size_t)-1) state = (mbstate_t){0}; /* a byte that is no text is dropped */
         if (used <= 1) return 1;
@@ -190,7 +189,7 @@ static unsigned char paste(EditLine *edit, wint_t key) {
         complete = pasted.n >= MARK && !wmemcmp(pasted.text + pasted.n - MARK, mark, MARK);
     }
     if (complete) pasted.text[pasted.n -= MARK] = 0;
-    int failed = pasted.n && el_winsertstr(edit, pasted.text);
+    int failed = !complete || (pasted.n && el_winsertstr(edit, pasted.text));
     free(pasted.text);
     return failed ? CC_ERROR : CC_REFRESH;
 }
@@ -381,6 +380,10 @@ static bool edit_open(struct line_reader *r) {
     r->out = copy < 0 ? NULL : fdopen(copy, "w"); /* buffered, unlike stderr: one write a keystroke */
     r->edit = r->out ? el_init("outrider", stdin, r->out, stderr) : NULL;
     if (!r->edit) return false;
+    /* opened anew, for the shell shares what standard input is and must not find it changed */
+    const char *terminal = ttyname(STDIN_FILENO);
+    r->keys = terminal ? open(terminal, O_RDONLY | O_NONBLOCK | O_NOCTTY | O_CLOEXEC) : -1;
+    if (r->keys < 0) r->keys = STDIN_FILENO;
     watch_signals();
     el_set(r->edit, EL_CLIENTDATA, r);
     el_set(r->edit, EL_EDITOR, "emacs");
@@ -395,6 +398,7 @@ static bool edit_open(struct line_reader *r) {
     el_set(r->edit, EL_BIND, "^G", "outrider-editor", NULL);
     el_set(r->edit, EL_BIND, "^R", "em-inc-search-prev", NULL);
     history_open(r);
+    terminal_wait();
     return true;
 }
 
@@ -415,7 +419,7 @@ struct line_reader *line_open(bool editing, bool prompting, const char *history_
 
 static enum line_result read_edited(struct line_reader *r, const char **line, size_t *bytes) {
     int n = 0;
-    r->interrupted = r->had_text = false;
+    r->interrupted = r->typed = false;
     after_resize(r->edit);            /* of a signal that came while an answer was written */
     el_set(r->edit, EL_PREP_TERM, 1); /* before the prompt: what is typed at it finds the mode of keys */
     fputs("\033[?2004h", r->out);
@@ -423,7 +427,8 @@ static enum line_result read_edited(struct line_reader *r, const char **line, si
     fputs("\033[?2004l", r->out);
     if (!read || n <= 0) fputc('\n', r->out);
     fflush(r->out);
-    if (r->interrupted) return r->had_text ? LINE_DROPPED : LINE_INTERRUPTED;
+    terminal_wait();
+    if (r->interrupted) return r->typed ? LINE_DROPPED : LINE_INTERRUPTED;
     if (!read || n <= 0) return LINE_END;
     *line = read;
     *bytes = (size_t)n;
@@ -462,8 +467,10 @@ enum line_result line_read(struct line_reader *r, const char *prompt, const char
 void line_close(struct line_reader *r) {
     if (!r) return;
     if (r->edit) el_end(r->edit);
+    if (r->edit) terminal_restore();
     if (r->history) history_end(r->history);
     if (r->out) fclose(r->out);
+    if (r->keys > STDIN_FILENO) close(r->keys);
     free(r->history_file);
     free(r->plain);
     free(r);

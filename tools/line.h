@@ -10,8 +10,8 @@ struct line_reader;
 enum line_result {
     LINE_READ,
     LINE_END,         /* end of input, or Ctrl-D on an empty line */
-    LINE_DROPPED,     /* Ctrl-C on a line with text, or one too long for its terminal: the text is gone */
-    LINE_INTERRUPTED, /* Ctrl-C on an empty line */
+    LINE_DROPPED,     /* Ctrl-C after keys were typed, or too long for its terminal: the text is gone */
+    LINE_INTERRUPTED, /* Ctrl-C on an untouched line */
 };
 
 /* What may stand where the cursor is: words in place of the text from `from` on. Owned by the reader. */
@@ -27,9 +27,9 @@ void completions_add(struct completions *c, const char *word);
 typedef void line_completer(void *user, const char *text, struct completions *out);
 
 /* `editing`: standard input and standard error are terminals and may be driven. Otherwise lines are read as
- * they come, with the prompt on standard error only when `prompting`. `history`: a file, created with mode
- * 0600, or NULL. `complete` answers Tab; NULL for nothing. Ctrl-G opens $VISUAL or $EDITOR. Returns NULL
- * without memory. */
+ * they come, with the prompt on standard error only when `prompting`. What is typed between two calls waits
+ * (terminal.h). `history`: a file, created with mode 0600, or NULL. `complete` answers Tab; NULL for nothing.
+ * Ctrl-G opens $VISUAL or $EDITOR. Returns NULL without memory. */
 struct line_reader *line_open(bool editing, bool prompting, const char *history, line_completer *complete,
                               void *user);
 /* The line without its newline; it may hold NUL, and when pasted newlines. Borrowed until the next call. */

@@ -69,6 +69,7 @@ static void on_bus_error(int signal_number, siginfo_t *info, void *context) {
     }
     for (char *c = line; *c; c++)
         if ((unsigned char)*c < 0x20 || *c == 0x7F) *c = '?';
+    terminal_restore();
     say("outrider: error: ");
     say(path);
     say(": became shorter, or could not be read, while it was in use\n");

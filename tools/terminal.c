@@ -1,11 +1,12 @@
-/* See terminal.h. The only mutable state at file scope of the command line is the count of Ctrl-C: a signal
- * handler has no other place for it. */
+/* See terminal.h. The mutable state at file scope is what signal handlers need and have no other place for:
+ * the count of Ctrl-C, and the terminal's usual mode. */
 #include "tools/terminal.h"
 
 #include <signal.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <termios.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -108,6 +109,25 @@ void progress_end(struct progress *p) {
     p->stage[0] = '\0';
 }
 
+/* ---- the mode ---- */
+
+static struct termios usual_mode;
+static volatile sig_atomic_t remembered;
+
+void terminal_remember(void) {
+    remembered = tcgetattr(STDIN_FILENO, &usual_mode) == 0;
+}
+
+void terminal_wait(void) {
+    struct termios waiting = usual_mode;
+    waiting.c_lflag &= ~(tcflag_t)(ICANON | ECHO);
+    if (remembered) tcsetattr(STDIN_FILENO, TCSANOW, &waiting);
+}
+
+void terminal_restore(void) {
+    if (remembered) tcsetattr(STDIN_FILENO, TCSANOW, &usual_mode);
+}
+
 /* ---- Ctrl-C ---- */
 
 static volatile sig_atomic_t interrupts, interrupts_limit;
@@ -115,7 +135,9 @@ static volatile sig_atomic_t interrupts, interrupts_limit;
 static void on_interrupt(int signal_number) {
     (void)signal_number;
     interrupts++;
-    if (interrupts >= interrupts_limit) _exit(EXIT_INTERRUPTED);
+    if (interrupts < interrupts_limit) return;
+    terminal_restore();
+    _exit(EXIT_INTERRUPTED);
 }
 
 void interrupts_watch(int leave_at) {

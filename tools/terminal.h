@@ -32,6 +32,13 @@ void progress_count(struct progress *p, const char *stage, double done, double t
 void progress_bytes(void *progress, const char *stage, double done, double total);
 void progress_end(struct progress *p);
 
+/* The mode of the terminal on standard input. Between lines, while a model loads or writes, what is typed
+ * waits: not shown in the midst of the answer, and no line cut off at 4095 bytes, as the terminal's own line
+ * mode would. Restoring does nothing where nothing was remembered; a signal handler may do it. */
+void terminal_remember(void);
+void terminal_wait(void);
+void terminal_restore(void);
+
 /* Counts Ctrl-C from 0 on; the `leave_at`-th ends the process at once with 130. What it interrupts is not
  * restarted, so that reads return. */
 void interrupts_watch(int leave_at);
