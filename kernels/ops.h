@@ -50,6 +50,30 @@ struct rows {
     int32_t max_position; /* host value: no row's position exceeds it (bounds the launch, not the result) */
     bool prefill;         /* rows are consecutive tokens of one prompt, in one chunk with borders at multiples
                              of the chunk size: a backend may use another (also row-invariant) product here */
+    /* NULL: the token at a position lies in that place of its sequence's pages. Otherwise the rows, at most
+     * TREE_ROWS, are of a tree of proposals: of one sequence, and several may share a position.
+     * [n][TREE_ROWS] places: of position path[r][0] + i on the way that ends in row r there is path[r][i];
+     * before the root path[r][0], which all rows share, places are positions. A row's bits are those it has
+     * when its way is all there is and lies in order. */
+    const int32_t *path;
+};
+
+enum {
+    TREE_ROWS = OUTRIDER_MAX_TREE +
+                1,  /* of a tree of proposals: its root, which is the last token written, and the proposals */
+    TREE_WIDTH = 4, /* proposals behind one row */
+    MOVE_LAYERS = 64, /* that one move serves */
+};
+
+/* Where a position of host row r lies; on the CPU backend memory is the host's. */
+static inline int32_t rows_place(const struct rows *rows, int32_t r, int32_t position) {
+    const int32_t *path = rows->path ? rows->path + (ptrdiff_t)r * TREE_ROWS : NULL;
+    return path && position >= path[0] ? path[position - path[0]] : position;
+}
+
+/* A token's place in the page pool. */
+struct kv_place {
+    int32_t page, offset;
 };
 
 /* One layer's part of the page pool. k and v are [pages][kv_heads] blocks, each of one head's vectors of the
@@ -194,6 +218,15 @@ struct ops {
     /* token[i] = index of the greatest of logits[i][0..vocab), the lowest such index on a tie; NaN counts as
      * -infinity. token in backend memory. */
     void (*argmax)(struct backend *be, const float *logits, int32_t n, int32_t vocab, int32_t *token);
+    /* token[to[i][j]] = index of the j-th greatest of logits[i], in argmax's order, for the j < TREE_WIDTH
+     * that `to` has a row for (not -1). What is not finite may be named twice. to: [n][TREE_WIDTH], backend
+     * memory. Logits are lost. */
+    void (*top)(struct backend *be, float *logits, int32_t n, int32_t vocab, const int32_t *to,
+                int32_t *token);
+    /* Copies keys and values of n <= TREE_ROWS tokens in each of n_layers <= MOVE_LAYERS, from some places to
+     * others. layers, from, to: host memory. */
+    void (*move)(struct backend *be, const struct kv_layer *layers, int32_t n_layers, int32_t kv_heads,
+                 int32_t head_dim, int32_t n, const struct kv_place *from, const struct kv_place *to);
 
     /* -- the round on the device: NULL in a backend that leaves it to the host. The tokens are those that
      * runtime/sampler.c and runtime/accept.c would write, bit for bit (kernels/sampling.h). Trials, extra,

@@ -19,8 +19,17 @@
 #include "runtime/status.h"
 
 /* Backend memory: position, slot and token of every row, then the verifier's picks; one place each a row. The
- * last two come back. */
+ * last two come back. Before them stands what a tree has besides: of each row the way to it, as in struct
+ * rows, and the rows behind it. */
 enum { POSITION, SLOT, TOKEN, PICK, COLUMNS };
+enum { PATHS = TREE_ROWS * TREE_ROWS, TREE_INTS = PATHS + TREE_ROWS * TREE_WIDTH };
+
+static size_t column(const struct batch *b, int32_t which) {
+    return (size_t)which * (size_t)b->capacity + (which >= TOKEN ? TREE_INTS : 0);
+}
+static size_t tree_at(const struct batch *b) {
+    return (size_t)TOKEN * (size_t)b->capacity;
+}
 
 outrider_status batch_create(outrider_engine *e, int32_t max_rows) {
     struct batch *b = &e->batch;
@@ -31,16 +40,15 @@ outrider_status batch_create(outrider_engine *e, int32_t max_rows) {
     b->base = batched * MAX_LAG;
     b->capacity = b->base + max_rows;
     b->version = UINT64_MAX;
-    size_t column = (size_t)b->capacity * sizeof(int32_t);
+    size_t bytes = column(b, COLUMNS) * sizeof(int32_t);
     size_t logits_bytes = (size_t)v->max_logits * (size_t)v->config.vocab_size * sizeof(float);
 
-    b->host = calloc(COLUMNS, column);
+    b->host = calloc(1, bytes);
     e->logits = malloc(logits_bytes);
     e->dense = calloc((size_t)v->config.vocab_size, sizeof(float));
-    if (!b->host || !e->logits || !e->dense)
-        return fail_memory("the rows of a round", COLUMNS * column + logits_bytes);
+    if (!b->host || !e->logits || !e->dense) return fail_memory("the rows of a round", bytes + logits_bytes);
     TRY(trials_create(e, max_rows));
-    TRY(e->ops->alloc(e->be, COLUMNS * column, (void **)&b->device));
+    TRY(e->ops->alloc(e->be, bytes, (void **)&b->device));
     return e->ops->alloc(e->be, (size_t)slots_of(e) * (size_t)stride * sizeof(int32_t), (void **)&b->tables);
 }
 
@@ -56,13 +64,13 @@ void batch_destroy(outrider_engine *e) {
 
 void batch_clear(outrider_engine *e) {
     e->batch.n = e->batch.n_lag = e->batch.max_position = 0;
-    e->batch.on_device = false;
+    e->batch.on_device = e->batch.tree = false;
 }
 
 static void set_row(struct batch *b, int32_t i, int32_t slot, int32_t position, int32_t token) {
-    b->host[TOKEN * b->capacity + i] = token;
-    b->host[POSITION * b->capacity + i] = position;
-    b->host[SLOT * b->capacity + i] = slot;
+    b->host[column(b, TOKEN) + (size_t)i] = token;
+    b->host[column(b, POSITION) + (size_t)i] = position;
+    b->host[column(b, SLOT) + (size_t)i] = slot;
     if (position > b->max_position) b->max_position = position;
 }
 
@@ -76,6 +84,14 @@ void batch_add_lag(outrider_engine *e, int32_t slot, int32_t position, int32_t t
     set_row(b, b->base - ++b->n_lag, slot, position, token);
 }
 
+void batch_add_tree(outrider_engine *e, int32_t slot, int32_t root, int32_t token, const struct tree *t) {
+    struct batch *b = &e->batch;
+    b->tree = true;
+    for (int32_t i = 0; i < t->n; i++) batch_add(e, slot, root + t->level[i], i == 0 ? token : 0);
+    tree_places(t, root, b->host + tree_at(b));
+    memcpy(b->host + tree_at(b) + PATHS, t->child, sizeof t->child);
+}
+
 void batch_upload(outrider_engine *e) {
     struct batch *b = &e->batch;
     int32_t stride;
@@ -83,7 +99,7 @@ void batch_upload(outrider_engine *e) {
     if (b->version != kv_version(e->kv))
         e->ops->upload(e->be, b->tables, tables, (size_t)slots_of(e) * (size_t)stride * sizeof *tables);
     b->version = kv_version(e->kv);
-    size_t used = (size_t)TOKEN * (size_t)b->capacity + (size_t)b->base + (size_t)b->n;
+    size_t used = column(b, TOKEN) + (size_t)b->base + (size_t)b->n;
     e->ops->upload(e->be, b->device, b->host, used * sizeof *b->host);
 }
 
@@ -93,14 +109,16 @@ void batch_pass(outrider_engine *e, outrider_which which, int32_t first, int32_t
     const int32_t *at = b->device + b->base + first;
     int32_t stride;
     kv_tables(e->kv, &stride);
+    const bool in_tree = b->tree && first + n > 1; /* the root alone, and the lag, are a chain's */
     struct rows rows = {.n = n,
-                        .token = at + TOKEN * b->capacity,
-                        .position = at + POSITION * b->capacity,
-                        .slot = at + SLOT * b->capacity,
+                        .token = at + column(b, TOKEN),
+                        .position = at + column(b, POSITION),
+                        .slot = at + column(b, SLOT),
                         .table = b->tables,
                         .table_stride = stride,
                         .max_position = b->max_position,
-                        .prefill = prefill};
+                        .prefill = prefill,
+                        .path = in_tree ? b->device + tree_at(b) + first * TREE_ROWS : NULL};
     model_forward(e->model[which], &rows, (uint32_t)(b->base + first), NULL, n_logits);
 }
 
@@ -109,8 +127,16 @@ void batch_propose(outrider_engine *e, outrider_which which, int32_t n, int32_t 
     e->ops->argmax(e->be, m->logits, n, m->config.vocab_size, batch_tokens(e) + first);
 }
 
+void batch_propose_level(outrider_engine *e, const struct tree *t, int32_t level) {
+    const struct batch *b = &e->batch;
+    const struct model *m = e->model[OUTRIDER_DRAFT];
+    const int32_t from = t->begin[level - 1], n = t->begin[level] - from;
+    e->ops->top(e->be, m->logits, n, m->config.vocab_size, b->device + tree_at(b) + PATHS + from * TREE_WIDTH,
+                batch_tokens(e));
+}
+
 void batch_set_token(outrider_engine *e, int32_t row, int32_t token) {
-    int32_t *host = e->batch.host + TOKEN * e->batch.capacity + e->batch.base + row;
+    int32_t *host = e->batch.host + column(&e->batch, TOKEN) + e->batch.base + row;
     *host = token;
     e->ops->upload(e->be, batch_tokens(e) + row, host, sizeof *host);
 }
@@ -124,7 +150,7 @@ outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n
 outrider_status batch_argmax(outrider_engine *e, outrider_which which, int32_t n) {
     struct batch *b = &e->batch;
     const struct model *m = e->model[which];
-    size_t from = (size_t)(PICK * b->capacity + b->base);
+    size_t from = column(b, PICK) + (size_t)b->base;
     e->ops->argmax(e->be, m->logits, n, m->config.vocab_size, batch_picks(e));
     return e->ops->download(e->be, b->host + from, b->device + from, (size_t)n * sizeof *b->host);
 }
@@ -137,19 +163,19 @@ outrider_status batch_fetch(outrider_engine *e) {
     else
         e->ops->argmax(e->be, m->logits, b->n, m->config.vocab_size, batch_picks(e));
     int32_t results = b->on_device ? 2 * b->n_trials : b->n; /* verdicts or picks */
-    size_t from = (size_t)(TOKEN * b->capacity + b->base), n = (size_t)(b->capacity + results);
+    size_t from = column(b, TOKEN) + (size_t)b->base, n = (size_t)(b->capacity + results);
     return e->ops->download(e->be, b->host + from, b->device + from, n * sizeof *b->host);
 }
 
 int32_t *batch_tokens(const outrider_engine *e) {
-    return e->batch.device + TOKEN * e->batch.capacity + e->batch.base;
+    return e->batch.device + column(&e->batch, TOKEN) + e->batch.base;
 }
 int32_t *batch_picks(const outrider_engine *e) {
-    return e->batch.device + PICK * e->batch.capacity + e->batch.base;
+    return e->batch.device + column(&e->batch, PICK) + e->batch.base;
 }
 int32_t batch_token(const outrider_engine *e, int32_t row) {
-    return e->batch.host[TOKEN * e->batch.capacity + e->batch.base + row];
+    return e->batch.host[column(&e->batch, TOKEN) + (size_t)(e->batch.base + row)];
 }
 int32_t batch_pick(const outrider_engine *e, int32_t row) {
-    return e->batch.host[PICK * e->batch.capacity + e->batch.base + row];
+    return e->batch.host[column(&e->batch, PICK) + (size_t)(e->batch.base + row)];
 }

@@ -7,6 +7,8 @@
 
 /* What is assumed before anything is seen: a fair draft, worth two observations. */
 static const double PRIOR = 0.6, PRIOR_WEIGHT = 2;
+/* How often a tree's other choices are assumed to stay where the first does not, and worth how much. */
+static const double CATCHES = 0.5, CATCHES_WEIGHT = 4;
 /* Observations that the estimate of a place borrows from the place before it. */
 static const double BORROWED = 8;
 /* Share of the old counts that a round leaves, also of places it did not test: text changes its character,
@@ -43,7 +45,7 @@ void costs_set(struct costs *c, int32_t n, const int32_t *rows, const double *us
         double slope = n > 1 ? (least[i + 1] - least[i]) / (rows[i + 1] - rows[i]) : 0;
         c->verify[r] = least[i] + slope * (r - rows[i]);
     }
-    c->step[DRAFTER_MODEL] = draft_us;
+    c->step[DRAFTER_MODEL] = c->step[DRAFTER_TREE] = draft_us;
     c->step[DRAFTER_SELF] = self_us;
     c->scale[0] = c->scale[1] = c->level[0] = c->level[1] = 1;
     memset(c->seen, 0, sizeof c->seen);
@@ -64,7 +66,10 @@ static double by_measurements(const struct costs *c, struct round_shape r) {
 
 /* Whose steps say most of how a round errs: a model's before n-grams'. */
 static enum drafter kind_of(struct round_shape r) {
-    return r.steps[DRAFTER_MODEL] ? DRAFTER_MODEL : r.steps[DRAFTER_SELF] ? DRAFTER_SELF : DRAFTER_NGRAM;
+    return r.steps[DRAFTER_TREE]    ? DRAFTER_TREE
+           : r.steps[DRAFTER_MODEL] ? DRAFTER_MODEL
+           : r.steps[DRAFTER_SELF]  ? DRAFTER_SELF
+                                    : DRAFTER_NGRAM;
 }
 
 /* How rounds of K err: as those of K did, and, worth a few rounds, as its neighbours did, half as much for
@@ -137,12 +142,14 @@ double controller_acceptance(const struct controller *c, int32_t i) {
     return a;
 }
 
-/* Tokens that a round with K proposals is expected to write. */
-static double expected_tokens(const struct controller *c, int32_t k) {
-    double tokens = 1, reach = 1, a = prior_of(c);
+/* Tokens that a round with K proposals is expected to write. Of a tree, a place stays also when another
+ * choice catches what the first has missed. */
+static double expected_tokens(const struct controller *c, int32_t k, enum drafter by) {
+    double tokens = 1, reach = 1, a = prior_of(c),
+           catches = (c->caught + CATCHES * CATCHES_WEIGHT) / (c->missed + CATCHES_WEIGHT);
     for (int32_t i = 0; i < k; i++) {
         a = next_place(c, i, a);
-        reach *= a;
+        reach *= by == DRAFTER_TREE ? a + (1 - a) * catches : a;
         tokens += reach;
     }
     return tokens;
@@ -162,7 +169,7 @@ int32_t controller_choose(const struct controller *c, const struct costs *costs,
     *gain = 1;
     for (int32_t k = 1; k <= cap; k++) {
         double us = costs_round(costs, round_shape(sessions, k, by, sampling)) + unread,
-               g = expected_tokens(c, k) * plain / us;
+               g = expected_tokens(c, k, by) * plain / us;
         if (g > (best ? *gain : MARGIN)) best = k, *gain = g;
     }
     return best;
@@ -218,4 +225,11 @@ void controller_observe(struct controller *c, int32_t k, int32_t accepted) {
 void controller_doubt(struct controller *c) {
     c->tested[0] += DOUBT;
     c->tries = c->in_vain = FIRST_TRIES;
+}
+
+void controller_observe_tree(struct controller *c, int32_t k, int32_t first_choices, int32_t accepted) {
+    controller_observe(c, k, first_choices);
+    c->missed *= FADE, c->caught *= FADE;
+    c->missed += first_choices < k;
+    c->caught += accepted > first_choices;
 }

@@ -20,10 +20,11 @@
 #ifndef OUTRIDER_CONTROLLER_H
 #define OUTRIDER_CONTROLLER_H
 
-#include "runtime/outrider.h"
+#include "runtime/tree.h"
 
-/* Who proposes. N-grams cost nothing, each of the others a step a token. */
-enum drafter { DRAFTER_NGRAM, DRAFTER_SELF, DRAFTER_MODEL, DRAFTERS };
+/* Who proposes. N-grams cost nothing, each of the others a step a token; the draft model's chain and its tree
+ * count as two. */
+enum drafter { DRAFTER_NGRAM, DRAFTER_SELF, DRAFTER_MODEL, DRAFTER_TREE, DRAFTERS };
 
 enum { COST_ROWS = 64 }; /* rows whose cost is known; beyond, it grows as between the last two */
 
@@ -34,9 +35,10 @@ struct round_shape {
     int32_t steps[DRAFTERS]; /* of each; n-grams' are free */
     bool sampling;           /* rows are sampled from, which takes longer than their argmax */
 };
-/* `sessions` sessions with K proposals each. */
+/* `sessions` sessions with K proposals each, or K levels of a tree. */
 static inline struct round_shape round_shape(int32_t sessions, int32_t k, enum drafter by, bool sampling) {
-    struct round_shape shape = {.k = k, .rows = sessions * (k + 1), .sampling = sampling};
+    const int32_t rows = by == DRAFTER_TREE ? tree_rows(k) : k + 1;
+    struct round_shape shape = {.k = k, .rows = sessions * rows, .sampling = sampling};
     shape.steps[by] = k;
     return shape;
 }
@@ -80,12 +82,15 @@ struct controller {
     int32_t in_vain; /* rounds since something stayed, up to a few more */
     int32_t idle;    /* rounds since the last of them that it might have had */
     bool helped;     /* the last proposals were not in vain: try again at once */
+    double missed,
+        caught; /* fading counts of trees: places where the first choice fell, and another stayed */
 };
 
 /* Acceptance at place i, given the places before it were accepted. */
 double controller_acceptance(const struct controller *c, int32_t i);
 /* The K to use, at most `limit`, when `sessions` like this one share the round; and in *gain the tokens a
- * second it promises, as a multiple of plain decoding's: 1 with K = 0, when it promises nothing. */
+ * second it promises, as a multiple of plain decoding's: 1 with K = 0, when it promises nothing. The draft
+ * model's chain and tree have one controller. */
 int32_t controller_choose(const struct controller *c, const struct costs *costs, int32_t sessions,
                           int32_t limit, enum drafter by, bool sampling, double *gain);
 /* Whether it is worth a try of one proposal none the less, where the best of the others, plain decoding among
@@ -98,5 +103,7 @@ void controller_observe(struct controller *c, int32_t k, int32_t accepted);
 /* Something else than proposals says that it is of no use: it promises nothing until tries, which plain
  * rounds pay for, show otherwise. */
 void controller_doubt(struct controller *c);
+/* The same of a tree of k levels: of the draft's first choices so many stayed, and of all it proposed. */
+void controller_observe_tree(struct controller *c, int32_t k, int32_t first_choices, int32_t accepted);
 
 #endif

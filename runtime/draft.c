@@ -117,13 +117,62 @@ static outrider_status propose_with(outrider_engine *e, outrider_which which,
     return OUTRIDER_OK;
 }
 
+/* A tree's levels. Its session is greedy and alone in its round. */
+static void propose_tree(outrider_engine *e, outrider_session *s) {
+    const struct tree *t = &e->trees[s->k];
+    for (int32_t level = 1; level <= t->depth; level++) {
+        const int32_t first = t->begin[level - 1], rows = t->begin[level] - first,
+                      lag = level == 1 ? e->batch.n_lag : 0;
+        batch_pass(e, OUTRIDER_DRAFT, first - lag, rows + lag, rows, false);
+        batch_propose_level(e, t, level);
+        s->stats.n_draft_steps++;
+    }
+}
+
+static struct kv_place place_of(const outrider_engine *e, const outrider_session *s, int32_t position) {
+    int32_t stride, size = e->options.page_size;
+    const int32_t *table = kv_tables(e->kv, &stride) + (size_t)s->slot * (size_t)stride;
+    return (struct kv_place){table[position / size], position % size};
+}
+
+/* Brings the first n proposals of a tree's way to their positions in a model's cache. */
+static void straighten(outrider_engine *e, const outrider_session *s, outrider_which which, int32_t n) {
+    struct kv_place from[TREE_ROWS], to[TREE_ROWS];
+    int32_t moved = 0;
+    for (int32_t i = 1; i <= n; i++) {
+        const int32_t offset = e->trees[s->k].offset[s->row[i]];
+        if (offset == i) continue;
+        from[moved] = place_of(e, s, s->n - 1 + offset);
+        to[moved++] = place_of(e, s, s->n - 1 + i);
+    }
+    if (moved > 0) model_move(e->model[which], moved, from, to);
+}
+
+void draft_follow_tree(outrider_engine *e, outrider_session *s) {
+    const struct tree *t = &e->trees[s->k];
+    int32_t token[TREE_ROWS], pick[TREE_ROWS];
+    for (int32_t i = 0; i < t->n; i++) token[i] = batch_token(e, i), pick[i] = batch_pick(e, i);
+    s->row[0] = 0;
+    const int32_t n = tree_walk(t, token, pick, s->row + 1);
+    for (int32_t i = 0; i < s->k; i++) {
+        s->proposed[i] = i < n ? token[s->row[i + 1]] : -1;
+        if (i >= n) s->row[i + 1] = s->row[n];
+    }
+    straighten(e, s, OUTRIDER_VERIFIER, n);
+    straighten(e, s, OUTRIDER_DRAFT, n < s->k ? n : s->k - 1); /* it has not read the last level */
+}
+
 outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessions, size_t n) {
     for (size_t first = 0, end; first < n && uses_model(sessions[first]); first = end) {
         const enum drafter by = sessions[first]->by;
         for (end = first; end < n && drafted_by(sessions[end], by);) end++;
+        if (by == DRAFTER_TREE) {
+            propose_tree(e, sessions[first]);
+            continue;
+        }
         TRY(propose_with(e, by == DRAFTER_SELF ? OUTRIDER_SELF : OUTRIDER_DRAFT, sessions, first, end));
     }
-    for (size_t i = 0; i < n && drafted_by(sessions[i], DRAFTER_MODEL); i++) {
+    for (size_t i = 0; i < n && uses_draft(sessions[i]); i++) {
         const outrider_session *s = sessions[i];
         int32_t read = kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
         kv_advance(e->kv, s->slot, OUTRIDER_DRAFT, s->n - 1 + s->k - read);

@@ -257,6 +257,7 @@ static outrider_status open_engine(const outrider_engine_options *o, outrider_en
         status = fail_memory("the order of sessions", (size_t)o->max_sessions * sizeof *e->order);
         goto cleanup;
     }
+    for (int32_t i = 1; i <= TREE_LEVELS; i++) tree_shape(tree_levels(i), TREE_ROWS, &e->trees[i]);
     *out = e;
     return OUTRIDER_OK;
 cleanup:

@@ -22,7 +22,8 @@ struct batch {
     int32_t n, n_lag;       /* rows of the blocks, and of the lag before them */
     int32_t base, capacity; /* places for the lag, and for all */
     int32_t max_position;
-    int32_t *host, *device; /* columns of `capacity` places each */
+    bool tree;              /* the blocks' rows are one */
+    int32_t *host, *device; /* columns of `capacity` places each, and what describes a tree */
     int32_t *tables;        /* backend copy of the page tables */
     uint64_t version;       /* of the page tables there */
 
@@ -49,6 +50,7 @@ struct outrider_engine {
     float *logits; /* host copy of a pass's logits, [max_logits][vocab] */
     float *dense;  /* [vocab], zero between uses */
     struct costs costs;
+    struct tree trees[TREE_LEVELS + 1]; /* by levels */
     bool unusual;     /* the round in progress did more than propose and verify: its time says nothing */
     char *cost_cache; /* folder of costs_file.c; NULL for none */
     outrider_session *sessions; /* all open ones, linked */
@@ -107,7 +109,7 @@ struct outrider_session {
 
     /* the round in progress */
     bool has_logits; /* the prompt's last token was read just now and left its logits */
-    int32_t k;       /* tokens it wants proposed */
+    int32_t k;       /* tokens it wants proposed, or levels of a tree */
     enum drafter by; /* and by whom, when there are any */
     int32_t proposed[OUTRIDER_MAX_DRAFT];
     struct distribution q[OUTRIDER_MAX_DRAFT], p[OUTRIDER_MAX_DRAFT + 1];
@@ -124,6 +126,11 @@ static inline bool drafted_by(const outrider_session *s, enum drafter by) {
     return s->k > 0 && s->by == by;
 }
 
+/* The draft model does, whose part of the cache may lag behind. */
+static inline bool uses_draft(const outrider_session *s) {
+    return drafted_by(s, DRAFTER_MODEL) || drafted_by(s, DRAFTER_TREE);
+}
+
 /* A model writes them. */
 static inline bool uses_model(const outrider_session *s) {
     return s->k > 0 && s->by != DRAFTER_NGRAM;
@@ -135,6 +142,8 @@ void batch_destroy(outrider_engine *e);
 void batch_clear(outrider_engine *e);
 void batch_add(outrider_engine *e, int32_t slot, int32_t position, int32_t token);
 void batch_add_lag(outrider_engine *e, int32_t slot, int32_t position, int32_t token);
+/* Adds the rows of a tree whose root, the sequence's last token, has a position; their tokens are to come. */
+void batch_add_tree(outrider_engine *e, int32_t slot, int32_t root, int32_t token, const struct tree *t);
 /* Sends the rows, and the page tables if they changed. */
 void batch_upload(outrider_engine *e);
 /* Runs rows [first, first + n) through a model; the last n_logits of them leave logits. */
@@ -142,6 +151,8 @@ void batch_pass(outrider_engine *e, outrider_which which, int32_t first, int32_t
                 bool prefill);
 /* The n argmaxes of a model's last pass become the tokens of rows [first, first + n), on the device. */
 void batch_propose(outrider_engine *e, outrider_which which, int32_t n, int32_t first);
+/* The draft's likeliest tokens become those of a tree's level, behind the rows of the level before it. */
+void batch_propose_level(outrider_engine *e, const struct tree *t, int32_t level);
 /* Puts the token that the host chose for a row, here and on the device. */
 void batch_set_token(outrider_engine *e, int32_t row, int32_t token);
 /* Brings n rows of logits of the last pass to e->logits. Waits. */
@@ -217,6 +228,9 @@ outrider_status room_measure(outrider_session *s);
 /* -- draft.c -- */
 /* Proposes s->k tokens for each session; they stand as the scheduler has sorted them, their rows uploaded. */
 outrider_status draft_propose(outrider_engine *e, outrider_session *const *sessions, size_t n);
+/* The way that the verifier takes through a session's tree becomes its proposals, and lies in order in the
+ * cache; those behind its end are none that the verifier could write. */
+void draft_follow_tree(outrider_engine *e, outrider_session *s);
 /* Whether what the draft model has not read is worth its time, when it promises `gain`. It reads the first
  * tokens of a prompt before the rest, and is doubted when it would have guessed none of them. */
 outrider_status draft_worth_reading(outrider_session *s, double gain, int32_t left, bool *worth);

@@ -188,7 +188,7 @@ void model_forward(struct model *m, const struct rows *rows, uint32_t place, con
     bool once = rows->prefill || pick || rows->n > RECORDED_ROWS || place > UINT16_MAX;
     uint64_t key = (uint64_t)place | (uint64_t)rows->n << 16 | (uint64_t)n_pick << 24 |
                    (uint64_t)bound << 32 | (uint64_t)m->id << 40 |
-                   (uint64_t)m->config.num_hidden_layers << 42;
+                   (uint64_t)m->config.num_hidden_layers << 42 | (uint64_t)(rows->path != NULL) << 63;
     if (once) {
         run_layers(m, rows, pick, n_pick);
     } else if (!m->ops->replay(m->be, key)) {
@@ -209,6 +209,17 @@ void model_copy_page(struct model *m, int32_t to, int32_t from) {
         struct kv_layer *kv = &m->layers[i].kv;
         m->ops->copy(m->be, (char *)kv->k + (size_t)to * page, (char *)kv->k + (size_t)from * page, page);
         m->ops->copy(m->be, (char *)kv->v + (size_t)to * page, (char *)kv->v + (size_t)from * page, page);
+    }
+}
+
+void model_move(struct model *m, int32_t n, const struct kv_place *from, const struct kv_place *to) {
+    const struct model_config *c = &m->config;
+    struct kv_layer layers[MOVE_LAYERS];
+    for (int32_t i = 0, count = 0; i < c->num_hidden_layers; i++) {
+        layers[count++] = m->layers[i].kv;
+        if (count < MOVE_LAYERS && i + 1 < c->num_hidden_layers) continue;
+        m->ops->move(m->be, layers, count, c->num_key_value_heads, c->head_dim, n, from, to);
+        count = 0;
     }
 }
 

@@ -76,6 +76,8 @@ void model_close(struct model *m);
 void model_forward(struct model *m, const struct rows *rows, uint32_t place, const int32_t *pick,
                    int32_t n_pick);
 
+/* Copies the keys and values of n <= TREE_ROWS tokens of every layer to other places. */
+void model_move(struct model *m, int32_t n, const struct kv_place *from, const struct kv_place *to);
 /* Copies page `from` of every layer to page `to`. */
 size_t model_page_bytes(const struct model *m); /* of one layer's keys, or of its values */
 void model_copy_page(struct model *m, int32_t to, int32_t from);

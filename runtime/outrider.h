@@ -56,6 +56,7 @@ typedef struct outrider_session outrider_session;
 
 enum {
     OUTRIDER_MAX_DRAFT = 16,    /* most tokens proposed in one round */
+    OUTRIDER_MAX_TREE = 15,     /* the same as a tree */
     OUTRIDER_MAX_LOGPROBS = 20, /* most alternatives reported for a token */
 };
 
@@ -174,6 +175,8 @@ enum {
     OUTRIDER_DRAFT_MODEL = 1, /* the engine's draft model */
     OUTRIDER_DRAFT_NGRAM = 2, /* what followed the same words earlier in the session; needs no model */
     OUTRIDER_DRAFT_SELF = 4,  /* the verifier's own first layers (self_layers) */
+    OUTRIDER_DRAFT_TREE = 8,  /* the draft model may propose a tree of at most OUTRIDER_MAX_TREE tokens and K
+                                 levels, when greedy and alone in its round */
 };
 
 typedef struct {

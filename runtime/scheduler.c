@@ -96,6 +96,12 @@ static void propose_ngram(outrider_session *s, int32_t k) {
     memcpy(s->proposed, s->ngram, (size_t)k * sizeof *s->proposed);
 }
 
+/* Proposals can be a tree where an argmax decides, of one session; its rows must fit into the context. */
+static bool may_be_tree(const outrider_session *s, size_t sessions) {
+    return sessions == 1 && sampler_is_argmax(&s->sampler) && !s->sampler.s.synthetic_accept &&
+           s->engine->ctx_size - s->n >= TREE_ROWS - 1;
+}
+
 /* What a drafter would do in this round: k tokens, for `gain` times plain decoding's tokens a second. */
 struct offer {
     int32_t k;
@@ -107,7 +113,7 @@ static const struct offer NO_OFFER = {0, 1};
 /* Where they promise the same: the draft model before the own layers before n-grams. */
 static enum drafter best_of(const struct offer *offers) {
     enum drafter best = DRAFTER_MODEL;
-    for (int by = best - 1; by >= 0; by--)
+    for (int by = DRAFTERS - 1; by >= 0; by--)
         if (offers[by].gain > offers[best].gain) best = (enum drafter)by;
     return best;
 }
@@ -118,16 +124,22 @@ static enum drafter collect_offers(const outrider_session *s, int32_t sessions, 
     const struct costs *costs = &s->engine->costs;
     const bool sampling = !sampler_is_argmax(&s->sampler);
     for (int by = 0; by < DRAFTERS; by++) {
-        const bool ngram = by == DRAFTER_NGRAM;
-        const struct controller *c = ngram ? &s->ngram_controller[s->ngram_class] : &s->controller[by];
+        const struct controller *c = by == DRAFTER_NGRAM  ? &s->ngram_controller[s->ngram_class]
+                                     : by == DRAFTER_TREE ? &s->controller[DRAFTER_MODEL]
+                                                          : &s->controller[by];
+        const int32_t most = by == DRAFTER_NGRAM  ? s->n_ngram
+                             : by == DRAFTER_TREE ? tree_levels(limit)
+                                                  : limit;
         offers[by] = NO_OFFER;
         if (may[by])
-            offers[by].k = controller_choose(c, costs, sessions, ngram ? s->n_ngram : limit, (enum drafter)by,
-                                             sampling, &offers[by].gain);
+            offers[by].k =
+                controller_choose(c, costs, sessions, most, (enum drafter)by, sampling, &offers[by].gain);
     }
+    offers[DRAFTER_TREE].k = tree_levels(offers[DRAFTER_TREE].k);
     const enum drafter best = best_of(offers);
     for (int by = DRAFTER_MODEL; by > DRAFTER_NGRAM && best != DRAFTER_NGRAM; by--) {
         if (!may[by] || (by == (int)best && offers[by].k > 0)) continue;
+        if (by == DRAFTER_MODEL && best == DRAFTER_TREE) continue; /* which has its first choices */
         if (!controller_try(&s->controller[by], costs, sessions, limit, (enum drafter)by, sampling,
                             offers[best].gain))
             continue;
@@ -170,6 +182,7 @@ static outrider_status choose_k(outrider_session *s, size_t sessions) {
     int32_t limit = s->has_logits ? 0 : limit_of(s);
     bool may[DRAFTERS] = {[DRAFTER_MODEL] = models[OUTRIDER_DRAFT] && set->drafters & OUTRIDER_DRAFT_MODEL,
                           [DRAFTER_SELF] = models[OUTRIDER_SELF] && set->drafters & OUTRIDER_DRAFT_SELF};
+    may[DRAFTER_TREE] = may[DRAFTER_MODEL] && set->drafters & OUTRIDER_DRAFT_TREE && may_be_tree(s, sessions);
     bool automatic = set->draft_n < 0, ready = true;
     s->k = s->n_ngram = 0;
     s->engine->unusual |= !automatic; /* the controller learns from what it chose */
@@ -179,21 +192,26 @@ static outrider_status choose_k(outrider_session *s, size_t sessions) {
     may[DRAFTER_NGRAM] = s->n_ngram > 0;
     if (automatic) return choose_automatic(s, (int32_t)sessions, limit, may);
     if (alone) return propose_ngram(s, s->n_ngram), OUTRIDER_OK;
-    s->by = may[DRAFTER_MODEL] ? DRAFTER_MODEL : DRAFTER_SELF;
-    if (s->by == DRAFTER_MODEL) draft_catch_up(s, &ready);
-    if (ready) s->k = limit;
+    s->by = may[DRAFTER_TREE] ? DRAFTER_TREE : may[DRAFTER_MODEL] ? DRAFTER_MODEL : DRAFTER_SELF;
+    if (s->by != DRAFTER_SELF) draft_catch_up(s, &ready);
+    if (ready) s->k = s->by == DRAFTER_TREE ? tree_levels(limit) : limit;
     return OUTRIDER_OK;
+}
+
+/* Places of the cache that the round fills, from the last token's on. */
+static int32_t places(const outrider_session *s) {
+    return drafted_by(s, DRAFTER_TREE) ? s->engine->trees[s->k].n : s->k + 1;
 }
 
 /* Makes room in the cache for both models' parts of the round; a draft without room proposes nothing. False
  * when the session must wait. */
 static bool reserve(outrider_session *s) {
     outrider_engine *e = s->engine;
-    if (drafted_by(s, DRAFTER_MODEL)) {
+    if (uses_draft(s)) {
         int32_t unread = s->n - 1 - kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
-        if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, unread + s->k) != OUTRIDER_OK) s->k = 0;
+        if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, unread + places(s) - 1) != OUTRIDER_OK) s->k = 0;
     }
-    if (room_reserve(s, OUTRIDER_VERIFIER, s->k + 1) == OUTRIDER_OK) return true;
+    if (room_reserve(s, OUTRIDER_VERIFIER, places(s)) == OUTRIDER_OK) return true;
     kv_truncate(e->kv, s->slot, s->n - 1);
     return false;
 }
@@ -229,12 +247,16 @@ static void lay_rows(outrider_engine *e, outrider_session **sessions, size_t n) 
         if (s->k > most) most = s->k;
     }
     batch_clear(e);
-    for (size_t i = 0; i < n && drafted_by(sessions[i], DRAFTER_MODEL); i++) {
+    for (size_t i = 0; i < n && uses_draft(sessions[i]); i++) {
         outrider_session *s = sessions[i];
         for (int32_t p = kv_len(e->kv, s->slot, OUTRIDER_DRAFT); p < s->n - 1; p++)
             batch_add_lag(e, s->slot, p, s->tokens[p]);
     }
-    for (int32_t block = 0; block <= most; block++)
+    const bool tree = drafted_by(sessions[0], DRAFTER_TREE);
+    const int32_t last = sessions[0]->n - 1;
+    if (tree)
+        batch_add_tree(e, sessions[0]->slot, last, sessions[0]->tokens[last], &e->trees[sessions[0]->k]);
+    for (int32_t block = 0; block <= most && !tree; block++)
         for (size_t i = 0; i < n; i++) {
             outrider_session *s = sessions[i];
             if (s->k < block) continue;
@@ -263,7 +285,9 @@ static outrider_status verify(outrider_engine *e, outrider_session *const *sessi
     for (size_t i = 0; i < n; i++) {
         outrider_session *s = sessions[i];
         if (!passed) kv_advance(e->kv, s->slot, OUTRIDER_VERIFIER, s->k + 1);
-        for (int32_t j = 0; j < s->k; j++) s->proposed[j] = batch_token(e, s->row[j + 1]);
+        const bool tree = drafted_by(s, DRAFTER_TREE);
+        if (tree) draft_follow_tree(e, s);
+        for (int32_t j = 0; j < s->k && !tree; j++) s->proposed[j] = batch_token(e, s->row[j + 1]);
         if (e->batch.on_device) continue;
         if (drafted_by(s, DRAFTER_NGRAM)) certain(s);
         sampling |= !sampler_is_argmax(&s->sampler) || s->n_logprobs > 0;
@@ -339,14 +363,31 @@ static void count(outrider_stats *stats, int32_t k, int32_t accepted) {
     }
 }
 
+/* How many of the draft's first choices lead the way through the tree. */
+static int32_t first_choices(const outrider_session *s, int32_t accepted) {
+    const struct tree *t = &s->engine->trees[s->k];
+    int32_t n = 0;
+    while (n < accepted && t->offset[s->row[n + 1]] == n + 1) n++;
+    return n;
+}
+
+/* What the round says of those who run a model. */
+static void learn(outrider_session *s, int32_t accepted) {
+    struct controller *draft = &s->controller[DRAFTER_MODEL], *self = &s->controller[DRAFTER_SELF];
+    if (drafted_by(s, DRAFTER_NGRAM)) return;
+    if (drafted_by(s, DRAFTER_TREE))
+        controller_observe_tree(draft, s->k, first_choices(s, accepted), accepted);
+    else
+        controller_observe(draft, drafted_by(s, DRAFTER_MODEL) ? s->k : 0, accepted);
+    controller_observe(self, drafted_by(s, DRAFTER_SELF) ? s->k : 0, accepted);
+}
+
 /* Writes the accepted run into the session and drops from the cache what did not stay. Returns how many
  * tokens were written. */
 static int32_t commit(outrider_session *s, struct accepted a) {
     size_t vocab = (size_t)s->engine->model[OUTRIDER_VERIFIER]->config.vocab_size;
-    const bool by_ngram = drafted_by(s, DRAFTER_NGRAM);
-    outrider_source proposer = by_ngram ? OUTRIDER_BY_NGRAM : OUTRIDER_BY_DRAFT;
-    for (int by = DRAFTER_NGRAM + 1; by < DRAFTERS && !by_ngram; by++)
-        controller_observe(&s->controller[by], drafted_by(s, (enum drafter)by) ? s->k : 0, a.n);
+    outrider_source proposer = drafted_by(s, DRAFTER_NGRAM) ? OUTRIDER_BY_NGRAM : OUTRIDER_BY_DRAFT;
+    learn(s, a.n);
     int32_t run[OUTRIDER_MAX_DRAFT + 1];
     memcpy(run, s->proposed, (size_t)a.n * sizeof *run);
     run[a.n] = a.token;

@@ -1,11 +1,15 @@
 /* Every operation of the CUDA backend against a plain double-precision reference, from one table of shapes;
  * and the promises: a row's bits alone and among others, over repeats, and replayed. Arguments: `quick` and
- * `sanitize` check less, `race` nothing of cuBLAS.
+ * `sanitize` check less, `race` nothing of cuBLAS, `trees` those alone.
  *
  * Activations between operations are the backend's own, so what is compared is what comes out: the cache, the
  * residual stream after each half of a layer, the logits and the tokens. Memory that must not count is NaN.
  */
 #include "tests/helpers_gpu.cuh"
+
+extern "C" {
+#include "runtime/tree.h"
+}
 
 #include <algorithm>
 #include <cmath>
@@ -350,16 +354,18 @@ static struct rows device_rows(struct model &m, const std::vector<row> &list, bo
     for (auto &r : list) last = std::max(last, r.position);
     ops->upload(be, m.rows_device, packed.data(), packed.size() * 4);
     return {n,    m.rows_device, m.rows_device + n, m.rows_device + 2 * n, m.table_device, m.pages_each,
-            last, prefill};
+            last, prefill,       NULL};
 }
 
 /* PAUSED: x is read between the halves of the layer, which keeps the backend from joining them; RECORDED: as
  * a pass is. */
 enum how { PAUSED, JOINED, RECORDED };
-static struct result run(struct model &m, const std::vector<row> &list, bool prefill, enum how how = PAUSED) {
+static struct result run(struct model &m, const std::vector<row> &list, bool prefill, enum how how = PAUSED,
+                         const int32_t *path = NULL) {
     static uint64_t key = 1000;
     const bool pause = how == PAUSED;
     struct rows rows = device_rows(m, list, prefill);
+    rows.path = path;
     const struct shape &s = m.s;
     size_t n = list.size(), width = (size_t)s.heads * s.head_dim;
     ops->upload(be, m.x, poison(n * s.hidden).data(), n * s.hidden * 4);
@@ -677,6 +683,86 @@ static void check_few(const struct shape &s, bool prefill) {
     free_model(m);
 }
 
+/* Rows of a tree of proposals have the bits that their ways have as chains, those of a level by level pass
+ * too; and so has what is written behind a way once it was moved into order. */
+static void check_tree(const struct shape &s, int history, bool by_level) {
+    struct model m = make_model(s, 2);
+    fill_history(m, 0, history);
+    struct tree t;
+    tree_shape(5, TREE_ROWS, &t);
+    std::vector<int32_t> places(TREE_ROWS * TREE_ROWS, -1);
+    std::vector<row> list;
+    tree_places(&t, history, places.data());
+    for (int i = 0; i < t.n; i++) list.push_back({0, history + t.level[i], (i * 37 + 5) % m.s.vocab});
+    int32_t *path = on_device(places);
+    restore_cache(m);
+    struct result all;
+    for (int l = by_level ? 0 : t.depth; l <= t.depth; l++) {
+        const int from = by_level ? t.begin[l] : 0, to = t.begin[l + 1];
+        auto part = run(m, {list.begin() + from, list.begin() + to}, false, PAUSED, path + from * TREE_ROWS);
+        all.logits.insert(all.logits.end(), part.logits.begin(), part.logits.end());
+    }
+    bool equal = true, moved = true;
+    for (int leaf = t.n - 1; leaf > 0; leaf -= 3) {
+        /* its way stays, and one row more goes behind it; then the same as a chain */
+        std::vector<row> way;
+        std::vector<int> rows;
+        std::vector<struct kv_place> from, to;
+        for (int at = leaf; at >= 0; at = at ? t.parent[at] : -1) rows.insert(rows.begin(), at);
+        auto place = [&](int position) -> struct kv_place {
+            return {m.pages_of[position / s.page], position % s.page};
+        };
+        for (size_t i = 0; i < rows.size(); i++) {
+            way.push_back(list[rows[i]]);
+            from.push_back(place(history + t.offset[rows[i]]));
+            to.push_back(place(history + (int)i));
+        }
+        if (!by_level) {
+            restore_cache(m);
+            run(m, list, false, PAUSED, path);
+        }
+        ops->move(be, &m.kv, 1, s.kv_heads, s.head_dim, (int)rows.size(), from.data(), to.data());
+        const std::vector<row> next = {{0, history + (int)rows.size(), 7}};
+        auto behind = run(m, next, false);
+        restore_cache(m);
+        auto chain = run(m, way, false);
+        for (size_t i = 0; i < rows.size(); i++)
+            equal = equal &&
+                    same(rows_of(chain.logits, m.s.vocab, i, 1), rows_of(all.logits, m.s.vocab, rows[i], 1));
+        moved = moved && same(run(m, next, false).logits, behind.logits);
+        if (by_level) break; /* the cache has the chain's now */
+    }
+    const std::string name =
+        std::string(s.name) + ", tree behind " + std::to_string(history) + (by_level ? ", by level" : "");
+    check(equal, name + ": bits as chains");
+    check(moved, name + ": moved into order");
+    ops->release(be, path);
+    free_model(m);
+}
+
+static void check_top() {
+    std::vector<float> l(3 * 1000, -3);
+    l[17] = l[40] = 5, l[999] = 4;                           /* a tie, by index; the rest */
+    l[1000 + 3] = NAN, l[1000 + 999] = 1, l[1000 + 64] = -2; /* NaN loses */
+    for (int i = 0; i < 1000; i++) l[2000 + i] = i < 998 ? NAN : -(float)i;
+    std::vector<int32_t> to = {0, 1, 2, 3, 4, 5, -1, 6, 7, 8, -1, -1};
+    float *device = on_device(l);
+    int32_t *to_device = on_device(to), *token = on_device(std::vector<int32_t>(9, -7));
+    ops->top(be, device, 3, 1000, to_device, token);
+    check(from_device(token, 9) == std::vector<int32_t>{17, 40, 999, 0, 999, 64, 1, 998, 999},
+          "top: ties, NaN, what is not wanted");
+    for (void *p : {(void *)device, (void *)to_device, (void *)token}) ops->release(be, p);
+}
+
+static void check_trees() {
+    check_top();
+    for (auto &s : shapes) {
+        check_tree(s, 121, false);
+        check_tree(s, 1019, true);
+    }
+    for (int history : {0, 60, 250, 2040}) check_tree(shapes[0], history, false);
+}
+
 /* A recorded pass sees new rows each time it is replayed. */
 static void check_replay() {
     struct model m = make_model(shapes[0], 5);
@@ -764,14 +850,19 @@ static void check_memory() {
 int main(int argc, char **argv) {
     const std::string mode = argc > 1 ? argv[1] : "";
     open_card();
-    if (mode == "sanitize" || mode == "race") {
+    if (mode == "trees") {
+        check_trees();
+    } else if (mode == "sanitize" || mode == "race") {
         for (auto &s : {shapes[1], shapes[4], shapes[5], shapes[8]}) check_few(s, mode == "sanitize");
+        for (auto &s : {shapes[1], shapes[2], shapes[5]}) check_tree(s, 121, false);
+        check_top();
     } else {
         check_refusals();
         check_memory();
         for (auto &s : shapes) check_shape(s, mode == "quick");
         check_replay();
         check_picks_and_ties();
+        check_trees();
     }
     must(ops->sync(be));
     ops->close(be);

@@ -235,6 +235,31 @@ static void unused_proposals_are_judged(void **state) {
     assert_true(controller_choose(&c, &p.costs, 1, 16, DRAFTER_NGRAM, false, &gain) >= 2 && gain > 1.3);
 }
 
+/* The draft's first choice stays 4 times in 10 at the first place and hardly ever after it. */
+static void feed_trees(struct controller *c, bool caught) {
+    for (int i = 0; i < 50; i++) controller_observe_tree(c, 4, i % 5 < 2, (i % 5 < 2) + (caught ? 2 : 0));
+}
+
+/* A tree is worth its rows where other choices catch what the first misses, and only there. */
+static void trees_where_others_catch(void **state) {
+    (void)state;
+    struct played card = open_machine(&machines[0]), narrow = open_machine(&machines[3]);
+    struct controller caught = {0}, missed = {0};
+    double tree, chain;
+    feed_trees(&caught, true), feed_trees(&missed, false);
+    assert_true(controller_choose(&caught, &card.costs, 1, 6, DRAFTER_TREE, false, &tree) > 0);
+    controller_choose(&caught, &card.costs, 1, 16, DRAFTER_MODEL, false, &chain);
+    assert_true(tree > 1.1 * chain);
+    controller_choose(&missed, &card.costs, 1, 6, DRAFTER_TREE, false, &tree);
+    assert_true(controller_choose(&missed, &card.costs, 1, 16, DRAFTER_MODEL, false, &chain) > 0);
+    assert_true(tree < 1.03 * chain); /* but for what is assumed at first */
+    /* not where each row costs as much as the first */
+    assert_int_equal(controller_choose(&caught, &narrow.costs, 1, 6, DRAFTER_TREE, false, &tree), 0);
+    /* of the first choices it knows what it would of a chain */
+    assert_true(fabs(controller_acceptance(&caught, 0) - controller_acceptance(&missed, 0)) < 1e-12);
+    assert_true(controller_acceptance(&caught, 0) > 0.35 && controller_acceptance(&caught, 0) < 0.45);
+}
+
 static void comes_back(void **state) {
     (void)state;
     struct controller c = {0};
@@ -291,6 +316,7 @@ int main(void) {
                                        cmocka_unit_test(a_cold_start),
                                        cmocka_unit_test(reading_must_pay),
                                        cmocka_unit_test(unused_proposals_are_judged),
+                                       cmocka_unit_test(trees_where_others_catch),
                                        cmocka_unit_test(comes_back),
                                        cmocka_unit_test(censored_runs_say_nothing_more),
                                        cmocka_unit_test(costs_follow_real_rounds)};

@@ -22,6 +22,7 @@ static size_t plain_n[PROMPTS];
 
 static const char *cache_type = "f16";
 static int32_t self_layers; /* not 0: they draft in place of any draft, or beside it */
+static bool trees;          /* the draft may propose them */
 static bool beside;
 
 static void choose_draft(outrider_engine_options *o, const char *draft) {
@@ -43,6 +44,7 @@ static outrider_engine *open_engine(const char *draft, int32_t threads, int32_t 
 static outrider_settings greedy(int32_t k) {
     outrider_settings s = outrider_settings_defaults(NULL);
     s.temperature = 0, s.n_predict = TOKENS, s.ignore_eos = true, s.draft_n = k;
+    if (trees) s.drafters |= OUTRIDER_DRAFT_TREE;
     return s;
 }
 
@@ -414,6 +416,40 @@ static void own_layers_change_nothing(void **state) {
     self_layers = 0;
 }
 
+/* Tokens that stay of the draft's, over the first prompts, three levels at a time. */
+static int32_t accepted_of_three_levels(outrider_engine *e) {
+    int32_t accepted = 0;
+    for (int i = 0; i < 4; i++) {
+        outrider_settings s = greedy(3);
+        outrider_session *session;
+        outrider_stats stats;
+        OK(outrider_session_open(e, &s, &session));
+        OK(outrider_session_append_text(session, prompts[i], strlen(prompts[i])));
+        while (outrider_session_stop(session) == OUTRIDER_RUNNING) OK(outrider_round(&session, 1));
+        outrider_session_stats(session, &stats);
+        accepted += stats.draft_n_accepted;
+        outrider_session_close(session);
+    }
+    return accepted;
+}
+
+/* Trees of proposals, which more stays of than of chains. */
+static void trees_change_nothing(void **state) {
+    outrider_engine *e = open_engine(DRAFT, 2, 1);
+    const int32_t of_chains = accepted_of_three_levels(e);
+    trees = true;
+    assert_true(accepted_of_three_levels(e) > of_chains + of_chains / 50);
+    outrider_engine_close(e);
+    for (int32_t k = 1; k <= 16; k += k < 4 ? 1 : 4) expect_plain_of(TOKENS < 96 ? 4 : 10, k, 1 + k % 2, 1);
+    equal_draft_is_accepted(state);
+    context_end_and_forks(state);
+    stops_inside_a_run(state);
+    cache_type = "q8";
+    context_end_and_forks(state);
+    cache_type = "f16";
+    trees = false;
+}
+
 static int set_up(void **state) {
     (void)state;
     if (!read_prompts(prompts, PROMPTS)) return -1;
@@ -437,6 +473,7 @@ int main(void) {
         cmocka_unit_test(eight_bits_are_as_exact),   cmocka_unit_test(context_end_and_forks),
         cmocka_unit_test(stops_inside_a_run),        cmocka_unit_test(ngrams_change_nothing),
         cmocka_unit_test(own_layers_change_nothing), cmocka_unit_test(drafters_in_one_batch),
+        cmocka_unit_test(trees_change_nothing),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }

@@ -91,6 +91,11 @@ if wants identity; then
     code=$?
     [ $code -eq 0 ] && text=$(figure "$FOLDER/identity.json" identical) || { code=1; text=$(tail -1 "$FOLDER/identity.err"); }
     verdict "greedy, shipped pair, 40 prompts x 256" $code "$text"
+    "$OUTRIDER" bench --device cuda --prompts tests/data/prompts.jsonl -p 0 -n 128 -r 1 --spec-type draft --spec-tree \
+        --spec-draft-n-max 1-4,6 -o json >"$FOLDER/trees.json" 2>"$FOLDER/trees.err"
+    code=$?
+    [ $code -eq 0 ] && text=$(figure "$FOLDER/trees.json" identical) || { code=1; text=$(tail -1 "$FOLDER/trees.err"); }
+    verdict "greedy trees, shipped pair, 40 x 128" $code "$text"
     "$OUTRIDER" bench --device cuda --prompts tests/data/prompts.jsonl -p 0 -n 128 -r 1 --spec-type draft --temp 0.8 \
         --seed 5 --spec-accept coupled --spec-draft-n-max 1-8 -o json >"$FOLDER/coupled.json" 2>"$FOLDER/coupled.err"
     code=$?
@@ -121,6 +126,9 @@ if wants speed; then
         "$OUTRIDER" bench --device cuda -m "$MODELS/8b" -md "$MODELS/1b" -c 1024 --prompts "$FOLDER/$prompt.jsonl" \
             -p 512 -n 256 -r 3 --spec-type draft --spec-draft-n-max 1-8 -o json >"$FOLDER/8b-$prompt.json" 2>"$FOLDER/8b-$prompt.err"
         verdict "8B with 1B, prompt $prompt" $? "$(figure "$FOLDER/8b-$prompt.json" spec 2>&1 | tail -1)"
+        "$OUTRIDER" bench --device cuda -m "$MODELS/8b" -md "$MODELS/1b" -c 1024 --prompts "$FOLDER/$prompt.jsonl" \
+            -p 0 -n 256 -r 3 --spec-type draft --spec-tree --spec-draft-n-max 1-4,6 -o json >"$FOLDER/8b-$prompt-tree.json" 2>"$FOLDER/8b-$prompt-tree.err"
+        verdict "8B with 1B, prompt $prompt, trees" $? "$(figure "$FOLDER/8b-$prompt-tree.json" spec 2>&1 | tail -1)"
         "$OUTRIDER" bench --device cuda -m "$MODELS/8b" -md "$MODELS/1b" -c 1024 --prompts "$FOLDER/$prompt.jsonl" \
             -p 0 -n 256 -r 3 --spec-draft-n-max auto -o json >"$FOLDER/8b-$prompt-auto.json" 2>"$FOLDER/8b-$prompt-auto.err"
         verdict "8B, prompt $prompt, draft and n-grams" $? "$(figure "$FOLDER/8b-$prompt-auto.json" spec 2>&1 | tail -1)"

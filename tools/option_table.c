@@ -108,6 +108,8 @@ static const struct option_spec table[N_OPTIONS] = {
     [OPT_SPEC_DRAFT_N_MAX] = {"spec-draft-n-max", NULL, "draft-max draft draft-n num-draft-tokens", KIND_INT,
         CMD_TEXT, "speculation", "K", -1, OUTRIDER_MAX_DRAFT, .initial = "-1", .shown = "auto",
         .help = "tokens proposed in a round; 0 for plain decoding, -1 or auto to let the engine choose"},
+    [OPT_SPEC_TREE] = {"spec-tree", NULL, NULL, KIND_FLAG, CMD_WRITES, "speculation",
+        .help = "with temperature 0, the draft model may propose a tree of up to 15 tokens, K the levels"},
     [OPT_SPEC_ACCEPT] = {"spec-accept", NULL, NULL, KIND_CHOICE, CMD_TEXT, "speculation",
         "rejection|block|coupled", .initial = "block", .shown = "block; coupled when a seed is given",
         .help = "acceptance rule when sampling; coupled gives one text per seed whatever the draft"},

@@ -237,6 +237,7 @@ int setup_settings(const struct options *o, const outrider_engine *engine, outri
     give(o, OPT_SPEC_DRAFT_N_MAX, &out->draft_n);
     give(o, OPT_LOGPROBS, &out->n_logprobs);
     out->drafters = drafters(&v[OPT_SPEC_TYPE]);
+    if (v[OPT_SPEC_TREE].integer && out->drafters & OUTRIDER_DRAFT_MODEL) out->drafters |= OUTRIDER_DRAFT_TREE;
     out->ignore_eos = v[OPT_IGNORE_EOS].integer;
     out->stop = (const char *const *)v[OPT_STOP].list;
     out->n_stop = v[OPT_STOP].n;

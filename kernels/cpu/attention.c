@@ -9,8 +9,9 @@
  * Scores are products of keys with queries and use the same tile as the weights do. Those of the next split
  * are begun before the present one is folded in, so that neither waits for the other's last results.
  *
- * An 8-bit cache is widened to f32 split by split: one place for keys and one for values, each filled right
- * before it is read.
+ * An 8-bit cache is widened to f32 split by split, and the tokens of a split that the way through a tree of
+ * proposals has scattered are gathered: one place for keys and one for values, each filled right before it is
+ * read.
  */
 #include <math.h>
 
@@ -41,51 +42,86 @@ struct running {
     vf sum; /* by lanes */
 };
 
-/* Tokens of one page, one kv head's keys and values. */
+/* Consecutive positions inside one page's borders, for one kv head. */
 struct split {
-    const char *k, *v;
-    const char *k_scales, *v_scales; /* 8 bits only */
-    int32_t tokens;
+    int32_t row, kv_head, position, tokens;
+    bool scattered;
 };
 
-struct widened {
-    float k[SPLIT * HEAD_MAX], v[SPLIT * HEAD_MAX];
-};
+/* Keys or values that are not read where they lie. */
+typedef float prepared[SPLIT * HEAD_MAX];
 
 /* What is multiplied with a cache of this type. */
 static enum dtype read_as(enum dtype cache) {
     return cache == DTYPE_Q8_0 ? DTYPE_F32 : cache;
 }
 
+/* A vector in a pool: its elements, and of 8 bits its scales. */
+struct vector {
+    const char *elements, *scales;
+};
+
+static struct vector vector_at(const struct attend *p, const struct split *s, const char *pool,
+                               int32_t place) {
+    const size_t size = (size_t)p->kv->page_size, dim = (size_t)p->b->head_dim, offset = (size_t)place % size;
+    const size_t slot = (size_t)p->rows->slot[s->row] * (size_t)p->rows->table_stride;
+    const size_t page = (size_t)p->rows->table[slot + (size_t)place / size];
+    const char *block = pool + (page * (size_t)p->b->kv_heads + (size_t)s->kv_head) *
+                                   kv_head_bytes(p->kv->dtype, p->kv->page_size, p->b->head_dim);
+    if (p->kv->dtype != DTYPE_Q8_0)
+        return (struct vector){block + offset * dim * dtype_bytes(p->kv->dtype), NULL};
+    return (struct vector){block + offset * dim,
+                           block + size * dim + offset * (size_t)kv_groups(p->b->head_dim) * 2};
+}
+
+/* Whether positions [from, to) of a row are not all in order. */
+static bool scattered(const struct rows *rows, int32_t row, int32_t from, int32_t to) {
+    if (!rows->path) return false;
+    const int32_t root = rows->path[(ptrdiff_t)row * TREE_ROWS];
+    for (int32_t i = from < root ? root : from; i < to; i++)
+        if (rows_place(rows, row, i) != i) return true;
+    return false;
+}
+
 static struct split split_at(const struct attend *p, int32_t row, int32_t kv_head, int32_t position) {
-    const size_t page_size = (size_t)p->kv->page_size, dim = (size_t)p->b->head_dim;
-    const size_t slot = (size_t)p->rows->slot[row] * (size_t)p->rows->table_stride;
-    const size_t page = (size_t)p->rows->table[slot + (size_t)position / page_size];
-    const size_t offset = (size_t)position % page_size;
-    const size_t block = (page * (size_t)p->b->kv_heads + (size_t)kv_head) *
-                         kv_head_bytes(p->kv->dtype, p->kv->page_size, p->b->head_dim);
-    const bool bytes = p->kv->dtype == DTYPE_Q8_0;
-    const size_t at = block + offset * dim * (bytes ? 1 : dtype_bytes(p->kv->dtype));
-    const size_t scales = block + page_size * dim + offset * (size_t)kv_groups(p->b->head_dim) * 2;
-    const int32_t in_page = min_i32(SPLIT, (int32_t)(page_size - offset));
-    const char *k = p->kv->k, *v = p->kv->v;
-    return (struct split){k + at, v + at, bytes ? k + scales : NULL, bytes ? v + scales : NULL,
-                          min_i32(in_page, p->rows->position[row] + 1 - position)};
+    const int32_t size = p->kv->page_size, in_page = min_i32(SPLIT, size - position % size),
+                  tokens = min_i32(in_page, p->rows->position[row] + 1 - position);
+    return (struct split){row, kv_head, position, tokens,
+                          scattered(p->rows, row, position, position + tokens)};
 }
 
 /* Splits are too short for the hardware to see them coming. Into the second level: more can be under way. */
 static void split_prefetch(const struct attend *p, const struct split *s) {
-    const size_t bytes =
-        (size_t)s->tokens * (size_t)p->b->head_dim * (s->k_scales ? 1 : dtype_bytes(p->kv->dtype));
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(s->k + i, 0, 2);
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(s->v + i, 0, 2);
+    const size_t bytes = (size_t)s->tokens * (size_t)p->b->head_dim *
+                         (p->kv->dtype == DTYPE_Q8_0 ? 1 : dtype_bytes(p->kv->dtype));
+    const char *const pools[] = {p->kv->k, p->kv->v};
+    for (int32_t i = 0; i < 2 && !s->scattered; i++) {
+        const char *from = vector_at(p, s, pools[i], s->position).elements;
+        for (size_t j = 0; j < bytes; j += 64) __builtin_prefetch(from + j, 0, 2);
+    }
+}
+
+/* A split's vectors one after the other, as read_as says: where they lie, or in `room`. */
+static const void *vectors(const struct attend *p, const struct split *s, const char *pool, float *room) {
+    const int32_t dim = p->b->head_dim, run = s->scattered ? 1 : s->tokens;
+    const struct vector first = vector_at(p, s, pool, s->position);
+    if (!s->scattered && !first.scales) return first.elements;
+    for (int32_t i = 0; i < s->tokens; i += run) {
+        const int32_t place = rows_place(p->rows, s->row, s->position + i);
+        const struct vector v = vector_at(p, s, pool, place);
+        const size_t bytes = (size_t)dim * (v.scales ? sizeof(float) : dtype_bytes(p->kv->dtype));
+        char *to = (char *)room + (size_t)i * bytes;
+        if (v.scales)
+            cache_widen(v.elements, v.scales, run, dim, (float *)to);
+        else
+            memcpy(to, v.elements, bytes);
+    }
+    return room;
 }
 
 static void score(const struct attend *p, const struct split *s, const struct acts *q, int32_t heads,
-                  struct widened *wide, scores *score) {
-    if (s->k_scales) cache_widen(s->k, s->k_scales, s->tokens, p->b->head_dim, wide->k);
-    const struct matrix k = {s->k_scales ? wide->k : (const void *)s->k, read_as(p->kv->dtype), s->tokens,
-                             p->b->head_dim};
+                  float *room, scores *score) {
+    const struct matrix k = {vectors(p, s, p->kv->k, room), read_as(p->kv->dtype), s->tokens, p->b->head_dim};
     for (int32_t h = 0; h < heads; h += ROWS_MAX)
         tile(&k, 0, s->tokens, q, h, min_i32(ROWS_MAX, heads - h), score + h);
     if (p->b->softcap == 0) return;
@@ -167,10 +203,9 @@ INLINE void gather_type(enum dtype t, int32_t heads, const char *v, const scores
 
 /* Folds a split into what `heads` query heads have seen and into their output. */
 static void fold(const struct attend *p, const struct split *s, scores *score, int32_t heads,
-                 struct running *seen, struct widened *wide, float *out) {
+                 struct running *seen, float *room, float *out) {
     const int32_t dim = p->b->head_dim;
-    const char *v = s->v_scales ? (const char *)wide->v : s->v;
-    if (s->v_scales) cache_widen(s->v, s->v_scales, s->tokens, dim, wide->v);
+    const char *v = vectors(p, s, p->kv->v, room);
     for (int32_t h = 0; h < heads; h += FOLD_HEADS) {
         const int32_t n = min_i32(FOLD_HEADS, heads - h);
         const scores *weight = (const scores *)(score + h);
@@ -195,10 +230,10 @@ static void attend_heads(const struct attend *p, int32_t row, int32_t kv_head, i
     for (int32_t h = 0; h < heads; h++) seen[h] = (struct running){-INFINITY, vf_zero()};
     memset(out, 0, (size_t)heads * dim * sizeof(float));
     scores ahead[2][HEADS_MAX];
-    struct widened wide; /* touched by an 8-bit cache only */
+    prepared keys, values; /* touched by an 8-bit cache or a tree only */
     const int32_t first = p->b->window && p->b->window < length ? length - p->b->window : 0;
     struct split split[2] = {split_at(p, row, kv_head, first)};
-    score(p, &split[0], &q, heads, &wide, ahead[0]);
+    score(p, &split[0], &q, heads, keys, ahead[0]);
     for (int32_t turn = 0, begun = first + split[0].tokens, done = first; done < length; turn ^= 1) {
         if (begun < length) {
             struct split *next = &split[turn ^ 1];
@@ -208,9 +243,9 @@ static void attend_heads(const struct attend *p, int32_t row, int32_t kv_head, i
                 const struct split later = split_at(p, row, kv_head, begun);
                 split_prefetch(p, &later);
             }
-            score(p, next, &q, heads, &wide, ahead[turn ^ 1]);
+            score(p, next, &q, heads, keys, ahead[turn ^ 1]);
         }
-        fold(p, &split[turn], ahead[turn], heads, seen, &wide, out);
+        fold(p, &split[turn], ahead[turn], heads, seen, values, out);
         done += split[turn].tokens;
     }
     for (int32_t h = 0; h < heads; h++) {

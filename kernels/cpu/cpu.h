@@ -54,6 +54,8 @@ outrider_status cpu_weight(struct backend *be, const void *host, enum dtype dtyp
 void cpu_weight_release(struct backend *be, const struct matrix *m);
 outrider_status cpu_reserve(struct backend *be, int32_t max_rows, int32_t max_width);
 void cpu_copy(struct backend *be, void *to, const void *from, size_t bytes);
+void cpu_move(struct backend *be, const struct kv_layer *layers, int32_t n_layers, int32_t kv_heads,
+              int32_t head_dim, int32_t n, const struct kv_place *from, const struct kv_place *to);
 outrider_status cpu_download(struct backend *be, void *to, const void *from, size_t bytes);
 outrider_status cpu_sync(struct backend *be);
 bool cpu_replay(struct backend *be, uint64_t key);
@@ -160,6 +162,7 @@ void cache_widen(const char *integers, const char *scales, int32_t tokens, int32
 #define cpu_qkv ISA_NAME(cpu_qkv)
 #define cpu_attention ISA_NAME(cpu_attention)
 #define cpu_argmax ISA_NAME(cpu_argmax)
+#define cpu_top ISA_NAME(cpu_top)
 #define cpu_read_bandwidth ISA_NAME(cpu_read_bandwidth)
 
 void cpu_qkv(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x,
@@ -167,6 +170,7 @@ void cpu_qkv(struct backend *be, const struct rows *rows, const struct attention
 void cpu_attention(struct backend *be, const struct rows *rows, const struct attention_block *b,
                    const void *q, const struct kv_layer *kv, void *attended);
 void cpu_argmax(struct backend *be, const float *logits, int32_t n, int32_t vocab, int32_t *token);
+void cpu_top(struct backend *be, float *logits, int32_t n, int32_t vocab, const int32_t *to, int32_t *token);
 outrider_status cpu_read_bandwidth(struct backend *be, size_t bytes, double *gb_per_s);
 #endif
 

@@ -63,23 +63,24 @@ static void store(enum dtype type, const float *y, int32_t count, char *to) {
     }
 }
 
-/* Where the vector of (row, head) begins: in q, or in the cache at the row's position. */
+/* Where the vector of (row, head) begins: in q, or in the cache at the row's place. */
 static char *place(const struct qkv *p, const struct part *part, int32_t row) {
     const struct attention_block *b = p->b;
     const size_t head = (size_t)part->head, dim = (size_t)b->head_dim;
     if (part->what == QUERY) return (char *)(p->q + ((size_t)row * (size_t)b->heads + head) * dim);
     const struct rows *rows = p->rows;
-    const int32_t position = rows->position[row], size = p->kv->page_size;
-    const size_t at = (size_t)rows->slot[row] * (size_t)rows->table_stride + (size_t)(position / size);
+    const int32_t to = rows_place(rows, row, rows->position[row]), size = p->kv->page_size;
+    const size_t at = (size_t)rows->slot[row] * (size_t)rows->table_stride + (size_t)(to / size);
     const size_t block = (size_t)rows->table[at] * (size_t)b->kv_heads + head;
     return (char *)(part->what == KEY ? p->kv->k : p->kv->v) +
            block * kv_head_bytes(p->kv->dtype, size, b->head_dim) +
-           (size_t)(position % size) * dim * (p->kv->dtype == DTYPE_Q8_0 ? 1 : dtype_bytes(p->kv->dtype));
+           (size_t)(to % size) * dim * (p->kv->dtype == DTYPE_Q8_0 ? 1 : dtype_bytes(p->kv->dtype));
 }
 
 /* The same vector's scales, from where its integers begin. */
 static char *scales_of(const struct qkv *p, int32_t row, char *integers) {
-    const int32_t size = p->kv->page_size, at = p->rows->position[row] % size, dim = p->b->head_dim;
+    const int32_t size = p->kv->page_size, dim = p->b->head_dim,
+                  at = rows_place(p->rows, row, p->rows->position[row]) % size;
     return integers + (size_t)(size - at) * (size_t)dim + (size_t)(at * kv_groups(dim)) * 2;
 }
 

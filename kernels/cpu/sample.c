@@ -6,7 +6,7 @@
 #include "kernels/cpu/vec.h"
 #include "runtime/status.h"
 
-/* ---- argmax ---- */
+/* ---- argmax and the next after it ---- */
 
 enum { STRIDE = 16 * LANES }; /* looked through a vector at a time, then once more where the greatest was */
 
@@ -46,6 +46,31 @@ static void argmax_work(void *job, struct worker *w) {
 void cpu_argmax(struct backend *be, const float *logits, int32_t n, int32_t vocab, int32_t *token) {
     struct argmax p = {logits, vocab, token};
     cpu_parallel(be, n, 1 + 32768 / vocab, argmax_work, &p);
+}
+
+struct top {
+    float *logits;
+    int32_t vocab;
+    const int32_t *to;
+    int32_t *token;
+};
+
+static void top_work(void *job, struct worker *w) {
+    const struct top *p = job;
+    for (int32_t i, last; cpu_claim(w, &i, &last);)
+        for (; i < last; i++) {
+            float *row = p->logits + (size_t)i * (size_t)p->vocab;
+            const int32_t *to = p->to + (ptrdiff_t)i * TREE_WIDTH;
+            for (int32_t j = 0, best; j < TREE_WIDTH; j++, row[best] = -INFINITY) {
+                best = argmax_row(row, p->vocab);
+                if (to[j] >= 0) p->token[to[j]] = best;
+            }
+        }
+}
+
+void cpu_top(struct backend *be, float *logits, int32_t n, int32_t vocab, const int32_t *to, int32_t *token) {
+    struct top p = {logits, vocab, to, token};
+    cpu_parallel(be, n, 1 + 32768 / TREE_WIDTH / vocab, top_work, &p);
 }
 
 /* ---- read_bandwidth ---- */

@@ -10,6 +10,10 @@
  * their way into the tensor cores: exact, then times their scale. plain  any head up to MAX_HEAD_DIM, any
  * cache: one warp a query vector, one position after the other.
  *
+ * Rows of a tree of proposals keep their own ways' order: the tree's keys and values are brought beside the
+ * piece, scores of the places from the root on are put where each row's way has them, and where the values of
+ * that part are weighted, the rows take turns, each with its own.
+ *
  * Nothing a row is given depends on which rows share its block: vectors are rows of the tensor-core operand,
  * and a position that a row must not see counts for nothing exactly (its weight is zero and its value finite,
  * or cleared when it lies beyond every row of the block). */
@@ -24,7 +28,7 @@ namespace {
 constexpr int PIECE = 128, THREADS = 256, WARPS = THREADS / 32, VECTORS = 16;
 
 struct attend {
-    const int32_t *position, *slot, *table;
+    const int32_t *position, *slot, *table, *path;
     int32_t rows, table_stride, heads, kv_heads, page_size;
     const __half *q;
     const void *k, *v; /* pools */
@@ -174,6 +178,13 @@ template <int D> struct byte_cache {
     }
 };
 
+/* Besides, in dynamic memory, when the rows are of a tree. */
+template <int D> struct tree_tiles {
+    __half v[TREE_ROWS][D + 8];
+    float score[VECTORS][TREE_ROWS];
+    int way[VECTORS][TREE_ROWS]; /* of the crew's rows: places from the root's on, by positions */
+};
+
 template <int D> struct tiles {
     __half q[VECTORS][D + 32]; /* 64 bytes off a multiple of 128: 16-byte reads without conflicts */
     union {
@@ -217,11 +228,12 @@ __device__ void merge(const struct attend &p, struct tiles<D> &s, int row, int h
     }
 }
 
-/* One crew's vectors of one key head. Cache: a format above. SPECIAL: with a window or a cap on scores, which
- * cost registers. */
+/* One crew's vectors of one key head. Cache: a format above. SPECIAL: with a window, a cap on scores or a
+ * tree, which cost registers. */
 template <int D, class Cache, bool SPECIAL>
-__device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles<D> &s, int row, int kv,
-                                            int head, int heads, bool first) {
+__device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles<D> &s,
+                                            struct tree_tiles<D> &tree, int row, int kv, int head, int heads,
+                                            bool first) {
     constexpr int CHUNKS = D / 32, COLUMNS = D / WARPS; /* columns of the output a warp makes */
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
     const int vectors = s.crew.rows * heads, last = s.crew.last, stable = s.crew.stable;
@@ -234,13 +246,32 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
     const bool idle = (int)blockIdx.z >= spans;
 
     const int32_t *pages = p.table + (size_t)p.slot[row] * p.table_stride;
+    /* Of a tree: the place of its root, and from there on the last that the crew's ways name. */
+    const int root = SPECIAL && p.path ? p.path[(size_t)row * TREE_ROWS] : INT_MAX;
+    int nodes = 0;
+    if (SPECIAL && p.path) {
+        for (int i = threadIdx.x; i < s.crew.rows * TREE_ROWS; i += THREADS)
+            tree.way[i / TREE_ROWS][i % TREE_ROWS] = p.path[(size_t)row * TREE_ROWS + i] - root;
+        __syncthreads();
+        for (int i = threadIdx.x % 32; i < s.crew.rows * TREE_ROWS; i += 32)
+            nodes = max(nodes, tree.way[i / TREE_ROWS][i % TREE_ROWS]);
+        nodes = __reduce_max_sync(~0u, nodes);
+    }
+    /* They mostly lie in one piece, and then where it has them anyway. */
+    const bool together = SPECIAL && p.path && root / PIECE == (root + nodes) / PIECE;
+    const int reach = together ? max(last, root + nodes) : last;
     auto locate = [&](int piece) {
         if (threadIdx.x < PIECE)
-            s.page[threadIdx.x] = pages[min(piece + (int)threadIdx.x, last) / p.page_size];
+            s.page[threadIdx.x] = pages[min(piece + (int)threadIdx.x, reach) / p.page_size];
         __syncthreads();
     };
     auto spot_of = [&](const void *pool, int piece, int j) -> struct spot {
-        return {(const char *)pool, (size_t)s.page[j] * p.kv_heads + kv, min(piece + j, last) % p.page_size};
+        return {(const char *)pool, (size_t)s.page[j] * p.kv_heads + kv, min(piece + j, reach) % p.page_size};
+    };
+    auto node_spot = [&](const void *pool, int node) -> struct spot {
+        const int place = root + min(node, nodes);
+        return {(const char *)pool, (size_t)pages[place / p.page_size] * p.kv_heads + kv,
+                place % p.page_size};
     };
     /* A warp takes the keys of its 16 positions to registers; all take the values to shared memory. */
     constexpr int EACH = PIECE * D / Cache::VALUES / THREADS, ACROSS = D / Cache::VALUES;
@@ -254,7 +285,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
         auto fetch_value = [&](int i, int at) {
             const int j = at / ACROSS, d = at % ACROSS * Cache::VALUES;
             if (piece + j >= from && piece + j < to)
-                cache.fetch_value(p, i, spot_of(p.v, piece, j), d, piece + j <= last, &s.v[j][d]);
+                cache.fetch_value(p, i, spot_of(p.v, piece, j), d, piece + j <= reach, &s.v[j][d]);
         };
         if constexpr (Cache::IN_REGISTERS)
 #pragma unroll
@@ -276,24 +307,88 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
     }
     float out[COLUMNS / 8][4] = {}, maximum[2] = {-INFINITY, -INFINITY}, sum[2] = {};
 
-    for (int piece = begin; piece < end; piece += PIECE) {
-        if (piece > begin) locate(piece);
-        fetch(piece, piece == begin ? min(stable, last + 1) : piece, INT_MAX);
-        asm volatile("cp.async.commit_group;" ::: "memory");
-        if (piece == begin) __syncthreads();
-
-        /* Scores: a warp's 16 positions as two column tiles. */
-        float score[2][4] = {};
+    /* Scores of a warp's 16 keys, as two column tiles. */
+    auto score_keys = [&](const Cache &keys, float(&score)[2][4]) {
 #pragma unroll
         for (int c = 0; c < CHUNKS; c++) {
             const uint4 lo = *(const uint4 *)&s.q[g][c * 32 + t * 8],
                         hi = *(const uint4 *)&s.q[g + 8][c * 32 + t * 8];
 #pragma unroll
             for (int n = 0; n < 2; n++) {
-                const uint4 key = cache.key(n, c, t);
+                const uint4 key = keys.key(n, c, t);
                 mma_f16(score[n], lo.x, hi.x, lo.y, hi.y, key.x, key.y);
                 mma_f16(score[n], lo.z, hi.z, lo.w, hi.w, key.z, key.w);
             }
+        }
+    };
+    auto fetch_nodes = [&] {
+        for (int at = threadIdx.x; at < TREE_ROWS * ACROSS; at += THREADS) {
+            Cache node;
+            __half *to = &tree.v[at / ACROSS][at % ACROSS * Cache::VALUES];
+            node.fetch_value(p, 0, node_spot(p.v, at / ACROSS), at % ACROSS * Cache::VALUES, true, to);
+            node.settle(0, to);
+        }
+    };
+    /* A warp's scores, of places from root + first on. */
+    auto keep_scores = [&](const float(&score)[2][4], int first) {
+#pragma unroll
+        for (int n = 0; n < 2; n++)
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                const int node = first + n * 8 + t * 2 + i % 2;
+                if (node >= 0 && node < TREE_ROWS) tree.score[g + i / 2 * 8][node] = score[n][i];
+            }
+    };
+    auto score_nodes = [&] {
+        Cache node;
+        for (int n = 0; n < 2; n++) node.fetch_key(p, n, node_spot(p.k, n * 8 + g), t);
+        float score[2][4] = {};
+        score_keys(node, score);
+        keep_scores(score, 0);
+    };
+    /* The values that row r of the crew has at j of a piece; any, where it has none. */
+    auto row_value = [&](int r, int piece, int j) -> const __half * {
+        if (piece + j < root) return s.v[j];
+        const int node = piece + j <= p.position[row + r] ? tree.way[r][piece + j - root] : 0;
+        return together ? s.v[root - piece + node] : tree.v[node];
+    };
+    /* out += weights of 32 positions times their values. */
+    auto gather = [&](const uint32_t(&weights)[2][4], auto value) {
+        uint32_t values[2][4];
+        if constexpr (COLUMNS == 16) {
+            load_transposed(values[0], value(lane % 16) + warp * 16 + lane / 16 * 8);
+            load_transposed(values[1], value(16 + lane % 16) + warp * 16 + lane / 16 * 8);
+        } else {
+            load_transposed(values[0], value(lane) + warp * 8);
+        }
+#pragma unroll
+        for (int h = 0; h < 2; h++) {
+            const auto &w = weights[h];
+            if constexpr (COLUMNS == 16) {
+                mma_f16(out[0], w[0], w[1], w[2], w[3], values[h][0], values[h][1]);
+                mma_f16(out[1], w[0], w[1], w[2], w[3], values[h][2], values[h][3]);
+            } else {
+                mma_f16(out[0], w[0], w[1], w[2], w[3], values[0][h * 2], values[0][h * 2 + 1]);
+            }
+        }
+    };
+
+    for (int piece = begin; piece < end; piece += PIECE) {
+        if (piece > begin) locate(piece);
+        fetch(piece, piece == begin ? min(stable, last + 1) : piece, INT_MAX);
+        const bool in_tree = SPECIAL && piece + PIECE > root;
+        if (in_tree && !together) fetch_nodes();
+        asm volatile("cp.async.commit_group;" ::: "memory");
+        if (piece == begin) __syncthreads();
+
+        float score[2][4] = {};
+        score_keys(cache, score);
+        if (in_tree) {
+            if (together)
+                keep_scores(score, piece + warp * 16 - root);
+            else if (warp == 0)
+                score_nodes();
+            __syncthreads();
         }
         float greatest[2] = {-INFINITY, -INFINITY};
 #pragma unroll
@@ -301,7 +396,9 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
 #pragma unroll
             for (int i = 0; i < 4; i++) {
                 const int position = piece + warp * 16 + n * 8 + t * 2 + i % 2;
-                const int last_seen = i < 2 ? sees0 : sees1;
+                const int last_seen = i < 2 ? sees0 : sees1, v = g + i / 2 * 8;
+                if (SPECIAL && position >= root && position <= last_seen)
+                    score[n][i] = tree.score[v][tree.way[v / heads][position - root]];
                 if (SPECIAL && p.softcap != 0) score[n][i] = p.softcap * tanhf(score[n][i] / p.softcap);
                 if (position > last_seen || (SPECIAL && last_seen - position >= p.sees))
                     score[n][i] = -INFINITY;
@@ -355,24 +452,19 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
         }
 #pragma unroll
         for (int j = 0; j < PIECE; j += 32) {
-            uint32_t weights[2][4], values[2][4];
+            uint32_t weights[2][4];
             load_matrices(weights[0], &s.p[lane % 16][j + lane / 16 * 8]);
             load_matrices(weights[1], &s.p[lane % 16][j + 16 + lane / 16 * 8]);
-            if constexpr (COLUMNS == 16) {
-                load_transposed(values[0], &s.v[j + lane % 16][warp * 16 + lane / 16 * 8]);
-                load_transposed(values[1], &s.v[j + 16 + lane % 16][warp * 16 + lane / 16 * 8]);
-            } else {
-                load_transposed(values[0], &s.v[j + lane][warp * 8]);
-            }
-#pragma unroll
-            for (int h = 0; h < 2; h++) {
-                const auto &w = weights[h];
-                if constexpr (COLUMNS == 16) {
-                    mma_f16(out[0], w[0], w[1], w[2], w[3], values[h][0], values[h][1]);
-                    mma_f16(out[1], w[0], w[1], w[2], w[3], values[h][2], values[h][3]);
-                } else {
-                    mma_f16(out[0], w[0], w[1], w[2], w[3], values[0][h * 2], values[0][h * 2 + 1]);
-                }
+            const bool turns = SPECIAL && piece + j + 32 > root;
+            for (int r = 0; r < (turns ? s.crew.rows : 1); r++) {
+                const uint32_t low = !turns || g / heads == r ? ~0u : 0,
+                               high = !turns || (g + 8) / heads == r ? ~0u : 0;
+                const uint32_t own[2][4] = {
+                    {weights[0][0] & low, weights[0][1] & high, weights[0][2] & low, weights[0][3] & high},
+                    {weights[1][0] & low, weights[1][1] & high, weights[1][2] & low, weights[1][3] & high}};
+                gather(own, [&](int at) -> const __half * {
+                    return turns ? row_value(r, piece, j + at) : s.v[j + at];
+                });
             }
         }
         __syncthreads();
@@ -396,6 +488,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
 template <int D, class Cache, bool SPECIAL>
 __global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant__ struct attend p) {
     __shared__ __align__(128) struct tiles<D> s;
+    extern __shared__ __align__(128) char beside[];
     const int per_kv = p.heads / p.kv_heads, group = min(per_kv, VECTORS),
               parts = (per_kv + group - 1) / group;
     const int kv = blockIdx.y / parts, head = kv * per_kv + blockIdx.y % parts * group;
@@ -410,7 +503,8 @@ __global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant_
         }
         __syncthreads();
         rows = s.crew.rows;
-        attend_crew<D, Cache, SPECIAL>(p, s, row, kv, head, heads, row == first);
+        attend_crew<D, Cache, SPECIAL>(p, s, *(struct tree_tiles<D> *)beside, row, kv, head, heads,
+                                       row == first);
     }
 }
 
@@ -444,9 +538,9 @@ __global__ void attend_plain(const __grid_constant__ struct attend p, const floa
         query[i] = lane + i * 32 < dim ? __ldcg(queries + vector + lane + i * 32) * p.scale : 0;
     const int unseen = max(0, p.position[row] - p.sees + 1);
     for (int position = unseen; position <= p.position[row]; position++) {
-        const size_t at = ((size_t)pages[position / p.page_size] * p.kv_heads + kv) * block;
+        const int token = place_of(p.path, row, position), place = token % p.page_size;
+        const size_t at = ((size_t)pages[token / p.page_size] * p.kv_heads + kv) * block;
         const C *k = (const C *)p.k + at, *v = (const C *)p.v + at;
-        const int place = position % p.page_size;
         float score = 0;
 #pragma unroll
         for (int i = 0; i < MOST; i++)
@@ -471,10 +565,15 @@ template <int D, class Cache> void run_fast(struct backend *be, struct attend *p
     const int pieces = max_position / PIECE + 1;
     const unsigned spans = p->whole ? 1 : std::min<int>(pieces, ATTENTION_SPANS);
     p->window = VECTORS / group;
-    const bool special = p->sees != INT_MAX || p->softcap != 0;
-    launch_columns(be, "attention", special ? attend_fast<D, Cache, true> : attend_fast<D, Cache, false>,
+    const bool special = p->sees != INT_MAX || p->softcap != 0 || p->path;
+    const auto kernel = special ? attend_fast<D, Cache, true> : attend_fast<D, Cache, false>;
+    const size_t beside = p->path ? sizeof(struct tree_tiles<D>) : 0;
+    if (beside) /* with the static memory more than a kernel gets unasked */
+        note(be, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)beside),
+             "attention");
+    launch_columns(be, "attention", kernel,
                    dim3(ceil_div(p->rows, p->window), p->kv_heads * ceil_div(per_kv, group), spans), THREADS,
-                   *p);
+                   beside, *p);
 }
 
 } // namespace
@@ -486,6 +585,7 @@ void cuda_attention(struct backend *be, const struct rows *rows, const struct at
     p.position = rows->position;
     p.slot = rows->slot;
     p.table = rows->table;
+    p.path = rows->path;
     p.rows = rows->n;
     p.table_stride = rows->table_stride;
     p.heads = b->heads;

@@ -126,9 +126,9 @@ void launch(struct backend *be, const char *name, void (*kernel)(Parameters...),
 /* Blocks of one column of the grid form a cluster. */
 template <typename... Parameters, typename... Arguments>
 void launch_columns(struct backend *be, const char *name, void (*kernel)(Parameters...), dim3 grid,
-                    dim3 block, Arguments... arguments) {
+                    dim3 block, size_t shared, Arguments... arguments) {
     settle(be);
-    launch_raw(be, name, kernel, grid, block, 0, grid.z, arguments...);
+    launch_raw(be, name, kernel, grid, block, shared, grid.z, arguments...);
 }
 
 static inline int32_t ceil_div(int32_t a, int32_t b) {
@@ -146,6 +146,13 @@ static __device__ __forceinline__ void pdl_release() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
 #endif
+}
+
+/* rows_place of ops.h, for a row of `path` in device memory. */
+static __device__ __forceinline__ int32_t place_of(const int32_t *path, int32_t row, int32_t position) {
+    if (!path) return position;
+    path += (size_t)row * TREE_ROWS;
+    return position < path[0] ? position : path[position - path[0]];
 }
 
 static __device__ __forceinline__ uint32_t shared_address(const void *p) {
@@ -223,6 +230,9 @@ void cuda_gate_up(struct backend *be, const struct rows *rows, const struct mlp_
 void cuda_logits(struct backend *be, const struct head_block *h, const float *x, const int32_t *host_pick,
                  int32_t n_pick, float *logits);
 void cuda_argmax(struct backend *be, const float *logits, int32_t n, int32_t vocab, int32_t *token);
+void cuda_top(struct backend *be, float *logits, int32_t n, int32_t vocab, const int32_t *to, int32_t *token);
+void cuda_move(struct backend *be, const struct kv_layer *layers, int32_t n_layers, int32_t kv_heads,
+               int32_t head_dim, int32_t n, const struct kv_place *from, const struct kv_place *to);
 void cuda_propose(struct backend *be, const struct trial *trials, const int32_t *extra, int32_t n,
                   int32_t step, float *logits, int32_t vocab, int32_t *token, float *q);
 void cuda_judge(struct backend *be, const struct trial *trials, const int32_t *extra, int32_t n, int32_t most,

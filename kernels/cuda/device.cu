@@ -558,6 +558,8 @@ static const struct ops cuda_ops = {
     cuda_gate_up,
     cuda_logits,
     cuda_argmax,
+    cuda_top,
+    cuda_move,
     cuda_propose,
     cuda_judge,
     cuda_replay,

@@ -30,7 +30,7 @@ struct finish {
     void *wide; /* SILU: hidden, QKV: q */
     enum dtype wide_type;
     /* QKV */
-    const int32_t *position, *slot, *table;
+    const int32_t *position, *slot, *table, *path;
     const float2 *rope;
     void *k, *v;
     float q_scale;
@@ -58,14 +58,15 @@ static __device__ __forceinline__ void add_bias(const struct finish &f, int32_t 
     if (first + f.half < f.n) b += f.bias[first + f.half];
 }
 
-/* Where a row's keys begin in the cache, in units of one head's vector: page and place in it. */
+/* A row's position, and which of the pool's tokens it is. */
 struct place {
-    int32_t position, page;
+    int32_t position, token;
 };
 static __device__ __forceinline__ struct place find_place(const struct finish &f, int32_t row) {
     if (f.kind != FINISH_QKV) return {0, 0};
-    int32_t position = f.position[row];
-    return {position, f.table[(size_t)f.slot[row] * f.table_stride + position / f.page_size]};
+    const int32_t position = f.position[row], at = place_of(f.path, row, position);
+    const int32_t page = f.table[(size_t)f.slot[row] * f.table_stride + at / f.page_size];
+    return {position, page * f.page_size + at % f.page_size};
 }
 
 static __device__ __forceinline__ void rotate(const struct finish &f, const struct place &at, int32_t d,
@@ -89,8 +90,8 @@ static __device__ __forceinline__ void finish_qkv(const struct finish &f, int32_
     head -= f.heads;
     void *cache = head < f.kv_heads ? f.k : f.v;
     head -= head < f.kv_heads ? 0 : f.kv_heads;
-    size_t to =
-        (((size_t)at.page * f.kv_heads + head) * f.page_size + at.position % f.page_size) * 2 * f.half + d;
+    const int32_t page = at.token / f.page_size, offset = at.token % f.page_size;
+    const size_t to = (((size_t)page * f.kv_heads + head) * f.page_size + offset) * 2 * f.half + d;
     if (f.cache == DTYPE_F16) {
         ((__half *)cache)[to] = __float2half(a);
         ((__half *)cache)[to + f.half] = __float2half(b);

@@ -141,6 +141,7 @@ struct finish finish_from(struct finish f, int32_t row) {
     if (f.kind == FINISH_QKV) {
         f.position += row;
         f.slot += row;
+        if (f.path) f.path += (size_t)row * TREE_ROWS;
     }
     return f;
 }
@@ -350,6 +351,7 @@ void cuda_qkv(struct backend *be, const struct rows *rows, const struct attentio
     f->norm_eps = b->norm_eps;
     f->position = rows->position;
     f->slot = rows->slot;
+    f->path = rows->path;
     f->table = rows->table;
     f->table_stride = rows->table_stride;
     f->rope = (const float2 *)b->rope;

@@ -41,8 +41,8 @@ __device__ __forceinline__ void keep_bytes(const struct finish &f, const struct 
                                            float (&a)[MOST], float (&b)[MOST]) {
     const bool key = head < f.kv_heads;
     const int lane = threadIdx.x % 32, dim = 2 * f.half, groups = (f.half + KV_GROUP - 1) / KV_GROUP;
-    const int in_page = at.position % f.page_size;
-    const size_t block = (size_t)at.page * f.kv_heads + (key ? head : head - f.kv_heads);
+    const int in_page = at.token % f.page_size;
+    const size_t block = (size_t)(at.token / f.page_size) * f.kv_heads + (key ? head : head - f.kv_heads);
     int8_t *page = (int8_t *)(key ? f.k : f.v) + block * f.page_size * (dim + 2 * groups);
     int8_t *to = page + in_page * dim;
     __half *scales = (__half *)(page + f.page_size * dim) + in_page * groups;
