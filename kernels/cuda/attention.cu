@@ -198,11 +198,25 @@ template <int D> struct tiles {
     struct crew crew;
 };
 
+/* Cards before Hopper, on which this kernel is compiled but never launched, have no clusters. */
+__device__ __forceinline__ void cluster_sync() {
+#if __CUDA_ARCH__ >= 900
+    cooperative_groups::this_cluster().sync();
+#endif
+}
+/* A block's copy of a shared variable. */
+template <class T> __device__ __forceinline__ T *of_block(T *own, int block) {
+#if __CUDA_ARCH__ >= 900
+    return cooperative_groups::this_cluster().map_shared_rank(own, block);
+#else
+    return own;
+#endif
+}
+
 /* Merges the spans of each vector in order; the cluster's blocks share the work. */
 template <int D>
 __device__ void merge(const struct attend &p, struct tiles<D> &s, int row, int head, int heads, int vectors,
                       int spans) {
-    auto cluster = cooperative_groups::this_cluster();
     for (int i = blockIdx.z * THREADS + threadIdx.x; i < vectors * D / 2; i += spans * THREADS) {
         const int v = i / (D / 2), d = i % (D / 2) * 2;
         float2 total[ATTENTION_SPANS], out[ATTENTION_SPANS];
@@ -210,8 +224,8 @@ __device__ void merge(const struct attend &p, struct tiles<D> &s, int row, int h
 #pragma unroll
         for (int j = 0; j < ATTENTION_SPANS; j++) {
             if (j >= spans) break;
-            total[j] = *cluster.map_shared_rank(&s.total[v], j);
-            out[j] = *(float2 *)cluster.map_shared_rank(&s.out[v][d], j);
+            total[j] = *of_block(&s.total[v], j);
+            out[j] = *(float2 *)of_block(&s.out[v][d], j);
             greatest = fmaxf(greatest, total[j].x);
         }
 #pragma unroll
@@ -478,9 +492,9 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
             *(float2 *)&s.out[g + h * 8][warp * COLUMNS + n * 8 + t * 2] =
                 make_float2(out[n][h * 2], out[n][h * 2 + 1]);
     }
-    cooperative_groups::this_cluster().sync();
+    cluster_sync();
     if (!idle) merge<D>(p, s, row, head, heads, vectors, spans);
-    cooperative_groups::this_cluster().sync(); /* what others read of this block's memory is still there */
+    cluster_sync(); /* what others read of this block's memory is still there */
 }
 
 /* Grid: windows of rows, groups of up to VECTORS query heads of a key head, spans. A cluster takes the crews
