@@ -103,7 +103,7 @@ static int same_answers(struct check *c, const outrider_settings *s, const struc
 }
 
 static int over_prompts(struct check *c, const outrider_settings *s, const int32_t *k, size_t n_k) {
-    c->steps = c->n_prompts * (n_k + 1);
+    c->steps = (size_t)c->row.answers + c->n_prompts * (n_k + 1);
     for (size_t i = 0; i < c->n_prompts; i++) CHECK(same_answers(c, s, &c->prompts[i], k, n_k));
     return 0;
 }
@@ -122,9 +122,13 @@ static int stretch(struct check *c, const struct tokens *prompt, size_t n, struc
 /* ---- the rows ---- */
 
 static int try_greedy(struct check *c) {
+    static const int32_t levels[] = {1, 3, 6};
+    outrider_settings trees = c->greedy;
+    trees.drafters |= OUTRIDER_DRAFT_TREE;
     CHECK(over_prompts(c, &c->greedy, all_k, ALL_K));
-    snprintf(c->row.tried, sizeof c->row.tried, "%zu prompts, K 1 to 8 and auto, %d tokens", c->n_prompts,
-             c->greedy.n_predict);
+    if (c->info.has_draft) CHECK(over_prompts(c, &trees, levels, sizeof levels / sizeof *levels));
+    snprintf(c->row.tried, sizeof c->row.tried, "%zu prompts, K 1 to 8 and auto%s, %d tokens", c->n_prompts,
+             c->info.has_draft ? ", trees of 1, 3 and 6 levels" : "", c->greedy.n_predict);
     return 0;
 }
 
