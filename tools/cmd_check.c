@@ -103,7 +103,7 @@ static int same_answers(struct check *c, const outrider_settings *s, const struc
 }
 
 static int over_prompts(struct check *c, const outrider_settings *s, const int32_t *k, size_t n_k) {
-    c->steps = (size_t)c->row.answers + c->n_prompts * (n_k + 1);
+    c->steps = c->row.answers + c->n_prompts * (n_k + 1);
     for (size_t i = 0; i < c->n_prompts; i++) CHECK(same_answers(c, s, &c->prompts[i], k, n_k));
     return 0;
 }
