@@ -9,7 +9,7 @@
 #define SANDBOX_BUILT false
 #endif
 #endif
-#ifdef NO_SANDBOX
+#ifdef WITHOUT_SANDBOX
 #define SANDBOX_BUILT false
 #endif
 #ifndef SANDBOX_BUILT
