@@ -43,10 +43,21 @@ static outrider_status write_bytes(const struct job *j, const char *name, const 
     return status;
 }
 
+/* JSON as text with room for 7 more bytes, to free; NULL without memory. (json_dumps leaves bytes out when
+ * its text cannot grow, and says nothing.) */
+static char *dump(const json_t *value, size_t flags, size_t *bytes) {
+    *bytes = json_dumpb(value, NULL, 0, flags);
+    char *text = *bytes > 0 ? malloc(*bytes + 7) : NULL;
+    if (text && json_dumpb(value, text, *bytes, flags) == *bytes) return text;
+    free(text);
+    return NULL;
+}
+
 static outrider_status write_json(const struct job *j, const char *name, const json_t *value) {
-    char *text = json_dumps(value, JSON_INDENT(2) | JSON_REAL_PRECISION(17));
+    size_t bytes;
+    char *text = dump(value, JSON_INDENT(2) | JSON_REAL_PRECISION(17), &bytes);
     if (!text) return fail_memory(name, 1);
-    outrider_status status = write_bytes(j, name, text, strlen(text));
+    outrider_status status = write_bytes(j, name, text, bytes);
     free(text);
     return status;
 }
@@ -61,32 +72,35 @@ static size_t bytes_of(const struct job *j, const struct tensor *t) {
     return t->bytes / dtype_bytes(t->dtype) * dtype_block(t->dtype) * dtype_bytes(type_of(j, t));
 }
 
+/* What the header says of a tensor whose data end at `end`; NULL without memory. */
+static json_t *tensor_entry(const struct job *j, const struct tensor *t, size_t end) {
+    static const char *const names[] = {[DTYPE_F32] = "F32", [DTYPE_F16] = "F16", [DTYPE_BF16] = "BF16"};
+    json_t *shape = json_array();
+    int failed = 0;
+    for (int32_t d = 0; d < t->n_dims; d++) failed |= json_array_append_new(shape, json_integer(t->shape[d]));
+    json_t *entry = json_pack("{s:s, s:o, s:[I, I]}", "dtype", names[type_of(j, t)], "shape", shape,
+                              "data_offsets", (json_int_t)(end - bytes_of(j, t)), (json_int_t)end);
+    if (!failed) return entry;
+    json_decref(entry);
+    return NULL;
+}
+
 /* The JSON header, with spaces behind it so that the data are aligned; to free. */
 static outrider_status make_header(const struct job *j, char **out, size_t *bytes) {
-    static const char *const names[] = {[DTYPE_F32] = "F32", [DTYPE_F16] = "F16", [DTYPE_BF16] = "BF16"};
     json_t *header = json_pack("{s:{s:s}}", "__metadata__", "format", "pt");
-    size_t end = 0;
+    size_t end = 0, n;
+    int failed = 0;
     for (size_t i = 0; i < weights_count(j->weights); i++) {
         const struct tensor *t = weights_at(j->weights, i);
-        json_t *shape = json_array();
-        for (int32_t d = 0; d < t->n_dims; d++) json_array_append_new(shape, json_integer(t->shape[d]));
-        size_t begin = end;
         end += bytes_of(j, t);
-        json_object_set_new(header, t->name,
-                            json_pack("{s:s, s:o, s:[I, I]}", "dtype", names[type_of(j, t)], "shape", shape,
-                                      "data_offsets", (json_int_t)begin, (json_int_t)end));
+        failed |= json_object_set_new(header, t->name, tensor_entry(j, t, end));
     }
-    char *text = header ? json_dumps(header, JSON_COMPACT) : NULL;
-    const bool complete = json_object_size(header) == weights_count(j->weights) + 1;
+    *out = failed ? NULL : dump(header, JSON_COMPACT, &n);
     json_decref(header);
-    if (text && complete) {
-        size_t n = strlen(text);
-        *bytes = (n + 7) / 8 * 8;
-        *out = realloc(text, *bytes + 1);
-        if (*out) return memset(*out + n, ' ', *bytes - n), OUTRIDER_OK;
-    }
-    free(text);
-    return fail_memory("a header", end);
+    if (!*out) return fail_memory("a header", end);
+    *bytes = (n + 7) / 8 * 8;
+    memset(*out + n, ' ', *bytes - n);
+    return OUTRIDER_OK;
 }
 
 static outrider_status write_tensor(const struct job *j, struct new_file *f, const struct tensor *t) {
@@ -161,12 +175,12 @@ static void remove_folder(const struct job *j) {
 }
 
 static outrider_status fill_folder(const struct job *j) {
-    if (mkdir(j->folder, 0777)) return fail(OUTRIDER_EFAIL, "%s: %s", j->c->options->output, strerror(errno));
+    if (mkdir(j->folder, 0777)) return fail_errno(OUTRIDER_EFAIL, j->c->options->output);
     outrider_status status = write_configs(j);
     if (status == OUTRIDER_OK) status = write_tokenizer(j);
     if (status == OUTRIDER_OK) status = write_weights(j);
     if (status == OUTRIDER_OK && rename(j->folder, j->c->options->output))
-        status = fail(OUTRIDER_EFAIL, "%s: %s", j->c->options->output, strerror(errno));
+        status = fail_errno(OUTRIDER_EFAIL, j->c->options->output);
     if (status != OUTRIDER_OK) return remove_folder(j), status;
     sync_folder(j->c->options->output);
     return OUTRIDER_OK;

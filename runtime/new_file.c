@@ -14,7 +14,7 @@
 enum { TRIES = 100 }; /* of names that killed programs may have left */
 
 static outrider_status fail_file(const struct new_file *f) {
-    return fail(OUTRIDER_EFAIL, "%s: %s", f->path, strerror(errno));
+    return fail_errno(OUTRIDER_EFAIL, f->path);
 }
 
 /* path.PID-N, the first that is free. */

@@ -136,7 +136,7 @@ struct stream {
 };
 
 static outrider_status file_error(const struct stream *f) {
-    return fail(OUTRIDER_EFAIL, "%s: %s", f->path, strerror(errno));
+    return fail_errno(OUTRIDER_EFAIL, f->path);
 }
 
 /* Calls `visit` with the place in the pool of each page's keys and values, in the file's order. */

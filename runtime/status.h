@@ -17,6 +17,10 @@
 #define fail_memory(what, bytes)                                                                             \
     fail(OUTRIDER_ENOMEM, "out of memory: %zu bytes for %s", (size_t)(bytes), what)
 
+/* As fail, with what the system says of `path` in errno; where it lacks memory, that is no fault of the file. */
+#define fail_errno(code, path)                                                                               \
+    fail(errno == ENOMEM ? OUTRIDER_ENOMEM : (code), "%s: %s", path, strerror(errno))
+
 void status_record(const char *format, ...) __attribute__((format(printf, 1, 2), cold));
 
 /* OUTRIDER_ENOMEM unless `bytes` bytes are to be had now: asked in front of a library that does not survive

@@ -30,7 +30,7 @@ interrupts: $(BUILD)/.test_packages $(BUILD)/outrider
 CHECKED ?=
 CHECKED_OBJ := $(foreach i,$(ISAS),$(ISA_SRC:%.c=$(BUILD)/checked/%.$(i).o))
 $(CHECKED:%=$(BUILD)/tests/test_%): $(CHECKED_OBJ)
--include $(CHECKED_OBJ:.o=.d)
+-include $(CHECKED_OBJ:.o=.d) $(BUILD)/tests/endurance.d $(BUILD)/tests/bench_ops.d
 asan:
 	$(MAKE) test BUILD=build/asan CUDA=0 SANITIZE=address,undefined ISA_FLAGS=-fno-sanitize=all CHECKED="ops quants session"
 

@@ -99,7 +99,10 @@ static outrider_status compose(int form, const char *text, size_t bytes, char **
         utf8proc_uint8_t *composed = NULL;
         utf8proc_ssize_t got = utf8proc_map((const utf8proc_uint8_t *)sorted, (utf8proc_ssize_t)bytes,
                                             &composed, (utf8proc_option_t)form);
-        if (got < 0) status = fail(OUTRIDER_EFAIL, "cannot normalize a text: %s", utf8proc_errmsg(got));
+        if (got == UTF8PROC_ERROR_NOMEM)
+            status = fail_memory("a text", bytes);
+        else if (got < 0)
+            status = fail(OUTRIDER_EFAIL, "cannot normalize a text: %s", utf8proc_errmsg(got));
         *out = (char *)composed;
         *n = got < 0 ? 0 : (size_t)got;
     }

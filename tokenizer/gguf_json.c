@@ -5,6 +5,7 @@
 #include <string.h>
 
 #include "runtime/status.h"
+#include "weights/gguf_config.h"
 #include "tokenizer/internal.h"
 #include "weights/gguf.h"
 
@@ -12,10 +13,6 @@
 
 static outrider_status bad(const struct gguf *g, const char *key, size_t i, const char *what) {
     return fail(OUTRIDER_EMODEL, "%s: %s[%zu]: %s", gguf_path(g), key, i, what);
-}
-
-static json_t *text(struct gguf_string s) {
-    return json_stringn(s.at, s.bytes); /* NULL where it is not UTF-8 */
 }
 
 static json_t *added_token(size_t id, json_t *content, bool special) {
@@ -31,11 +28,10 @@ static outrider_status put_tokens(const struct gguf *g, json_t *vocab, json_t *a
         struct gguf_string s = gguf_next_string(&tokens);
         int64_t type = types.n == n ? gguf_int_at(&types, i) : PIECE_NORMAL;
         if (type == PIECE_UNUSED) continue;
-        json_t *content = text(s);
-        if (!content || s.bytes == 0 || memchr(s.at, 0, s.bytes)) {
-            json_decref(content);
-            return bad(g, KEY "tokens", i, "empty, not UTF-8, or with a NUL byte");
-        }
+        if (s.bytes == 0 || memchr(s.at, 0, s.bytes))
+            return bad(g, KEY "tokens", i, "empty, or with a NUL byte");
+        json_t *content;
+        TRY(gguf_json_text(g, s, KEY "tokens", &content));
         if (type == PIECE_CONTROL || type == PIECE_USER_DEFINED) {
             if (json_array_append_new(added, added_token(i, content, type == PIECE_CONTROL)))
                 return fail_memory("tokenizer.json", s.bytes);
@@ -54,9 +50,11 @@ static outrider_status put_tokens(const struct gguf *g, json_t *vocab, json_t *a
 static outrider_status put_merges(const struct gguf *g, json_t *merges) {
     struct gguf_value all;
     TRY(gguf_array(g, KEY "merges", GGUF_STRINGS, &all));
-    for (size_t i = 0, n = all.n; i < n; i++)
-        if (json_array_append_new(merges, text(gguf_next_string(&all))))
-            return bad(g, KEY "merges", i, "not UTF-8");
+    for (size_t i = 0, n = all.n; i < n; i++) {
+        json_t *merge;
+        TRY(gguf_json_text(g, gguf_next_string(&all), KEY "merges", &merge));
+        if (json_array_append_new(merges, merge)) return fail_memory("tokenizer.json", n);
+    }
     return OUTRIDER_OK;
 }
 

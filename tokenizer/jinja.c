@@ -424,5 +424,7 @@ outrider_status jinja_render(const char *source, const struct jinja_input *in, s
     status = copy_out(&text, out);
 cleanup:
     arena_free(&r.arena);
+    /* the template's limit is its own fault, the machine's is not */
+    if (status != OUTRIDER_OK && r.arena.starved) return fail_memory("a chat template", 0);
     return status;
 }

@@ -24,7 +24,8 @@ struct str {
 
 struct arena {
     struct block *blocks;
-    size_t left; /* of the limit */
+    size_t left;  /* of the limit */
+    bool starved; /* the machine had less than that */
 };
 void *arena_take(struct arena *a, size_t bytes); /* zeroed; NULL past the limit */
 void arena_free(struct arena *a);

@@ -14,8 +14,8 @@ struct parser {
     struct str text; /* of the token */
     int64_t number;
     int depth, chain, braces; /* braces: of mappings that are open, where }} closes no tag */
-    bool line_starts; /* the text that follows begins a line */
-    bool trims;       /* the text that follows is to lose the white space at its start */
+    bool line_starts;         /* the text that follows begins a line */
+    bool trims;               /* the text that follows is to lose the white space at its start */
     bool drops_newline;
 };
 
@@ -30,7 +30,7 @@ void *arena_take(struct arena *a, size_t bytes) {
     size_t total = bytes + sizeof(struct block);
     if (bytes > SIZE_MAX / 2 || total > a->left) return NULL;
     struct block *b = calloc(1, total);
-    if (!b) return NULL;
+    if (!b) return a->starved = true, NULL;
     a->left -= total;
     b->next = a->blocks;
     a->blocks = b;
@@ -85,8 +85,7 @@ static outrider_status next(struct parser *p) {
     if (!*c) return jinja_fail("a tag without an end");
     bool closes = strncmp(c, p->close, close) == 0 ||
                   ((*c == '-' || *c == '+') && strncmp(c + 1, p->close, close) == 0);
-    if (closes && p->braces == 0)
-        return p->kind = T_END, p->text.n = 0, OUTRIDER_OK;
+    if (closes && p->braces == 0) return p->kind = T_END, p->text.n = 0, OUTRIDER_OK;
     if (*c == '\'' || *c == '"') return read_string(p);
     size_t n = 0;
     if (isdigit((unsigned char)*c)) {

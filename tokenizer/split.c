@@ -144,6 +144,7 @@ static outrider_status compile(const char *field, const char *pattern, size_t by
                          NULL);
     free(written);
     if (*out) return OUTRIDER_OK;
+    if (error == PCRE2_ERROR_HEAP_FAILED) return fail_memory("a pattern", bytes);
     char why[128] = "";
     pcre2_get_error_message(error, (PCRE2_UCHAR *)why, sizeof why);
     return fail(OUTRIDER_EMODEL, "%s: the pattern is no regular expression: %s", field, why);
@@ -197,6 +198,7 @@ static outrider_status next_match(struct run *r, int stage, const char *text, si
     if (got == PCRE2_ERROR_JIT_STACKLIMIT)
         got = pcre2_match(st->code, (PCRE2_SPTR)text, bytes, from, options | PCRE2_NO_JIT, data, r->limits);
     if (got == PCRE2_ERROR_NOMATCH) return OUTRIDER_OK;
+    if (got == PCRE2_ERROR_NOMEMORY) return fail_memory("the tokenizer's pattern", bytes);
     if (got < 0) {
         char why[128] = "";
         pcre2_get_error_message(got, (PCRE2_UCHAR *)why, sizeof why);

@@ -48,7 +48,7 @@ static outrider_status read_all(int fd, const char *path, unsigned char *bytes, 
     for (size_t done = 0; done < n;) {
         ssize_t got = read(fd, bytes + done, n - done);
         if (got < 0 && errno == EINTR) continue;
-        if (got < 0) return fail(OUTRIDER_EMODEL, "%s: %s", path, strerror(errno));
+        if (got < 0) return fail_errno(OUTRIDER_EMODEL, path);
         if (got == 0) return fail(OUTRIDER_EMODEL, "%s: became shorter while it was read", path);
         done += (size_t)got;
     }
@@ -61,7 +61,7 @@ outrider_status read_file(const char *path, size_t max, unsigned char **bytes, s
     unsigned char *read_bytes = NULL;
     int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK); /* a pipe must not make it wait */
     if (fd < 0 || fstat(fd, &info) != 0) {
-        status = fail(OUTRIDER_EMODEL, "%s: %s", path, strerror(errno));
+        status = fail_errno(OUTRIDER_EMODEL, path);
     } else if (!S_ISREG(info.st_mode)) {
         status = fail(OUTRIDER_EMODEL, "%s: not a regular file", path);
     } else if ((uint64_t)info.st_size > max) {

@@ -6,6 +6,7 @@
  * from their names. */
 #include "weights/gguf_config.h"
 
+#include <errno.h>
 #include <float.h>
 #include <math.h>
 #include <stdio.h>
@@ -57,6 +58,14 @@ static struct key key_of(const struct translation *t, const char *name) {
 static outrider_status put(json_t *object, const char *name, json_t *value) {
     if (value && json_object_set_new(object, name, value) == 0) return OUTRIDER_OK;
     return fail_memory(name, sizeof(json_t *));
+}
+
+outrider_status gguf_json_text(const struct gguf *g, struct gguf_string s, const char *what, json_t **out) {
+    errno = 0; /* which tells apart the two reasons there are */
+    *out = json_stringn(s.at, s.bytes);
+    if (*out) return OUTRIDER_OK;
+    if (errno == ENOMEM) return fail_memory(what, s.bytes);
+    return fail(OUTRIDER_EMODEL, "%s: %s is not UTF-8", gguf_path(g), what);
 }
 
 static outrider_status copy_int(const struct translation *t, const char *key, json_t *object,
@@ -223,9 +232,8 @@ static outrider_status translate_scaling(const struct translation *t) {
     if (type.bytes == 4 && memcmp(type.at, "none", 4) == 0) return OUTRIDER_OK;
     json_t *object = json_object();
     TRY(put(t->config, "rope_scaling", object));
-    json_t *name = json_stringn(type.at, type.bytes);
-    if (!name)
-        return fail(OUTRIDER_EMODEL, "%s: metadata \"rope.scaling.type\" is not UTF-8", gguf_path(t->g));
+    json_t *name;
+    TRY(gguf_json_text(t->g, type, "metadata \"rope.scaling.type\"", &name));
     TRY(put(object, "rope_type", name));
     if (!factors) TRY(copy_float(t, key_of(t, "rope.scaling.factor").text, object, "factor"));
     TRY(copy_float(t, key_of(t, "rope.scaling.attn_factor").text, object, "attention_factor"));

@@ -20,6 +20,10 @@ struct tokenizer_files {
 outrider_status gguf_tokenizer(const struct gguf *g, struct tokenizer_files *out);
 void tokenizer_files_free(struct tokenizer_files *files);
 
+/* A text of the file as JSON, the caller's to json_decref; `what` names it in the line where it is not UTF-8.
+ */
+outrider_status gguf_json_text(const struct gguf *g, struct gguf_string s, const char *what, json_t **out);
+
 /* model_type of Hugging Face for a general.architecture, and back; NULL when the family is not known. */
 const char *gguf_model_type(struct gguf_string architecture);
 const char *gguf_architecture(const char *model_type);

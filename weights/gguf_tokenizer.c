@@ -135,8 +135,14 @@ static outrider_status text_of(const struct vocabulary *v, int64_t id, json_t **
         return fail(OUTRIDER_EMODEL, "%s: a special token is %lld of %zu", gguf_path(v->g), (long long)id,
                     tokens.n);
     for (int64_t i = 0; i <= id; i++) s = gguf_next_string(&tokens);
-    *out = id < 0 ? json_null() : json_stringn(s.at, s.bytes);
-    return *out ? OUTRIDER_OK : fail(OUTRIDER_EMODEL, "%s: a special token is not UTF-8", gguf_path(v->g));
+    if (id >= 0) return gguf_json_text(v->g, s, "a special token", out);
+    *out = json_null();
+    return OUTRIDER_OK;
+}
+
+static outrider_status put_entry(json_t *config, const char *name, json_t *value) {
+    if (value && json_object_set_new(config, name, value) == 0) return OUTRIDER_OK;
+    return fail_memory(name, sizeof(json_t *));
 }
 
 static outrider_status write_config(const struct vocabulary *v, bool merged, json_t *config) {
@@ -148,21 +154,18 @@ static outrider_status write_config(const struct vocabulary *v, bool merged, jso
         json_t *text;
         TRY(id_of(v->g, keys[i][0], &id));
         TRY(text_of(v, id, &text));
-        json_object_set_new(config, keys[i][1], text);
+        TRY(put_entry(config, keys[i][1], text));
     }
     bool add_bos = true; /* where nothing is said; of merges the name says it */
     TRY(gguf_bool(v->g, KEY "add_bos_token", &add_bos));
     if (!merged || gguf_find(v->g, KEY "add_bos_token"))
-        json_object_set_new(config, "add_bos_token", json_boolean(add_bos));
-    if (merged) json_object_set_new(config, "tokenizer_class", json_string("PreTrainedTokenizerFast"));
+        TRY(put_entry(config, "add_bos_token", json_boolean(add_bos)));
+    if (merged) TRY(put_entry(config, "tokenizer_class", json_string("PreTrainedTokenizerFast")));
     TRY(gguf_text(v->g, "tokenizer.chat_template", &template));
     if (!template.at) return OUTRIDER_OK;
-    json_t *text = json_stringn(template.at, template.bytes);
-    if (!text)
-        return fail(OUTRIDER_EMODEL, "%s: metadata \"tokenizer.chat_template\" is not UTF-8",
-                    gguf_path(v->g));
-    json_object_set_new(config, "chat_template", text);
-    return OUTRIDER_OK;
+    json_t *text;
+    TRY(gguf_json_text(v->g, template, "metadata \"tokenizer.chat_template\"", &text));
+    return put_entry(config, "chat_template", text);
 }
 
 /* ---- all ---- */

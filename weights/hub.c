@@ -98,7 +98,7 @@ static bool lies_within(const char *path, const char *folder) {
 static outrider_status check_links(const char *snapshot, const char *repo) {
     char path[PATH_MAX], real[PATH_MAX];
     DIR *folder = opendir(snapshot);
-    if (!folder) return fail(OUTRIDER_EMODEL, "%s: %s", snapshot, strerror(errno));
+    if (!folder) return fail_errno(OUTRIDER_EMODEL, snapshot);
     outrider_status status = OUTRIDER_OK;
     for (struct dirent *e; status == OUTRIDER_OK && (e = readdir(folder));) {
         if (!strcmp(e->d_name, ".") || !strcmp(e->d_name, "..")) continue;
@@ -113,7 +113,7 @@ static outrider_status check_links(const char *snapshot, const char *repo) {
 /* The one GGUF file, or the first of a split one, whose name holds `part`. */
 static outrider_status find_part(const char *snapshot, const char *part, char **path) {
     DIR *folder = opendir(snapshot);
-    if (!folder) return fail(OUTRIDER_EMODEL, "%s: %s", snapshot, strerror(errno));
+    if (!folder) return fail_errno(OUTRIDER_EMODEL, snapshot);
     outrider_status status = OUTRIDER_OK;
     for (struct dirent *e; status == OUTRIDER_OK && (e = readdir(folder));) {
         if (!source_is_gguf(e->d_name) || !strcasestr(e->d_name, part)) continue;

@@ -25,7 +25,7 @@ static outrider_status fail_absent(const char *dir, const char *path) {
 
 static outrider_status map_descriptor(int fd, struct mapping *out) {
     struct stat st;
-    if (fstat(fd, &st)) return fail(OUTRIDER_EMODEL, "%s: %s", out->path, strerror(errno));
+    if (fstat(fd, &st)) return fail_errno(OUTRIDER_EMODEL, out->path);
     if (!S_ISREG(st.st_mode)) return fail(OUTRIDER_EMODEL, "%s: not a regular file", out->path);
     if (st.st_size == 0) return fail(OUTRIDER_EMODEL, "%s: the file is empty", out->path);
     void *data = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
@@ -50,7 +50,7 @@ static outrider_status map_path(struct mapping *out, bool *absent) {
     if (fd >= 0)
         status = map_descriptor(fd, out);
     else if (!*absent)
-        status = fail(OUTRIDER_EMODEL, "%s: %s", out->path, strerror(errno));
+        status = fail_errno(OUTRIDER_EMODEL, out->path);
     if (fd >= 0) close(fd);
     return status;
 }

@@ -54,7 +54,7 @@ outrider_status source_gguf(const char *path, char **file) {
     for (size_t i = 0; i < sizeof marks / sizeof *marks; i++)
         if (is_there(path, marks[i])) return OUTRIDER_OK;
     DIR *folder = opendir(path);
-    if (!folder) return fail(OUTRIDER_EMODEL, "%s: %s", path, strerror(errno));
+    if (!folder) return fail_errno(OUTRIDER_EMODEL, path);
     outrider_status status = find_in_folder(path, folder, file);
     closedir(folder);
     if (status == OUTRIDER_OK) return status;
