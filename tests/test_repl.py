@@ -371,6 +371,7 @@ def test_every_command(folder):
     ask(child, "Hello.")
     check("/spec hide", "error" not in ask(child, "/spec hide"))
     check("/? is /help", ask(child, "/?") == ask(child, "/help"))
+    check("who types exit is told how", re.search("note: .*/bye leaves.*" + STATUS, ask(child, "exit"), re.S))
     check("a slip is guessed", "did you mean /clear?" in ask(child, "/cler"))
     check("a path is told from a command", "a space in front" in ask(child, "/etc/passwd")
           and re.search(STATUS, ask(child, " /etc/passwd is a file")))

@@ -294,6 +294,14 @@ static enum line_result read_block(struct chat *c, const char *line, size_t byte
     }
 }
 
+/* A word that is a command elsewhere is a message here, which its writer may not have meant. */
+static void hint_at_commands(const char *text) {
+    static const char *const words[] = {"exit", "quit", "bye", "help", "?"};
+    for (size_t i = 0; i < sizeof words / sizeof words[0]; i++)
+        if (!strcmp(text, words[i]))
+            fputs("note: this goes to the model; /bye leaves, /help lists the commands\n", stderr);
+}
+
 static int handle(struct chat *c, const char *line, size_t bytes) {
     struct text message = {0};
     int code = 0;
@@ -302,6 +310,7 @@ static int handle(struct chat *c, const char *line, size_t bytes) {
             code = say(c, message.data, message.bytes);
     } else if (!text_append(&message, line, bytes) && bytes) {
         bool command = line[0] == '/' && !memchr(line, '\n', bytes);
+        if (c->interactive) hint_at_commands(message.data);
         code = command ? chat_command(c, message.data) : say(c, message.data, message.bytes);
     }
     text_clear(&message);
