@@ -31,23 +31,23 @@ void draft_catch_up(outrider_session *s, bool *ready) {
     *ready = s->n - 1 - end <= MAX_LAG;
 }
 
-/* The draft reads the first tokens of a prompt and says which should follow each: one that is of use guesses
- * a third of them or so, one that guesses none is of no use for what follows either. Of the prompt
- * alone, so that no random number has part in it. */
+/* The draft reads the first tokens of a prompt and says which should follow the last of them: one that is of
+ * use guesses a third of them or so, one that guesses none is of no use for what follows either. By what
+ * stands written already, so that no random number of the round has part in it. */
 static outrider_status probe(outrider_session *s, int32_t lag, bool *useful) {
-    enum { MOST_PROBED = 24 };
+    enum { MOST_READ = 24, MOST_JUDGED = 16 };
     outrider_engine *e = s->engine;
-    const int32_t n = lag < MOST_PROBED ? lag : MOST_PROBED;
+    const int32_t n = lag < MOST_READ ? lag : MOST_READ, judged = n < MOST_JUDGED ? n : MOST_JUDGED;
     int32_t hits = 0;
     if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, n) != OUTRIDER_OK) return OUTRIDER_OK;
     e->unusual = true;
     batch_clear(e);
     for (int32_t i = 0; i < n; i++) batch_add(e, s->slot, i, s->tokens[i]);
     batch_upload(e);
-    batch_pass(e, OUTRIDER_DRAFT, 0, n, n, false);
-    TRY(batch_argmax(e, OUTRIDER_DRAFT, n));
+    batch_pass(e, OUTRIDER_DRAFT, 0, n, judged, false);
+    TRY(batch_argmax(e, OUTRIDER_DRAFT, judged));
     kv_advance(e->kv, s->slot, OUTRIDER_DRAFT, n);
-    for (int32_t i = 0; i < n; i++) hits += batch_pick(e, i) == s->tokens[i + 1];
+    for (int32_t i = 0; i < judged; i++) hits += batch_pick(e, i) == s->tokens[n - judged + i + 1];
     *useful = hits > 0;
     if (!*useful) controller_doubt(&s->controller[DRAFTER_MODEL]);
     return OUTRIDER_OK;
