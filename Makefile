@@ -133,6 +133,7 @@ $(BUILD)/tests/gpu_%: tests/gpu_%.cu $(BUILD)/liboutrider.a
 	$(SAY) '  nvcc  $<'
 	$(Q)$(NVCC) $(NVCCFLAGS) -Xcompiler -fopenmp -c -o $@.o $<
 	$(Q)$(CXX) $(LDFLAGS) -o $@ $@.o $(BUILD)/liboutrider.a $(LDLIBS) -lgomp
+$(BUILD)/tests/gpu_ops: LDFLAGS += -Wl,--wrap=cudaMalloc
 define ISA_RULE
 $(BUILD)/kernels/cpu/%.$(1).o: kernels/cpu/%.c | $(BUILD)/.packages
 	@mkdir -p $$(@D)

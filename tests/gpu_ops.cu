@@ -847,6 +847,63 @@ static void check_memory() {
     ops->release(be, device);
 }
 
+/* ---- a card without memory: this program is linked with --wrap=cudaMalloc ---- */
+
+static long until_fault = -1; /* allocations that still succeed; negative: all do */
+static bool for_ever;
+extern "C" cudaError_t __real_cudaMalloc(void **p, size_t bytes);
+extern "C" cudaError_t __wrap_cudaMalloc(void **p, size_t bytes) {
+    if (until_fault < 0 || until_fault-- > 0) return __real_cudaMalloc(p, bytes);
+    until_fault = for_ever ? 0 : -1;
+    *p = nullptr;
+    return cudaErrorMemoryAllocation;
+}
+
+/* Opens another backend on the card, takes scratch, memory and a weight, and gives all back. */
+static outrider_status take_and_give() {
+    static const std::vector<uint16_t> host(256 * 512);
+    const struct ops *o;
+    struct backend *b;
+    void *p = nullptr;
+    struct matrix m = {};
+    TRY(cuda_open("", &o, &b));
+    outrider_status status = o->reserve(b, 64, 1024);
+    if (!status) status = o->alloc(b, 1 << 20, &p);
+    if (!status) status = o->weight(b, host.data(), DTYPE_BF16, 256, 512, &m);
+    if (!status) o->weight_release(b, &m);
+    o->release(b, p);
+    if (!status) status = o->sync(b);
+    o->close(b);
+    return status;
+}
+
+static size_t memory_free() {
+    size_t bytes = 0, total;
+    cudaMemGetInfo(&bytes, &total);
+    return bytes;
+}
+
+/* The k-th allocation fails, for every k: one line, nothing kept, and the card is as good as before. */
+static void check_scarcity() {
+    must(take_and_give());
+    const size_t before = memory_free();
+    for (int mode = 0; mode < 2; mode++) {
+        bool told = true;
+        long k = 0;
+        for (for_ever = mode;; k++) {
+            until_fault = k;
+            const outrider_status status = take_and_give();
+            const bool came = for_ever ? until_fault == 0 : until_fault < 0;
+            until_fault = -1;
+            if (!came) break;
+            told = told && (status == OUTRIDER_ENOMEM || status == OUTRIDER_OK);
+        }
+        check(told && k > 3, std::to_string(k) + (mode ? " allocations fail, and all behind" : " allocations fail"));
+        check(take_and_give() == OUTRIDER_OK, "and the card can be used again");
+    }
+    check(memory_free() + (4 << 20) >= before, "nothing of it is kept"); /* the driver hands out 2 MB at a time */
+}
+
 int main(int argc, char **argv) {
     const std::string mode = argc > 1 ? argv[1] : "";
     open_card();
@@ -859,6 +916,7 @@ int main(int argc, char **argv) {
     } else {
         check_refusals();
         check_memory();
+        check_scarcity();
         for (auto &s : shapes) check_shape(s, mode == "quick");
         check_replay();
         check_picks_and_ties();
