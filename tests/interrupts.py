@@ -75,7 +75,7 @@ def twice(folder, chance):
     prompt; the terminal is as before in any case."""
     bad = 0
     for point in range(POINTS):
-        child = pexpect.spawn("bash", ["-c", 'trap : INT; stty -g; "$0" "$@"; code=$?; stty -g; echo "code $code"', OUTRIDER, *ARGUMENTS],
+        child = pexpect.spawn("bash", ["-c", 'trap : INT; stty -g; "$0" "$@"; code=$?; trap "" INT; stty -g; echo "code $code"', OUTRIDER, *ARGUMENTS],
                               env=environment(folder), timeout=WAIT, encoding="utf-8", codec_errors="replace")
         child.expect(r"([0-9a-f:]{30,})\r")
         before = child.match[1]

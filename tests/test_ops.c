@@ -232,8 +232,8 @@ static void world_open(const struct shape *s, struct world *w) {
     w->kv = (struct kv_layer){malloc(w->pool_bytes), malloc(w->pool_bytes), s->cache, s->page_size};
     place_rows(w);
     fill_cache(w, &seed);
-    w->rows =
-        (struct rows){ROWS, w->token, w->position, w->slot, w->pages, w->stride, w->positions - 1, false};
+    w->rows = (struct rows){ROWS,      w->token,         w->position, w->slot, w->pages,
+                            w->stride, w->positions - 1, false,       NULL};
 }
 
 static void world_close(struct world *w) {
@@ -659,7 +659,7 @@ static struct traces pass(struct machine *m, const struct world *w, const int32_
         token[i] = w->token[who[i]], position[i] = w->position[who[i]], slot[i] = w->slot[who[i]];
         memcpy(t.x + (size_t)i * t.n, w->x + (size_t)who[i] * t.n, t.n * sizeof(float));
     }
-    struct rows rows = {n, token, position, slot, w->pages, w->stride, w->positions - 1, false};
+    struct rows rows = {n, token, position, slot, w->pages, w->stride, w->positions - 1, false, NULL};
     m->ops->qkv(m->be, &rows, &w->l.attention, t.x, t.q, kv);
     m->ops->attention(m->be, &rows, &w->l.attention, t.q, kv, t.attended);
     m->ops->project(m->be, &rows, &w->l.output, t.attended, t.x);
@@ -799,7 +799,7 @@ static void check_f16_store(struct machine *m) {
     int32_t zero = 0;
     struct matrix weights = {w, DTYPE_F32, DIM, 1};
     struct attention_block b = {norm, 0, weights, weights, weights, rope, 1, 1, DIM, .scale = 1};
-    struct rows rows = {1, &zero, &zero, &zero, &zero, 1, 0, false};
+    struct rows rows = {1, &zero, &zero, &zero, &zero, 1, 0, false, NULL};
     struct kv_layer kv = {k, v, DTYPE_F16, PAGE};
     m->ops->qkv(m->be, &rows, &b, x, q, &kv);
     for (int i = 0; i < N; i++) {
@@ -834,7 +834,7 @@ static void check_q8_store(struct machine *m) {
         int32_t zero = 0;
         struct matrix w = {cases[t], DTYPE_F32, DIM, 1};
         struct attention_block b = {norm, 0, w, w, w, rope, 1, 1, DIM, .scale = 1};
-        struct rows rows = {1, &zero, &t, &zero, &zero, 1, t, false};
+        struct rows rows = {1, &zero, &t, &zero, &zero, 1, t, false, NULL};
         struct kv_layer kv = {k, v, DTYPE_Q8_0, PAGE};
         m->ops->qkv(m->be, &rows, &b, x, q, &kv);
     }
@@ -870,7 +870,7 @@ static void check_widening(struct machine *m) {
     static int32_t token[4096], zero[4096];
     for (int i = 0; i < 65536; i++) all[i] = (uint16_t)i;
     for (int i = 0; i < 4096; i++) token[i] = i;
-    struct rows rows = {4096, token, zero, zero, zero, 1, 0, false};
+    struct rows rows = {4096, token, zero, zero, zero, 1, 0, false, NULL};
     for (int type = DTYPE_F16; type <= DTYPE_BF16; type++) {
         struct matrix table = {all, (enum dtype)type, 4096, 16};
         m->ops->embed(m->be, &rows, &table, 1, x);
@@ -895,7 +895,7 @@ static void check_silu(struct machine *m) {
     int32_t zero = 0;
     for (int i = 0; i < N; i++) gate[i] = (float)(i - N / 2) * 0.043f, up[i] = 1;
     struct mlp_block b = {.norm = norm, .gate = {gate, DTYPE_F32, N, 1}, .up = {up, DTYPE_F32, N, 1}};
-    struct rows rows = {1, &zero, &zero, &zero, &zero, 1, 0, false};
+    struct rows rows = {1, &zero, &zero, &zero, &zero, 1, 0, false, NULL};
     m->ops->gate_up(m->be, &rows, &b, x, hidden);
     b.gelu = true;
     m->ops->gate_up(m->be, &rows, &b, x, gelus);
