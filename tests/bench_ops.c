@@ -100,7 +100,8 @@ static double forward(const struct ops *ops, struct backend *be, struct model *m
     const int32_t last = n - 1;
     for (int32_t i = 0; i < n; i++) token[i] = i, position[i] = n < MAX_ROWS ? DEPTH + i : i;
     for (int32_t i = 0; i < POSITIONS / m->s.page_size; i++) table[i] = i ^ 1;
-    struct rows rows = {n, token, position, slot, table, POSITIONS / m->s.page_size, DEPTH + n, n > 64};
+    const int32_t pages = POSITIONS / m->s.page_size;
+    struct rows rows = {n, token, position, slot, table, pages, DEPTH + n, n > 64, NULL};
     double start = seconds(), from = start, now;
 #define STAGE(which, call) (call, now = seconds(), stage[which] += now - from, from = now)
     ops->embed(be, &rows, &m->head, 1, m->x);
