@@ -50,7 +50,7 @@ valgrind: $(BUILD)/tests/test_threads $(BUILD)/tests/test_weights $(BUILD)/tests
 coverage:
 	$(Q)tools/packages.sh gcovr
 	$(MAKE) test BUILD=build/coverage CUDA=0 MIMALLOC=0 OPT=-O1 WARN="-Wall -Wextra" ISA_FLAGS=-fno-profile-arcs SAN="--coverage -fprofile-update=atomic -DWITHOUT_SANDBOX"
-	cd build/coverage && for kind in "" --branches; do gcovr $$kind --root ../.. --exclude-throw-branches \
+	cd build/coverage && for kind in "" --branches; do gcovr $$kind --root ../.. --exclude-throw-branches --exclude-branches-by-pattern "^ *assert\(" \
 	    -f '../../weights/' -f '../../tokenizer/' -f '../../runtime/(accept|kv|sampler)\.c' .; done
 # Turns of chat and batched prompts, with stops and cancels: the same text, no page leaked, no memory grown.
 TURNS   ?= 10000
