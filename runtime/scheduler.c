@@ -209,7 +209,7 @@ static bool reserve(outrider_session *s) {
     outrider_engine *e = s->engine;
     if (uses_draft(s)) {
         int32_t unread = s->n - 1 - kv_len(e->kv, s->slot, OUTRIDER_DRAFT);
-        if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, unread + places(s) - 1) != OUTRIDER_OK) s->k = 0;
+        if (kv_reserve(e->kv, s->slot, OUTRIDER_DRAFT, unread + places(s)) != OUTRIDER_OK) s->k = 0;
     }
     if (room_reserve(s, OUTRIDER_VERIFIER, places(s)) == OUTRIDER_OK) return true;
     kv_truncate(e->kv, s->slot, s->n - 1);
