@@ -42,10 +42,17 @@ struct running {
     vf sum; /* by lanes */
 };
 
-/* Consecutive positions inside one page's borders, for one kv head. */
+/* A vector in a pool: its elements, and of 8 bits its scales. */
+struct vector {
+    const char *elements, *scales;
+};
+
+/* Consecutive positions inside one page's borders, for one kv head; k and v: where their places begin, were
+ * they in order. */
 struct split {
     int32_t row, kv_head, position, tokens;
     bool scattered;
+    struct vector k, v;
 };
 
 /* Keys or values that are not read where they lie. */
@@ -55,11 +62,6 @@ typedef float prepared[SPLIT * HEAD_MAX];
 static enum dtype read_as(enum dtype cache) {
     return cache == DTYPE_Q8_0 ? DTYPE_F32 : cache;
 }
-
-/* A vector in a pool: its elements, and of 8 bits its scales. */
-struct vector {
-    const char *elements, *scales;
-};
 
 static struct vector vector_at(const struct attend *p, const struct split *s, const char *pool,
                                int32_t place) {
@@ -86,33 +88,41 @@ static bool scattered(const struct rows *rows, int32_t row, int32_t from, int32_
 static struct split split_at(const struct attend *p, int32_t row, int32_t kv_head, int32_t position) {
     const int32_t size = p->kv->page_size, in_page = min_i32(SPLIT, size - position % size),
                   tokens = min_i32(in_page, p->rows->position[row] + 1 - position);
-    return (struct split){row, kv_head, position, tokens,
-                          scattered(p->rows, row, position, position + tokens)};
+    struct split s = {
+        row,          kv_head,     position, tokens, scattered(p->rows, row, position, position + tokens),
+        {NULL, NULL}, {NULL, NULL}};
+    s.k = vector_at(p, &s, p->kv->k, position);
+    const ptrdiff_t at = s.k.elements - (const char *)p->kv->k;
+    s.v.elements = (const char *)p->kv->v + at;
+    if (s.k.scales) s.v.scales = s.v.elements + (s.k.scales - s.k.elements);
+    return s;
 }
 
 /* Splits are too short for the hardware to see them coming. Into the second level: more can be under way. */
 static void split_prefetch(const struct attend *p, const struct split *s) {
     const size_t bytes = (size_t)s->tokens * (size_t)p->b->head_dim *
                          (p->kv->dtype == DTYPE_Q8_0 ? 1 : dtype_bytes(p->kv->dtype));
-    const char *const pools[] = {p->kv->k, p->kv->v};
-    for (int32_t i = 0; i < 2 && !s->scattered; i++) {
-        const char *from = vector_at(p, s, pools[i], s->position).elements;
-        for (size_t j = 0; j < bytes; j += 64) __builtin_prefetch(from + j, 0, 2);
-    }
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(s->k.elements + i, 0, 2);
+    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(s->v.elements + i, 0, 2);
 }
 
-/* A split's vectors one after the other, as read_as says: where they lie, or in `room`. */
-static const void *vectors(const struct attend *p, const struct split *s, const char *pool, float *room) {
-    const int32_t dim = p->b->head_dim, run = s->scattered ? 1 : s->tokens;
-    const struct vector first = vector_at(p, s, pool, s->position);
-    if (!s->scattered && !first.scales) return first.elements;
-    for (int32_t i = 0; i < s->tokens; i += run) {
-        const int32_t place = rows_place(p->rows, s->row, s->position + i);
-        const struct vector v = vector_at(p, s, pool, place);
+/* A split's keys or values one after the other, as read_as says: where they lie, from `first` on, or in
+ * `room`.
+ */
+static const void *vectors(const struct attend *p, const struct split *s, const char *pool,
+                           const struct vector *first, float *room) {
+    const int32_t dim = p->b->head_dim;
+    if (!s->scattered && !first->scales) return first->elements;
+    if (!s->scattered) {
+        cache_widen(first->elements, first->scales, s->tokens, dim, room);
+        return room;
+    }
+    for (int32_t i = 0; i < s->tokens; i++) {
+        const struct vector v = vector_at(p, s, pool, rows_place(p->rows, s->row, s->position + i));
         const size_t bytes = (size_t)dim * (v.scales ? sizeof(float) : dtype_bytes(p->kv->dtype));
         char *to = (char *)room + (size_t)i * bytes;
         if (v.scales)
-            cache_widen(v.elements, v.scales, run, dim, (float *)to);
+            cache_widen(v.elements, v.scales, 1, dim, (float *)to);
         else
             memcpy(to, v.elements, bytes);
     }
@@ -121,7 +131,8 @@ static const void *vectors(const struct attend *p, const struct split *s, const 
 
 static void score(const struct attend *p, const struct split *s, const struct acts *q, int32_t heads,
                   float *room, scores *score) {
-    const struct matrix k = {vectors(p, s, p->kv->k, room), read_as(p->kv->dtype), s->tokens, p->b->head_dim};
+    const struct matrix k = {vectors(p, s, p->kv->k, &s->k, room), read_as(p->kv->dtype), s->tokens,
+                             p->b->head_dim};
     for (int32_t h = 0; h < heads; h += ROWS_MAX)
         tile(&k, 0, s->tokens, q, h, min_i32(ROWS_MAX, heads - h), score + h);
     if (p->b->softcap == 0) return;
@@ -205,7 +216,7 @@ INLINE void gather_type(enum dtype t, int32_t heads, const char *v, const scores
 static void fold(const struct attend *p, const struct split *s, scores *score, int32_t heads,
                  struct running *seen, float *room, float *out) {
     const int32_t dim = p->b->head_dim;
-    const char *v = vectors(p, s, p->kv->v, room);
+    const char *v = vectors(p, s, p->kv->v, &s->v, room);
     for (int32_t h = 0; h < heads; h += FOLD_HEADS) {
         const int32_t n = min_i32(FOLD_HEADS, heads - h);
         const scores *weight = (const scores *)(score + h);
