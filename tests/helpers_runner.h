@@ -69,13 +69,11 @@ static void runner_close(struct runner *r) {
     r->ops->close(r->be);
 }
 
-/* One pass over tokens [begin, begin + n) of a text; logits of the rows in `pick` (NULL: of the last n_pick)
- * come to the host. */
-static void run_pass(struct runner *r, const int32_t *tokens, int32_t begin, int32_t n, bool prefill,
-                     const int32_t *pick, int32_t n_pick) {
-    int32_t position[GOLDEN_ROWS];
-    for (int32_t i = 0; i < n; i++) position[i] = begin + i;
-    r->ops->upload(r->be, r->token, tokens + begin, sizeof *tokens * (size_t)n);
+/* One pass over n rows whose positions never fall, as a tree's when there is a path; logits of the rows in
+ * `pick` (NULL: of the last n_pick) come to the host. */
+static void run_rows(struct runner *r, const int32_t *token, const int32_t *position, int32_t n, bool prefill,
+                     const int32_t *path, const int32_t *pick, int32_t n_pick) {
+    r->ops->upload(r->be, r->token, token, sizeof *token * (size_t)n);
     r->ops->upload(r->be, r->position, position, sizeof *position * (size_t)n);
     struct rows rows = {.n = n,
                         .token = r->token,
@@ -83,12 +81,21 @@ static void run_pass(struct runner *r, const int32_t *tokens, int32_t begin, int
                         .slot = r->slot,
                         .table = r->table,
                         .table_stride = r->pages,
-                        .max_position = begin + n - 1,
-                        .prefill = prefill};
+                        .max_position = position[n - 1],
+                        .prefill = prefill,
+                        .path = path};
     model_forward(r->model, &rows, 0, pick, n_pick);
     size_t bytes = sizeof(float) * (size_t)n_pick * (size_t)r->model->config.vocab_size;
     if (n_pick) must(r->ops->download(r->be, r->logits, r->model->logits, bytes));
     must(r->ops->sync(r->be));
+}
+
+/* The same over tokens [begin, begin + n) of a text. */
+static void run_pass(struct runner *r, const int32_t *tokens, int32_t begin, int32_t n, bool prefill,
+                     const int32_t *pick, int32_t n_pick) {
+    int32_t position[GOLDEN_ROWS];
+    for (int32_t i = 0; i < n; i++) position[i] = begin + i;
+    run_rows(r, tokens + begin, position, n, prefill, NULL, pick, n_pick);
 }
 
 #endif

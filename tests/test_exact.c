@@ -294,13 +294,22 @@ static void stops_inside_a_run(void **state) {
     outrider_engine_close(e);
 }
 
+/* Of the plain session its tokens are kept; those of the others must be the same. */
+static void keep_or_compare(const outrider_session *session, bool is_plain, int32_t *want, size_t *want_n) {
+    size_t n;
+    const int32_t *tokens = outrider_session_tokens(session, &n);
+    if (is_plain) memcpy(want, tokens, n * sizeof *tokens), *want_n = n;
+    assert_int_equal(n, *want_n);
+    assert_memory_equal(tokens, want, n * sizeof *tokens);
+}
+
 /* Proposals from the text itself, alone and beside the draft model's, in one batch with sessions that have
  * none. */
 static void ngrams_change_nothing(void **state) {
     (void)state;
     enum { N = 4 };
     static int32_t want[N][CONTEXT];
-    size_t want_n[N], n;
+    size_t want_n[N];
     outrider_engine *e = open_engine(DRAFT, 2, N);
     for (int kind = 0; kind < 3; kind++) {
         outrider_stats stats;
@@ -320,10 +329,7 @@ static void ngrams_change_nothing(void **state) {
             }
             write_to_the_end(s, N);
             for (int i = 0; i < N; i++) {
-                const int32_t *tokens = outrider_session_tokens(s[i], &n);
-                if (!spec) memcpy(want[i], tokens, n * sizeof *tokens), want_n[i] = n;
-                assert_int_equal(n, want_n[i]);
-                assert_memory_equal(tokens, want[i], n * sizeof *tokens);
+                keep_or_compare(s[i], !spec, want[i], &want_n[i]);
                 outrider_session_stats(s[i], &stats);
                 if (i < 2) assert_int_equal(stats.n_draft_steps, 0), by_ngram += stats.draft_n_accepted;
                 outrider_session_close(s[i]);
@@ -349,7 +355,7 @@ static void drafters_in_one_batch(void **state) {
                                          OUTRIDER_DRAFT_MODEL | OUTRIDER_DRAFT_SELF,
                                          OUTRIDER_DRAFT_MODEL};
     static int32_t want[N][CONTEXT];
-    size_t want_n[N], n;
+    size_t want_n[N];
     beside = true, self_layers = 2;
     outrider_engine *e = open_engine(DRAFT, 2, N);
     for (int sampling = 0; sampling < 2; sampling++)
@@ -365,10 +371,7 @@ static void drafters_in_one_batch(void **state) {
             }
             write_to_the_end(s, N);
             for (int i = 0; i < N; i++) {
-                const int32_t *tokens = outrider_session_tokens(s[i], &n);
-                if (!spec) memcpy(want[i], tokens, n * sizeof *tokens), want_n[i] = n;
-                assert_int_equal(n, want_n[i]);
-                assert_memory_equal(tokens, want[i], n * sizeof *tokens);
+                keep_or_compare(s[i], !spec, want[i], &want_n[i]);
                 outrider_session_stats(s[i], &stats);
                 if (spec && drafters[i] % 4 == 0 && drafters[i]) assert_true(stats.n_draft_steps > 8);
                 outrider_session_close(s[i]);

@@ -103,24 +103,12 @@ static size_t row_bytes(const struct tree_run *x) {
     return (size_t)x->r.model->config.vocab_size * sizeof(float);
 }
 
-/* Rows [first, first + n) of the tree; their logits go to x->logits. */
+/* Rows [first, first + n) of the tree, which stand by level; their logits go to x->logits. */
 static void run_tree(struct tree_run *x, int32_t first, int32_t n) {
-    struct runner *r = &x->r;
     int32_t position[TREE_ROWS];
     for (int32_t i = 0; i < n; i++) position[i] = x->history + x->t.level[first + i];
-    r->ops->upload(r->be, r->token, x->token + first, sizeof *x->token * (size_t)n);
-    r->ops->upload(r->be, r->position, position, sizeof *position * (size_t)n);
-    struct rows rows = {.n = n,
-                        .token = r->token,
-                        .position = r->position,
-                        .slot = r->slot,
-                        .table = r->table,
-                        .table_stride = r->pages,
-                        .max_position = x->history + x->t.depth,
-                        .path = x->path + first * TREE_ROWS};
-    model_forward(r->model, &rows, 0, NULL, n);
-    must(r->ops->download(r->be, x->logits + (size_t)first * (row_bytes(x) / sizeof(float)), r->model->logits,
-                          (size_t)n * row_bytes(x)));
+    run_rows(&x->r, x->token + first, position, n, false, x->path + first * TREE_ROWS, NULL, n);
+    memcpy(x->logits + (size_t)first * (row_bytes(x) / sizeof(float)), x->r.logits, (size_t)n * row_bytes(x));
 }
 
 /* Its way stays: moved to where the positions are. Pages lie backwards. */
