@@ -32,7 +32,7 @@ CHECKED_OBJ := $(foreach i,$(ISAS),$(ISA_SRC:%.c=$(BUILD)/checked/%.$(i).o))
 $(CHECKED:%=$(BUILD)/tests/test_%): $(CHECKED_OBJ)
 -include $(CHECKED_OBJ:.o=.d) $(BUILD)/tests/endurance.d $(BUILD)/tests/bench_ops.d
 asan:
-	$(MAKE) test BUILD=build/asan CUDA=0 SANITIZE=address,undefined ISA_FLAGS=-fno-sanitize=all CHECKED="ops quants session"
+	$(MAKE) test BUILD=build/asan CUDA=0 SANITIZE=address,undefined ISA_FLAGS=-fno-sanitize=all CHECKED="ops op_rules quants session"
 
 # The engine's and the workers' threads under ThreadSanitizer; texts of the tiny model, so that it takes minutes.
 tsan:

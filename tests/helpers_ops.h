@@ -64,6 +64,14 @@ static inline double get(enum dtype type, const void *from, size_t at) {
     return x;
 }
 
+static inline double silu(double x) {
+    return x / (1 + exp(-x));
+}
+
+static inline double gelu(double x) {
+    return 0.5 * x * (1 + tanh(0.79788456080286535588 * (x + 0.044715 * x * x * x)));
+}
+
 static inline float *random_floats(uint64_t *seed, size_t n, float middle, float spread) {
     float *x = malloc(n * sizeof *x);
     for (size_t i = 0; i < n; i++) x[i] = middle + spread * random_float(seed);
