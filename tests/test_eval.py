@@ -83,12 +83,21 @@ def test_against_logits():
     kl = sorted(sum(math.exp(a) * (a - b) for a, b in zip(x, y)) for x, y in zip(p, q))
     same = sum(x.index(max(x)) == y.index(max(y)) for x, y in zip(p, q)) / len(p)
     nats = [-sum(r[t] for r, t in zip(rows, tokens[1:])) / len(rows) for rows in (p, q)]
+    def error(values):
+        mean = sum(values) / len(values)
+        return math.sqrt(sum((v - mean) ** 2 for v in values) / len(values) / (len(values) - 1))
+
+    each = [[-r[t] for r, t in zip(rows, tokens[1:])] for rows in (p, q)]
+    over = math.exp(nats[1] - nats[0])
     first, second = rows_of("--ab", f"{TALE}/verifier", f"{TALE}/draft")
+    check("and its error that of their mean", math.isclose(first["perplexity_error"], math.exp(nats[0]) * error(each[0]), rel_tol=1e-4), first)
+    check("the ratio's of their differences", math.isclose(second["over_reference_error"], over * error([b - a for a, b in zip(*each)]), rel_tol=1e-3), second)
     for row, want in ((first, nats[0]), (second, nats[1])):
         check("perplexity is that of the logits", math.isclose(row["perplexity"], math.exp(want), rel_tol=1e-5), (row, want))
     check("so are the KL divergence and its 99% point",
           math.isclose(second["kl_mean"], sum(kl) / len(kl), rel_tol=1e-4)
-          and math.isclose(second["kl_99"], kl[(len(kl) - 1) * 99 // 100], rel_tol=1e-4), (second, sum(kl) / len(kl)))
+          and math.isclose(second["kl_99"], kl[(len(kl) - 1) * 99 // 100], rel_tol=1e-4)
+          and math.isclose(second["kl_50"], kl[(len(kl) - 1) // 2], rel_tol=1e-4), (second, sum(kl) / len(kl)))
     check("and the share of equal likeliest tokens", math.isclose(second["top1"], same, rel_tol=1e-9), (second, same))
     check("the reference is compared with nothing", first["kl_mean"] is None and first["top1"] is None, first)
 
@@ -131,6 +140,52 @@ def test_settings():
         check(f"refused: {name}", done.returncode == 2 and says in done.stderr and not done.stdout, done)
 
 
+def common(a, b):
+    return next((i for i, (x, y) in enumerate(zip(a, b)) if x != y), min(len(a), len(b)))
+
+
+def test_prompts():
+    """Answers to prompts: the texts are those that run writes, and are compared to the byte."""
+    prompts = [json.loads(line)["prompt"] for line in list(open("tests/data/prompts.jsonl"))[:3]]
+    sides = [["-m", f"{TALE}/verifier"], ["-m", f"{TALE}/verifier", "--quant", "q4"]]
+
+    def written(side, prompt):
+        done = subprocess.run([OUTRIDER, "run", *side, "-p", prompt, "-n", "12", "--temp", "0", "--spec-type", "none"], capture_output=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def ask(*args, text=None):
+        done = subprocess.run([OUTRIDER, "eval", "--prompts", path, "-n", "12", *args], input=text, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = f"{folder}/prompts"
+        with open(path, "w") as out:
+            out.writelines(json.dumps({"prompt": p}) + "\n" for p in prompts)
+        pairs = [[written(side, p) for side in sides] for p in prompts]
+        one, other = json.loads(ask("--json", "--ab", *(" ".join(s) for s in sides)))
+        part = sum(common(a, b) / len(a) for a, b in pairs) / len(pairs)
+        check("answers are compared to the byte", math.isclose(other["answers"]["same_up_to"], part, rel_tol=1e-9)
+              and math.isclose(other["answers"]["same_text"], sum(a == b for a, b in pairs) / len(pairs)), (other, pairs))
+        check("counted and timed", other["answers"]["n"] == 3 and other["answers"]["n_tokens"] == 33
+              and other["answers"]["speedup"] > 0 and one["answers"]["speedup"] == 1, (one, other))
+        check("without a text there is no perplexity", "perplexity" not in one, one)
+        same = json.loads(ask("--json", "--ab", "-t 1", "-t 2"))
+        check("the same model answers the same", same[1]["answers"]["same_text"] == same[1]["answers"]["same_up_to"] == 1, same)
+        said = ask("--quant", "none,q4", "-f", "-", text=TEXT)
+        check("with a text both tables are shown", "perplexity" in said and f"{100 * part:.1f}%" in said, said)
+        check("one model's speed alone", "answer t/s" in ask() and "perplexity" not in ask())
+        tiny = f"{folder}/tiny"
+        os.mkdir(tiny)
+        tiny_model.write(tiny)
+        open(path, "w").write('{"prompt": "abab"}\n')
+        check("other vocabularies are compared too", json.loads(ask("--json", "--ab", f"{TALE}/draft", tiny))[1]["answers"]["same_text"] == 0)
+        open(path, "w").write("{}\n")
+        done = outrider("--prompts", path)
+        check("a line without a prompt is told", done.returncode == 1 and "line 1" in done.stderr and not done.stdout, done)
+
+
 def test_other_tokens():
     """A text that the second model cuts otherwise: no comparison place by place, and that is said."""
     with tempfile.TemporaryDirectory() as folder:
@@ -154,6 +209,6 @@ def test_not_numbers():
                   and "not numbers" in done.stderr and len(done.stderr.splitlines()) == 1, done)
 
 
-for test in (test_against_logits, test_precisions, test_quality, test_settings, test_other_tokens, test_not_numbers):
+for test in (test_against_logits, test_precisions, test_quality, test_settings, test_prompts, test_other_tokens, test_not_numbers):
     test()
 raise SystemExit(failed > 0)

@@ -1,5 +1,6 @@
-/* outrider eval: perplexity of a text under the verifier; of several precisions, models or settings, how far
- * each is from the first. The draft has no part in it. No more than two models are in memory at once. */
+/* outrider eval: perplexity of a text under the verifier, and its answers to prompts; of several precisions,
+ * models or settings, how far each is from the first. The draft has no part in it. No more than two models
+ * are in memory at once. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,7 +9,9 @@
 
 struct eval {
     struct options *options;
+    bool scores; /* a text, with -f */
     struct text text;
+    struct bench_prompts prompts; /* none without --prompts */
     struct variant variants[EVAL_VARIANTS];
     size_t n;
 };
@@ -59,34 +62,46 @@ static void close_variant(struct variant *v) {
     v->kl = NULL;
 }
 
+/* The prompts, after the text and before it is closed. The reference answers anew beside each of the others,
+ * so that neighbours on the machine slow both. */
+static int measure(struct eval *e, struct variant *v, struct variant *reference, struct progress *bar) {
+    const int32_t n = (int32_t)e->options->values[OPT_CHECK_PREDICT].integer;
+    if (e->scores) CHECK(eval_score(v, reference, bar));
+    return e->prompts.n && (reference || e->n == 1) ? eval_answer(v, reference, &e->prompts, n, bar) : 0;
+}
+
 /* The reference stays open beside each of the others; all take the shortest of two windows, so that a token
  * has the same context under both. */
-static int score(struct eval *e, struct progress *bar) {
+static int measure_all(struct eval *e, struct progress *bar) {
     struct variant *reference = &e->variants[0];
     for (size_t i = 0; i < e->n; i++) {
         struct variant *v = &e->variants[i];
         CHECK(open_variant(v, &e->text));
         if (i == 0) CHECK(setup_sandbox(&v->options, v->engine, false)); /* it holds for the others too */
         if (v->window > reference->window) v->window = reference->window;
-        if (v->window < reference->window)
+        if (e->scores && v->window < reference->window)
             return complain(OUTRIDER_EINVAL,
                             "%s holds %d tokens and %s %d: compare in windows of both with "
                             "--ctx-size %d",
                             v->name, v->window, reference->name, reference->window, v->window);
-        CHECK(eval_score(v, i ? reference : NULL, bar));
+        CHECK(measure(e, v, i ? reference : NULL, bar));
         if (i) close_variant(v);
     }
     return 0;
 }
 
 int cmd_eval(struct options *o) {
-    struct eval e = {.options = o};
     const char *file = o->values[OPT_FILE].text;
-    if (!file) return complain(OUTRIDER_EINVAL, "no text to score: give -f FILE, or -f - for standard input");
+    struct eval e = {.options = o, .scores = file != NULL};
+    const struct option_value *prompts = &o->values[OPT_EVAL_PROMPTS];
+    if (!file && !prompts->given)
+        return complain(OUTRIDER_EINVAL,
+                        "no text to score: give -f FILE, -f - for standard input, or --prompts");
     struct progress bar = progress_begin(o);
     int code = plan(&e);
-    if (!code) code = text_read_file(&e.text, file);
-    if (!code) code = score(&e, &bar);
+    if (!code && file) code = text_read_file(&e.text, file);
+    if (!code && prompts->given) code = bench_read_prompts(prompts->text, &e.prompts);
+    if (!code) code = measure_all(&e, &bar);
     progress_end(&bar);
     if (!code) code = eval_report(o, e.variants, e.n, e.text.bytes);
     for (size_t i = 0; i < e.n; i++) {
@@ -95,5 +110,6 @@ int cmd_eval(struct options *o) {
         free(e.variants[i].name);
     }
     text_clear(&e.text);
+    bench_free_prompts(&e.prompts);
     return code;
 }

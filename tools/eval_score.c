@@ -60,9 +60,14 @@ static int score_rows(struct variant *v, outrider_scorer *own, outrider_scorer *
     if (other) CHECK(tell(outrider_scorer_read(other, tokens, n, &p)));
     for (int32_t i = 0; i < n; i++, q += vocab) {
         struct row rq = read_row(q, vocab);
-        v->nats += rq.log_sum - q[next[i]];
+        double nats = rq.log_sum - q[next[i]];
+        v->nats += nats;
+        v->nats_squared += nats * nats;
         if (other) {
             struct row rp = read_row(p, vocab);
+            double more = nats - (rp.log_sum - p[next[i]]);
+            v->more += more;
+            v->more_squared += more * more;
             v->agree += rp.best == rq.best;
             v->kl[v->tokens] = (float)divergence(p, rp, q, rq, vocab);
             p += vocab;
@@ -116,6 +121,7 @@ static void sum_up(struct variant *v) {
     for (size_t i = 0; i < v->tokens; i++) sum += v->kl[i];
     qsort(v->kl, v->tokens, sizeof *v->kl, by_value);
     v->kl_mean = sum / (double)v->tokens;
+    v->kl_50 = v->kl[(v->tokens - 1) / 2];
     v->kl_99 = v->kl[(v->tokens - 1) * 99 / 100];
 }
 

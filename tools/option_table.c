@@ -116,8 +116,8 @@ static const struct option_spec table[N_OPTIONS] = {
     [OPT_REPRODUCIBLE] = {"reproducible", NULL, NULL, KIND_FLAG, CMD_WRITES, "speculation",
         .help = "the same as --spec-accept coupled, whatever else says otherwise"},
 
-    [OPT_CHECK_PREDICT] = {"predict", "n", "n-predict", KIND_INT, CMD_CHECK, "measurement", "N", 8, 1 << 20,
-        .initial = "64", .help = "tokens of an answer"},
+    [OPT_CHECK_PREDICT] = {"predict", "n", "n-predict", KIND_INT, CMD_CHECK | CMD_EVAL, "measurement", "N", 8, 1 << 20,
+        .initial = "64", .help = "tokens of an answer, of eval at most"},
     [OPT_BENCH_N_PROMPT] = {"n-prompt", "p", NULL, KIND_TEXT, CMD_BENCH, "measurement", "LIST",
         .initial = "512", .help = "prompt lengths to time, such as 128,512; 0 for none"},
     [OPT_BENCH_N_GEN] = {"n-gen", "n", NULL, KIND_TEXT, CMD_BENCH, "measurement", "LIST", .initial = "128",
@@ -143,6 +143,9 @@ static const struct option_spec table[N_OPTIONS] = {
     [OPT_BENCH_PROMPTS] = {"prompts", NULL, NULL, KIND_TEXT, CMD_BENCH | CMD_CHECK, "measurement", "FILE",
         .shown = "eight built-in openings",
         .help = "prompts to go on from: a line {\"prompt\": \"...\"} each"},
+    [OPT_EVAL_PROMPTS] = {"prompts", NULL, NULL, KIND_TEXT, CMD_EVAL, "measurement", "FILE",
+        .help = "answer these too, greedily: how fast, and where the text is that of the first model; a line "
+        "{\"prompt\": \"...\"} each"},
     [OPT_BENCH_CLOCK] = {"clock", NULL, NULL, KIND_CHOICE, CMD_BENCH, "measurement", "wall|cpu",
         .initial = "wall", .help = "how answers are timed: cpu is the processor time of all threads, for a machine "
         "that others use too; best with -t 1"},
