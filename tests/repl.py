@@ -7,20 +7,15 @@ import tempfile
 
 import pexpect
 
+from checks import check, finish
+
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
 STATUS = (r"\[ Prompt: [0-9.]+ t/s \| Generation: \d+ tokens, [0-9.]+ t/s(, [0-9.]+x plain|)"
           r"( \| accepted \d+%, mean length \d+\.\d\d|) \]")
 READY = r"\x1b\[\?2004h> "  # the terminal is told to mark pasted text once for each prompt
 PLAIN_READY = "\n> "
 WAIT = 300  # seconds: generous, for a loaded machine must not fail a test
-failed = 0
 typed = set()  # the commands that a test has typed
-
-
-def check(name, good, detail=""):
-    global failed
-    failed += not good
-    print(f"{'ok' if good else 'FAIL'} {name}" + ("" if good else f": {detail!r}"), flush=True)
 
 
 def environment(folder, **more):
@@ -73,4 +68,4 @@ def run_tests(*tests):
             except (pexpect.TIMEOUT, pexpect.EOF) as problem:
                 check(f"{test.__name__} went through", False, str(problem)[:1500])
             sys.stdout.flush()
-    raise SystemExit(failed > 0)
+    finish()

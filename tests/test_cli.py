@@ -10,19 +10,14 @@ import subprocess
 import tempfile
 import time
 
+from checks import check, finish
+
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
 TALE = "weights/tale"
 ONCE = "Once upon a time there was a young prince who lived in a castle by the sea, and"
 # A fixed K, unless a test asks for another: the engine first measures the machine to choose one, each time.
 PLAIN_ENV = {k: v for k, v in os.environ.items() if not k.startswith("OUTRIDER") and k != "NO_COLOR"}
 PLAIN_ENV["OUTRIDER_SPEC_DRAFT_N_MAX"] = "3"
-failed = 0
-
-
-def check(name, good, detail=""):
-    global failed
-    failed += not good
-    print(f"{'ok' if good else 'FAIL'} {name}" + ("" if good else f": {detail!r}"), flush=True)
 
 
 def outrider(*args, stdin=None, env=None, text=True):
@@ -521,4 +516,4 @@ def test_sandbox():
 for test in (test_about, test_sandbox, test_events, test_held_back, test_config_file, test_streams, test_timings, test_same_text, test_options, test_environment, test_refusals,
              test_not_numbers, test_prompts, test_output_errors, test_interrupt, test_batch, test_bench, test_check, test_eval_and_inspect):
     test()
-raise SystemExit(failed > 0)
+finish()

@@ -7,19 +7,13 @@ import os
 import shutil
 import struct
 import subprocess
-import sys
 import tempfile
+
+from checks import check, finish
 
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
 VERIFIER, DRAFT = "weights/tale/verifier", "weights/tale/draft"
 BLOCKS = ["q8_0", "q4_0", "q4_1", "q5_0", "q5_1", "q4_k", "q5_k", "q6_k"]
-fine = True
-
-
-def check(name, right, otherwise=""):
-    global fine
-    fine &= bool(right)
-    print(f"ok {name}" if right else f"FAIL {name}: {otherwise}", flush=True)
 
 
 def outrider(*args):
@@ -127,7 +121,7 @@ def main():
         types(folder)
         mixed(folder)
         refusals(folder, gguf)
-    sys.exit(0 if fine else 1)
+    finish()
 
 
 if __name__ == "__main__":

@@ -8,19 +8,13 @@ import subprocess
 import tempfile
 
 import tiny_model
+from checks import check, finish
 
 BUILD = os.environ.get("BUILD", "build")
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
 TALE = "weights/tale"
 TEXT = open("tests/data/held-out.txt").read()[:420]
 SANITIZED = b"__asan_init" in open(f"{BUILD}/liboutrider.so", "rb").read()
-failed = 0
-
-
-def check(name, good, detail=""):
-    global failed
-    failed += not good
-    print(f"{'ok' if good else 'FAIL'} {name}" + ("" if good else f": {detail!r}"), flush=True)
 
 
 def outrider(*args, stdin=TEXT):
@@ -211,4 +205,4 @@ def test_not_numbers():
 
 for test in (test_against_logits, test_precisions, test_quality, test_settings, test_prompts, test_other_tokens, test_not_numbers):
     test()
-raise SystemExit(failed > 0)
+finish()

@@ -5,14 +5,9 @@ import shutil
 import subprocess
 import tempfile
 
+from checks import check, finish
+
 BUILD = os.environ.get("BUILD", "build")
-failed = 0
-
-
-def check(name, good, detail=""):
-    global failed
-    failed += not good
-    print(f"{'ok' if good else 'FAIL'} {name}" + ("" if good else f": {detail}"), flush=True)
 
 
 def run(*command, **more):
@@ -93,7 +88,7 @@ def main():
     finally:
         shutil.rmtree(root)
         shutil.rmtree(work)
-    raise SystemExit(failed > 0)
+    finish()
 
 
 main()

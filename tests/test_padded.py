@@ -7,15 +7,10 @@ import struct
 import subprocess
 import tempfile
 
+from checks import check, finish
+
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
 PAIR = {which: f"weights/tale/{which}" for which in ("verifier", "draft")}
-failed = 0
-
-
-def check(name, good, detail=""):
-    global failed
-    failed += not good
-    print(f"{'ok' if good else 'FAIL'} {name}" + ("" if good else f": {detail}"), flush=True)
 
 
 def pad(source, target, rows):
@@ -58,4 +53,4 @@ with tempfile.TemporaryDirectory() as folder:
         got = run(*(PAIR | {which: padded}).values())
         check(f"a padded {which} writes the same text", (got.returncode, got.stdout) == (0, expected.stdout),
               (got.returncode, got.stdout, got.stderr))  # fmt: skip
-raise SystemExit(failed > 0)
+finish()

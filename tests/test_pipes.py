@@ -7,18 +7,13 @@ import signal
 import subprocess
 import tempfile
 
+from checks import check, finish
+
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("OUTRIDER")} | {"OUTRIDER_SPEC_DRAFT_N_MAX": "3"}
 GREEDY = ["--temp", "0", "-n", "8"]
 TEN_MB = 10_000_000
 FULL = "outrider: error: standard output: No space left on device\n"
-failed = 0
-
-
-def check(name, good, detail=""):
-    global failed
-    failed += not good
-    print(f"{'ok' if good else 'FAIL'} {name}" + ("" if good else f": {detail!r}"[:2000]), flush=True)
 
 
 def outrider(*args, sent=b"", out=subprocess.PIPE, **more):
@@ -132,4 +127,4 @@ def test_closed():
 
 for test in (test_large, test_bytes, test_empty, test_full, test_closed):
     test()
-raise SystemExit(failed > 0)
+finish()

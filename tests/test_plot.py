@@ -7,18 +7,13 @@ import sys
 import tempfile
 import xml.etree.ElementTree as ET
 
+from checks import check, finish
+
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("OUTRIDER")} | {"OUTRIDER": OUTRIDER}
 SVG = "{http://www.w3.org/2000/svg}"
 sys.path.insert(0, "tools")
 from svg import AMBER, BLUE, SOURCES  # noqa: E402
-failed = 0
-
-
-def check(name, good, detail=""):
-    global failed
-    failed += not good
-    print(f"{'ok' if good else 'FAIL'} {name}" + ("" if good else f": {detail!r}"), flush=True)
 
 
 def plot(*args):
@@ -118,4 +113,4 @@ def test_run():
 with tempfile.TemporaryDirectory() as temporary:
     test_speed(temporary)
 test_run()
-raise SystemExit(failed > 0)
+finish()

@@ -4,14 +4,9 @@ import os
 import re
 import subprocess
 
+from checks import check, finish
+
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
-failed = 0
-
-
-def check(name, good, detail=""):
-    global failed
-    failed += not good
-    print(f"{'ok' if good else 'FAIL'} {name}" + ("" if good else f": {detail!r}"), flush=True)
 
 
 def output(*command):
@@ -45,4 +40,4 @@ check("files that are named are there", len(files) > 20 and not missing, missing
 for link in re.findall(r"\]\(#([a-z-]+)\)", README):
     headings = [h.lower().replace(" ", "-") for h in re.findall(r"^## (.*)$", README, re.M)]
     check(f"a link to {link} leads somewhere", link in headings, headings)
-raise SystemExit(failed > 0)
+finish()
