@@ -13,6 +13,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#include <jansson.h>
+
 #include "tokenizer/tokenizer.h"
 
 static const char SHIPPED[] = "weights/tale/verifier";
@@ -108,6 +110,19 @@ static inline outrider_status open_model(const char *bytes, size_t n, const char
     else
         drop_file("tokenizer_config.json");
     return tokenizer_open(folder(), out);
+}
+
+/* A conversation of tests/golden/templates.json: a list of [role, text]. Returns how many messages. */
+static inline size_t read_messages(const json_t *list, struct chat_message out[8]) {
+    size_t i;
+    const json_t *m;
+    json_array_foreach(list, i, m) {
+        const char *role = json_string_value(json_array_get(m, 0));
+        const json_t *text = json_array_get(m, 1);
+        enum chat_role r = role[0] == 's' ? CHAT_SYSTEM : role[0] == 'u' ? CHAT_USER : CHAT_ASSISTANT;
+        out[i] = (struct chat_message){r, json_string_value(text), json_string_length(text)};
+    }
+    return i;
 }
 
 /* What a list of tokens reads as; the caller frees it. */

@@ -7,6 +7,8 @@
  */
 #include "tests/helpers_tokenizer.h"
 
+#include "tokenizer/jinja.h"
+
 /* ids of the markers, in this order, behind the pieces */
 static const char *const MARKER_NAMES[] = {"<|im_start|>",      "<|im_end|>", "<|start_header_id|>",
                                            "<|end_header_id|>", "<|eot_id|>", "<start_of_turn>",
@@ -149,6 +151,100 @@ static void renderings_are_those_of_the_templates(void **state) {
     tokenizer_close(t);
 }
 
+/* The text with every `from` replaced by `to`, which is no longer. */
+static void replace(char *text, const char *from, const char *to) {
+    for (char *at = text; (at = strstr(at, from)); at += strlen(to)) {
+        memcpy(at, to, strlen(to));
+        memmove(at + strlen(to), at + strlen(from), strlen(at + strlen(from)) + 1);
+    }
+}
+
+/* One rendering of the reference (tests/golden/templates.json), NULL where it refuses the conversation. */
+static void expect_reference(const struct tokenizer *t, enum chat_kind kind, const json_t *conversation,
+                             bool open_answer, const char *text) {
+    struct chat_message messages[8];
+    struct token_list list = {0};
+    size_t n = read_messages(conversation, messages);
+    outrider_status status = chat_encode(t, kind, messages, n, 0, open_answer, false, false, &list);
+    if (!text) { /* system turns are merged where the template knows none */
+        if (messages[0].role != CHAT_SYSTEM) assert_int_equal(status, OUTRIDER_EINVAL);
+        return token_list_free(&list);
+    }
+    assert_int_equal(status, OUTRIDER_OK);
+    char *expected = strdup(text);
+    replace(expected, "01 Jan 1970", "26 Jul 2024"); /* of the clock; a prompt has a fixed one here */
+    expect_spelled(t, &list, expected);
+    free(expected);
+}
+
+/* Each family's published template is known, and written as the reference does: system, several turns, no
+ * system, thoughts, generation prompt on and off. */
+static void published_templates_are_known(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        enum chat_kind kind; /* CHAT_OWN: none of these, interpreted */
+    } families[] = {{"chatml", CHAT_CHATML}, {"qwen2.5", CHAT_QWEN},     {"qwen3", CHAT_QWEN3},
+                    {"llama3", CHAT_LLAMA3}, {"llama3.1", CHAT_LLAMA31}, {"llama3.2", CHAT_LLAMA31},
+                    {"llama2", CHAT_LLAMA2}, {"phi3", CHAT_PHI3},        {"phi4", CHAT_OWN},
+                    {"gemma2", CHAT_GEMMA},  {"gemma3", CHAT_GEMMA},     {"mistral", CHAT_OWN},
+                    {"zephyr", CHAT_ZEPHYR}, {"deepseek", CHAT_OWN}};
+    json_t *root = json_load_file("tests/golden/templates.json", 0, NULL), *record;
+    const json_t *conversations = json_object_get(root, "conversations"), *render;
+    struct tokenizer *t = open_with_markers(LITERAL(PLAIN));
+    size_t k;
+    assert_non_null(root);
+    for (size_t i = 0; i < sizeof families / sizeof *families; i++) {
+        enum chat_kind kind;
+        record = json_array_get(json_object_get(root, "templates"), i);
+        assert_string_equal(json_string_value(json_object_get(record, "name")), families[i].name);
+        bool known = chat_detect(json_string_value(json_object_get(record, "source")), &kind) == OUTRIDER_OK;
+        assert_string_equal(chat_name(known ? kind : CHAT_OWN), chat_name(families[i].kind));
+        if (!known) continue;
+        json_array_foreach(json_object_get(record, "renders"), k, render) expect_reference(
+            t, kind, json_array_get(conversations, (size_t)json_integer_value(json_array_get(render, 0))),
+            json_is_true(json_array_get(render, 1)), json_string_value(json_array_get(render, 2)));
+    }
+    tokenizer_close(t);
+    json_decref(root);
+}
+
+/* Qwen 3 cuts answers: conversations of marks in any order, against its template interpreted (which
+ * test_jinja holds to the reference). */
+static void thoughts_are_cut_as_the_template_does(void **state) {
+    (void)state;
+    static const char *const marks[] = {"<think>",         "</think>",         "\n",  "a", " ",
+                                        "<tool_response>", "</tool_response>", "\n\n"};
+    json_t *root = json_load_file("tests/golden/templates.json", 0, NULL);
+    const json_t *record = json_array_get(json_object_get(root, "templates"), 2);
+    struct tokenizer *t = open_with_markers(LITERAL(PLAIN));
+    uint32_t random = 1;
+    assert_string_equal(json_string_value(json_object_get(record, "name")), "qwen3");
+    for (int trial = 0; trial < 3000; trial++) {
+        char text[6][128] = {{0}};
+        struct chat_message messages[6];
+        const size_t n = 1 + (size_t)trial % 6;
+        for (size_t i = 0; i < n; i++) {
+            for (int parts = trial % 7; parts >= 0; parts--)
+                strcat(text[i], marks[(random = random * 1664525 + 1013904223) >> 29]);
+            messages[i] = (struct chat_message){(random >> 8) % 3 ? (i % 2 ? CHAT_ASSISTANT : CHAT_USER)
+                                                                  : (random >> 16) % 3,
+                                                text[i], strlen(text[i])};
+        }
+        const struct jinja_input in = {messages, n, "<s>", "</s>", trial % 2, 0};
+        struct jinja_text expected;
+        struct token_list list = {0};
+        assert_int_equal(jinja_render(json_string_value(json_object_get(record, "source")), &in, &expected),
+                         OUTRIDER_OK);
+        assert_int_equal(chat_encode(t, CHAT_QWEN3, messages, n, 0, trial % 2, false, false, &list),
+                         OUTRIDER_OK);
+        expect_spelled(t, &list, expected.bytes);
+        jinja_text_free(&expected);
+    }
+    tokenizer_close(t);
+    json_decref(root);
+}
+
 /* The templates before system turns were allowed refuse them; here they are written as their successors do.
  */
 static void older_mistral_takes_a_system_turn(void **state) {
@@ -184,6 +280,13 @@ static void turns_may_come_one_at_a_time(void **state) {
         {CHAT_CHATML, "Nobody.",
          "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
          "Nobody.<|im_end|>\n<|im_start|>user\nOh.<|im_end|>\n<|im_start|>assistant\n"},
+        {CHAT_QWEN3, "<think>\nHm.\n</think>\n\nNobody.",
+         "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n"
+         "<think>\nHm.\n</think>\n\nNobody.<|im_end|>\n<|im_start|>user\nOh.<|im_end|>\n"
+         "<|im_start|>assistant\n"},
+        {CHAT_PHI3, "Nobody.",
+         "<|system|>\nBe brief.<|end|>\n<|user|>\nWho?<|end|>\n<|assistant|>\nNobody.<|end|>\n<|user|>\n"
+         "Oh.<|end|>\n<|assistant|>\n"},
         {CHAT_MISTRAL, " Nobody.", "<s> [INST] Be brief.\n\nWho? [/INST] Nobody.</s> [INST] Oh. [/INST]"},
         {CHAT_MISTRAL_V01, "Nobody.", "<s>[INST] Be brief.\n\nWho? [/INST]Nobody.</s> [INST] Oh. [/INST]"},
         {CHAT_GEMMA, "Nobody.",
@@ -531,6 +634,8 @@ static void wrong_templates_are_errors(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(renderings_are_those_of_the_templates),
+        cmocka_unit_test(published_templates_are_known),
+        cmocka_unit_test(thoughts_are_cut_as_the_template_does),
         cmocka_unit_test(older_mistral_takes_a_system_turn),
         cmocka_unit_test(turns_may_come_one_at_a_time),
         cmocka_unit_test(users_cannot_write_control_tokens),

@@ -4,21 +4,7 @@
  * runs for ever. */
 #include "tests/helpers_tokenizer.h"
 
-#include <jansson.h>
-
 #include "tokenizer/jinja.h"
-
-static size_t read_messages(const json_t *list, struct chat_message out[8]) {
-    size_t i;
-    const json_t *m;
-    json_array_foreach(list, i, m) {
-        const char *role = json_string_value(json_array_get(m, 0));
-        const json_t *text = json_array_get(m, 1);
-        enum chat_role r = role[0] == 's' ? CHAT_SYSTEM : role[0] == 'u' ? CHAT_USER : CHAT_ASSISTANT;
-        out[i] = (struct chat_message){r, json_string_value(text), json_string_length(text)};
-    }
-    return i;
-}
 
 static void renderings_are_those_of_the_reference(void **state) {
     (void)state;

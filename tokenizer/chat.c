@@ -31,6 +31,8 @@ struct chat_template {
     const char *merge[2];  /* around a merged system turn */
     const char *preamble;  /* opens a system turn that is always there */
     const char *system;    /* the system text when nobody gives one; NULL: no system turn then */
+    const char *tail;      /* behind a conversation that opens no answer */
+    bool thinks;           /* answers may hold <think>thoughts</think>: see put_thoughtful */
 };
 
 static const char *const MARKERS[] = {"<|im_start|>",
@@ -105,6 +107,12 @@ static const struct chat_template TEMPLATES[] = {
                            "message.content + '<|im_end|>'"},
                    CHATML_TURNS,
                    .system = "You are Qwen, created by Alibaba Cloud. You are a helpful assistant."},
+    [CHAT_QWEN3] = {.name = "qwen3",
+                    .has = {"loop.last or (not loop.last and reasoning_content)",
+                            "'\\n</think>\\n\\n' + content.lstrip('\\n')", "enable_thinking is false"},
+                    .has_not = "You are",
+                    CHATML_TURNS,
+                    .thinks = true},
     [CHAT_MISTRAL] = {.name = "mistral",
                       .has = {"' [INST] ' + system_message", "' [INST] ' + message['content'] + ' [/INST]'",
                               "' ' + message['content'] + eos_token"},
@@ -124,11 +132,16 @@ static const struct chat_template TEMPLATES[] = {
                           .has_not = "eos_token + ' '",
                           PLAIN_MISTRAL},
     [CHAT_PHI3] = {.name = "phi3",
+                   .has = {"'<|system|>\n' + message['content'] + '<|end|>\n'",
+                           "'<|assistant|>\n' + message['content'] + '<|end|>\n'",
+                           "{% else %}{{ eos_token }}"},
+                   .has_not = "and message['content']",
                    .open = {"<|system|>\n", "<|user|>\n", "<|assistant|>\n"},
                    .close = {"<|end|>\n", "<|end|>\n", ""},
                    .end = "<|end|>",
                    .after_end = "\n",
-                   .answer = "<|assistant|>\n"},
+                   .answer = "<|assistant|>\n",
+                   .tail = "{eos}"},
     [CHAT_GEMMA] = {.name = "gemma",
                     .has = {"'<start_of_turn>' + role + '", "<end_of_turn>", "| trim"},
                     .begin = "{bos}",
@@ -286,8 +299,76 @@ static outrider_status put_system(struct writer *w, const struct chat_template *
     return put_template(w, c->close[CHAT_SYSTEM]);
 }
 
+/* ---- thoughts, as Qwen 3 writes them ---- */
+
+static bool begins(struct chat_message m, const char *with) {
+    const size_t n = strlen(with);
+    return m.bytes >= n && memcmp(m.text, with, n) == 0;
+}
+
+static bool ends(struct chat_message m, const char *with) {
+    const size_t n = strlen(with);
+    return m.bytes >= n && memcmp(m.text + m.bytes - n, with, n) == 0;
+}
+
+static struct chat_message strip_newlines(struct chat_message m) {
+    while (m.bytes > 0 && m.text[0] == '\n') m.text++, m.bytes--;
+    while (m.bytes > 0 && m.text[m.bytes - 1] == '\n') m.bytes--;
+    return m;
+}
+
+/* Where `mark` first (or last) stands in m; m.bytes where it does not. */
+static size_t find_mark(struct chat_message m, const char *mark, bool last) {
+    const size_t n = strlen(mark);
+    size_t found = m.bytes;
+    for (size_t at = 0; at + n <= m.bytes; at++)
+        if (memcmp(m.text + at, mark, n) == 0) {
+            found = at;
+            if (!last) break;
+        }
+    return found;
+}
+
+/* Cuts an answer into what was thought and what was said. */
+static struct chat_message cut_thought(struct chat_message *answer) {
+    static const char begin[] = "<think>", end[] = "</think>";
+    struct chat_message thought = *answer;
+    thought.bytes = find_mark(*answer, end, false);
+    if (thought.bytes == answer->bytes) return thought.bytes = 0, thought;
+    const size_t said = find_mark(*answer, end, true) + sizeof end - 1, at = find_mark(thought, begin, true);
+    if (at < thought.bytes) thought.text += at + sizeof begin - 1, thought.bytes -= at + sizeof begin - 1;
+    answer->text += said;
+    answer->bytes -= said;
+    while (answer->bytes > 0 && answer->text[0] == '\n') answer->text++, answer->bytes--;
+    return strip_newlines(thought);
+}
+
+/* The last question; the last turn where there is none. A user's turn that brings a tool's words is no
+ * question. */
+static size_t last_question(const struct chat_message *messages, size_t n) {
+    for (size_t i = n; i-- > 0;)
+        if (messages[i].role == CHAT_USER &&
+            !(begins(messages[i], "<tool_response>") && ends(messages[i], "</tool_response>")))
+            return i;
+    return n - 1;
+}
+
+/* The words of answer i: thoughts stay in those to the last question, of which the last turn has some even
+ * if they are empty. */
+static outrider_status put_thoughtful(struct writer *w, const struct chat_message *messages, size_t n,
+                                      size_t i) {
+    struct chat_message said = messages[i], thought = cut_thought(&said);
+    if (i > last_question(messages, n) && (i + 1 == n || thought.bytes > 0)) {
+        TRY(put_template(w, "<think>\n"));
+        TRY(put_text(w, thought.text, thought.bytes));
+        TRY(put_template(w, "\n</think>\n\n"));
+        while (said.bytes > 0 && said.text[0] == '\n') said.text++, said.bytes--;
+    }
+    return put_text(w, said.text, said.bytes);
+}
+
 static outrider_status put_turn(struct writer *w, const struct chat_template *c,
-                                const struct chat_message *messages, size_t i) {
+                                const struct chat_message *messages, size_t n, size_t i) {
     struct chat_message m = messages[i];
     if (m.role == CHAT_SYSTEM) return c->open[CHAT_SYSTEM] ? put_system(w, c, m) : OUTRIDER_OK;
     bool merges = m.role == CHAT_USER && i == 1 && messages[0].role == CHAT_SYSTEM && !c->open[CHAT_SYSTEM];
@@ -299,7 +380,10 @@ static outrider_status put_turn(struct writer *w, const struct chat_template *c,
     }
     /* Llama 2 strips system and user text as one, so its user text keeps the white space in front. */
     if (c->trims) m = trim(m, !(merges && c->merge[0][0]));
-    TRY(put_text(w, m.text, m.bytes));
+    if (c->thinks && m.role == CHAT_ASSISTANT)
+        TRY(put_thoughtful(w, messages, n, i));
+    else
+        TRY(put_text(w, m.text, m.bytes));
     TRY(put_template(w, c->close[m.role]));
     if (m.role != CHAT_ASSISTANT) return OUTRIDER_OK;
     TRY(put_template(w, c->end));
@@ -324,8 +408,10 @@ static outrider_status put_all(struct writer *w, const struct chat_template *c,
     } else if (close_answer) {
         TRY(put_close(w, c, ended));
     }
-    for (size_t i = from; i < n; i++) TRY(put_turn(w, c, messages, i));
-    if (open_answer) TRY(put_template(w, c->answer));
+    for (size_t i = from; i < n; i++) TRY(put_turn(w, c, messages, n, i));
+    /* Behind a system turn alone a question is to come. */
+    bool over = !open_answer && n > 0 && messages[n - 1].role != CHAT_SYSTEM;
+    TRY(put_template(w, open_answer ? c->answer : over ? c->tail : NULL));
     return flush(w);
 }
 

@@ -92,10 +92,11 @@ enum chat_kind {
     CHAT_LLAMA31, /* and 3.2, 3.3: with the date in its system turn */
     CHAT_CHATML,
     CHAT_QWEN,        /* 2.5: ChatML with a system turn of its own */
+    CHAT_QWEN3,       /* ChatML; drops the thoughts of all answers but those to the last question */
     CHAT_MISTRAL,     /* as published since system turns are allowed */
     CHAT_MISTRAL_V01, /* with a space behind the end token */
     CHAT_MISTRAL_V02, /* without; also Mixtral */
-    CHAT_PHI3,        /* by name only: what it writes behind the last turn is its template's to say */
+    CHAT_PHI3,
     CHAT_GEMMA,       /* 1 to 3 */
     CHAT_OWN,         /* the model's own template, interpreted */
 };

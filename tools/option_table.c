@@ -67,7 +67,7 @@ static const struct option_spec table[N_OPTIONS] = {
         .help = "what the model is told before the conversation"},
     [OPT_CHAT_TEMPLATE] = {"chat-template", NULL, NULL, KIND_TEXT, CMD_CHAT, "prompt", "NAME|FILE",
         .shown = "as the model says",
-        .help = "how turns are written: chatml, llama2, llama3, mistral, gemma, zephyr, tale, or a file with a template "
+        .help = "how turns are written: chatml, llama2, llama3, qwen3, mistral, gemma, phi3, zephyr, tale, or a file with a template "
         "in Jinja"},
 
     [OPT_PREDICT] = {"predict", "n", "n-predict", KIND_INT, CMD_TEXT, "length", "N", -1, INT32_MAX,
