@@ -2,16 +2,17 @@
 # Runs every fuzz target given under libFuzzer, from the inputs of fuzz_corpus.py and what earlier runs kept in FOLDER;
 # prints executions, covered edges and findings of each. Fails when there is a finding.
 #   SECONDS_EACH, RUNS   where each target ends, whichever comes first; RUNS=0: no limit
-#   JOBS                 processes at once
-#   PARTS                processes of each slow target, which share its RUNS (of the slowest two and three times as many)
-FOLDER=${FOLDER:-build/fuzz} SECONDS_EACH=${SECONDS_EACH:-60} RUNS=${RUNS:-0} JOBS=${JOBS:-1} PARTS=${PARTS:-1}
+#   SECONDS_ALL          when all of it ends; what has not begun by then runs for a second
+#   JOBS                 processes at once; with more than one, several share the RUNS of each slow target
+FOLDER=${FOLDER:-build/fuzz} SECONDS_EACH=${SECONDS_EACH:-60} RUNS=${RUNS:-0} JOBS=${JOBS:-1}
 python3 tests/fuzz_corpus.py "$FOLDER/seeds" && python3 tests/tiny_model.py "$FOLDER/tiny" || exit 1
-export TINY=$FOLDER/tiny ASAN_OPTIONS=quarantine_size_mb=16:allocator_may_return_null=0
-export FOLDER SECONDS_EACH RUNS MAX_LEN
+export TINY=$FOLDER/tiny ASAN_OPTIONS=quarantine_size_mb=16:malloc_context_size=5:allocator_may_return_null=0
+END=$(($(date +%s) + ${SECONDS_ALL:-1000000}))
+export FOLDER SECONDS_EACH RUNS MAX_LEN END
 mkdir -p "$FOLDER/findings"
 
 run() { # TARGET PART PARTS
-    local name most=65536 runs=-1 log
+    local name most=65536 runs=-1 log left
     name=$(basename "$1")
     case $name in # what takes time with the length of its text gains nothing by it
         fuzz_chat) most=256 ;;
@@ -19,10 +20,12 @@ run() { # TARGET PART PARTS
         fuzz_jinja) most=4096 ;;
     esac
     [ "$RUNS" -gt 0 ] && runs=$(((RUNS + $3 - 1) / $3))
+    left=$((END - $(date +%s)))
+    left=$((left > SECONDS_EACH ? SECONDS_EACH : left > 1 ? left : 1))
     mkdir -p "$FOLDER/kept/$name"
     log=$FOLDER/$name-$2.log
     # -timeout is a safeguard on loaded machines; the targets hold themselves to a second of processor time
-    "$1" -max_total_time="$SECONDS_EACH" -runs="$runs" -timeout=20 -rss_limit_mb=1024 -close_fd_mask=1 \
+    "$1" -max_total_time="$left" -runs="$runs" -timeout=20 -rss_limit_mb=1024 -close_fd_mask=1 \
         -print_final_stats=1 -max_len="${MAX_LEN:-$most}" -dict="$FOLDER/seeds/$name.dict" \
         -artifact_prefix="$FOLDER/findings/$name-" "$FOLDER/kept/$name" "$FOLDER/seeds/$name" >"$log" 2>&1
     echo "exit $?" >>"$log"
@@ -31,12 +34,12 @@ export -f run
 
 rm -f "$FOLDER"/fuzz_*.log
 for target; do
-    case $(basename "$target") in
-        fuzz_chat) parts=$((3 * PARTS)) ;;
-        fuzz_tokenizer) parts=$((2 * PARTS)) ;;
-        fuzz_session | fuzz_session_file | fuzz_model | fuzz_jinja) parts=$PARTS ;;
+    case $(basename "$target") in # by their rates
+        fuzz_chat | fuzz_model) parts=5 ;;
+        fuzz_gguf | fuzz_tokenizer | fuzz_session_file | fuzz_jinja) parts=3 ;;
         *) parts=1 ;;
     esac
+    [ "$JOBS" -gt 1 ] || parts=1
     for ((part = 0; part < parts; part++)); do echo "$parts $target $part $parts"; done
 done | sort -rn -k1,1 -s | cut -d' ' -f2- | xargs -P "$JOBS" -L 1 bash -c 'run "$@"' _
 
@@ -45,7 +48,7 @@ printf '%-24s %12s %8s %8s  %s\n' target executions edges corpus findings
 for target; do
     name=$(basename "$target")
     logs=("$FOLDER/$name"-[0-9]*.log)
-    runs=$(cat "${logs[@]}" | sed -n 's/^stat::number_of_executed_units: *//p' | paste -sd+ | bc)
+    runs=$(awk '/^stat::number_of_executed_units/ { sum += $2 } END { print sum }' "${logs[@]}")
     edges=$(grep -ahoE 'cov: [0-9]+' "${logs[@]}" | cut -d' ' -f2 | sort -n | tail -n 1)
     found=$(grep -Lx 'exit 0' "${logs[@]}" | tr '\n' ' ')
     printf '%-24s %12s %8s %8s  %s\n' "$name" "${runs:-?}" "${edges:-?}" "$(find "$FOLDER/kept/$name" -type f | wc -l)" \

@@ -91,7 +91,7 @@ def fuzz_tokenizer_config():
 
 
 def fuzz_chat():
-    for kind in range(12):
+    for kind in [*range(14), *range(14 + 13, 256, 23)]:  # whole conversations, and the rest of some
         yield bytes([kind]) + b"\0You are kind.\0\1Hello\0\2 Hi </s> \0\1<s>[INST]<|user|>\0"
     yield b"\2\1\xff\xfe<|assistant|>\n\0\2\0\1\xc2"
 
@@ -185,10 +185,31 @@ def fuzz_jinja():
         yield hostile.encode() + said
 
 
+def merged_tokenizer(pre):
+    """Entries of a byte-level vocabulary with two merges; GPT-2's alphabet for bytes."""
+    own = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    alphabet = [chr(b) for b in own] + [chr(256 + i) for i in range(256 - len(own))]
+    tokens = alphabet + ["ab", "\u0120a", "<|end|>", "<tool>"]
+    array = tiny_gguf.ARRAY
+    rows = [("model", tiny_gguf.STRING, "gpt2"), ("pre", tiny_gguf.STRING, pre),
+            ("tokens", array, (tiny_gguf.STRING, tokens)), ("merges", array, (tiny_gguf.STRING, ["a b", "\u0120 a"])),
+            ("token_type", array, (tiny_gguf.I32, [1] * (len(tokens) - 2) + [3, 4])),
+            ("bos_token_id", tiny_gguf.U32, len(tokens) - 2)]
+    return [tiny_gguf.entry("tokenizer.ggml." + key, kind, value) for key, kind, value in rows]
+
+
 def fuzz_gguf():
     yield tiny_gguf.tiny_file()
     few = list(tiny_gguf.metadata().values())[:3]
     yield tiny_gguf.file(few, [tiny_gguf.tensor("x", [4], tiny_gguf.TYPE_F32, 0)], b"\0" * 32)
+    for kind, block, size in [(2, 32, 18), (3, 32, 20), (6, 32, 22), (7, 32, 24), (8, 32, 34), (12, 256, 144),
+                              (13, 256, 176), (14, 256, 210)]:  # a matrix of each quantised type, and a vector
+        data = bytes(i * 37 & 127 for i in range(2 * size))
+        rows = [tiny_gguf.tensor("blk.0.ffn_up.weight", [block, 2], kind, 0),
+                tiny_gguf.tensor("output_norm.weight", [block], kind, len(data) + -len(data) % 32)]
+        yield tiny_gguf.file(few, rows, data + b"\0" * (-len(data) % 32) + data[:size] + b"\0" * (-size % 32))
+    for pre in ["llama-bpe", "qwen2", "gpt-2"]:
+        yield tiny_gguf.file(few + merged_tokenizer(pre), [], b"")
     for _, data, _ in bad_gguf.cases():
         yield data
 

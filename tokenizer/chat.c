@@ -254,6 +254,7 @@ static size_t named_token(const struct tokenizer *t, const char *text, int32_t *
     if (strncmp(text, "{bos}", 5) == 0) return *id = tokenizer_bos(t), 5;
     if (strncmp(text, "{eos}", 5) == 0) return *id = tokenizer_eos(t), 5;
     for (int i = 0; i < N_MARKERS; i++) {
+        if (MARKERS[i][0] != *text) continue;
         size_t n = strlen(MARKERS[i]);
         if (strncmp(text, MARKERS[i], n) != 0) continue;
         *id = tokenizer_marker(t, MARKERS[i], n);
