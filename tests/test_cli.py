@@ -498,19 +498,21 @@ def test_sandbox():
     words = ("run", "-p", ONCE, "-n", "48", "--seed", "5")
     inside, outside = (outrider(*words, "--sandbox", s).stdout for s in ("on", "off"))
     check("the sandbox changes no text", inside and inside == outside, (inside, outside))
-    for command, level in ((["run", "-p", ONCE, "-n", "100000", "-c", "2048", "--ignore-eos"], "computing"),
-                           (["chat"], "a conversation"), (["check"], "a proof")):
-        # run reads what is piped in to its end, chat waits for more of it
-        stdin = subprocess.PIPE if command == ["chat"] else subprocess.DEVNULL
-        child = subprocess.Popen([OUTRIDER, *command], stdin=stdin, stdout=subprocess.PIPE,
-                                 stderr=subprocess.DEVNULL, env=PLAIN_ENV)
-        said, end = ("0", "0"), time.time() + 20
-        while said != ("1", "2") and time.time() < end and child.poll() is None:
-            time.sleep(0.02)
-            said = kernel_says(child.pid)
-        check(f"the kernel holds {level}", said == ("1", "2"), said)
-        child.kill()
-        child.communicate()
+    with tempfile.TemporaryDirectory() as folder:
+        for command, level in ((["run", "-p", ONCE, "-n", "100000", "-c", "2048", "--ignore-eos"], "computing"),
+                               (["chat"], "a conversation"), (["check"], "a proof"),
+                               (["convert", "-o", f"{folder}/x.gguf", "--type", "q4_k"], "a conversion")):
+            # run reads what is piped in to its end, chat waits for more of it
+            stdin = subprocess.PIPE if command == ["chat"] else subprocess.DEVNULL
+            child = subprocess.Popen([OUTRIDER, *command], stdin=stdin, stdout=subprocess.PIPE,
+                                     stderr=subprocess.DEVNULL, env=PLAIN_ENV)
+            said, end = ("0", "0"), time.time() + 20
+            while said != ("1", "2") and time.time() < end and child.poll() is None:
+                time.sleep(0.02)
+                said = kernel_says(child.pid)
+            check(f"the kernel holds {level}", said == ("1", "2"), said)
+            child.kill()
+            child.communicate()
 
 
 for test in (test_about, test_sandbox, test_events, test_held_back, test_config_file, test_streams, test_timings, test_same_text, test_options, test_environment, test_refusals,

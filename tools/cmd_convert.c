@@ -12,6 +12,7 @@ int cmd_convert(struct options *o) {
     if (!output)
         return complain(OUTRIDER_EINVAL, "convert needs an output: -o NAME.gguf, or -o a new folder");
     CHECK(setup_pair(o, &pair));
+    CHECK(setup_sandbox(o, NULL, false));
     struct progress bar = progress_begin(o);
     const outrider_convert_options options = {.model = pair.model,
                                               .output = output,

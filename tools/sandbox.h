@@ -13,8 +13,9 @@ enum sandbox_level {
     SANDBOX_COMPUTE,
     /* The same, with models still to be read: files may be opened, not written, made or removed. */
     SANDBOX_READ,
-    /* For a conversation, which opens the files and the editor its user names, and for a card's driver: all
-     * but the network, other processes' memory, and what administers the system. */
+    /* For a conversation, which opens the files and the editor its user names, for a conversion, which writes
+     * files, and for a card's driver: all but the network, other processes' memory, and what administers the
+     * system. */
     SANDBOX_FILES,
 };
 

@@ -151,7 +151,7 @@ int setup_sandbox(const struct options *o, outrider_engine *engine, bool automat
     if (engine) CHECK(tell(outrider_engine_get_info(engine, &info)));
     const bool reads_on = o->command & (CMD_EVAL | CMD_CHECK | CMD_INSPECT);
     enum sandbox_level level = reads_on ? SANDBOX_READ : SANDBOX_COMPUTE;
-    if (o->command == CMD_CHAT || strncmp(info.device, "cpu", 3) != 0) level = SANDBOX_FILES;
+    if (o->command & (CMD_CHAT | CMD_CONVERT) || strncmp(info.device, "cpu", 3) != 0) level = SANDBOX_FILES;
     if (sandbox_enter(level)) return 0;
     if (wanted == AUTO) return 0;
     return complain(OUTRIDER_EFAIL, "--sandbox: %s",
