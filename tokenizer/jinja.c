@@ -141,10 +141,10 @@ static outrider_status eval_binary(struct render *r, const struct node *n, struc
     TRY(eval(r, n->b, &b));
     switch (n->kind) {
     case N_COMPARE:
-        return value_compare(a, b, n->name, out);
+        return value_compare(r, a, b, n->name, out);
     case N_IN:
     case N_NOT_IN:
-        TRY(value_contains(b, a, &found));
+        TRY(value_contains(r, b, a, &found));
         *out = (struct value){.kind = V_BOOL, .number = found == (n->kind == N_IN)};
         return OUTRIDER_OK;
     case N_JOIN:
@@ -214,7 +214,7 @@ static outrider_status eval_node(struct render *r, const struct node *n, struct 
     case N_TEST:
         TRY(eval(r, n->a, &a));
         TRY(eval_arguments(r, n->list, &args));
-        TRY(apply_test(n->name, a, &args, out));
+        TRY(apply_test(r, n->name, a, &args, out));
         out->number ^= n->number;
         return OUTRIDER_OK;
     default:

@@ -1,5 +1,7 @@
 /* What templates may call: methods, functions, filters and tests, as far as chat templates use them. */
+#include <math.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <utf8proc.h>
 
 #include "tokenizer/jinja_text.h"
@@ -20,6 +22,12 @@ const struct value *argument(const struct arguments *args, size_t place, const c
     for (size_t i = 0; i < args->n; i++)
         if (name && str_is(args->names[i], name)) return &args->values[i];
     return place < args->n && args->names[place].n == 0 ? &args->values[place] : NULL;
+}
+
+static bool is_one_of(struct str name, const char *const *names) {
+    for (; *names; names++)
+        if (str_is(name, *names)) return true;
+    return false;
 }
 
 static bool is_string(const struct value *v) {
@@ -50,7 +58,16 @@ static struct str strip(struct str s, const struct value *set, bool head, bool t
     return str_part(s, begin, end);
 }
 
-static outrider_status change_case(struct render *r, struct str s, struct str how, struct value *out) {
+/* Whether a word begins behind this character: for the filter title behind a space or some brackets, for the
+ * method behind what is no letter. */
+static bool starts_word(utf8proc_int32_t c, bool filter) {
+    utf8proc_category_t category = utf8proc_category(c);
+    if (filter) return utf8_is_space((uint32_t)c) || (c > 0 && c < 128 && strchr("-({[<", c));
+    return category < UTF8PROC_CATEGORY_LU || category > UTF8PROC_CATEGORY_LO;
+}
+
+static outrider_status change_case(struct render *r, struct str s, struct str how, bool filter,
+                                   struct value *out) {
     struct buffer b = {0};
     bool start = true, title = str_is(how, "title"), capitalize = str_is(how, "capitalize");
     for (size_t i = 0, n; i < s.n; i += n) {
@@ -60,11 +77,11 @@ static outrider_status change_case(struct render *r, struct str s, struct str ho
         int length = utf8_check((const unsigned char *)c.at, n);
         if (length > 0) {
             utf8proc_int32_t point = (utf8proc_int32_t)utf8_code_point((const unsigned char *)c.at, length);
-            bool upper = str_is(how, "upper") || ((title || capitalize) && start);
-            utf8proc_ssize_t bytes =
-                utf8proc_encode_char(upper ? utf8proc_toupper(point) : utf8proc_tolower(point), changed);
-            utf8proc_category_t category = utf8proc_category(point);
-            start = title && !(category >= UTF8PROC_CATEGORY_LU && category <= UTF8PROC_CATEGORY_LO);
+            utf8proc_int32_t to = str_is(how, "upper")             ? utf8proc_toupper(point)
+                                  : (title || capitalize) && start ? utf8proc_totitle(point)
+                                                                   : utf8proc_tolower(point);
+            utf8proc_ssize_t bytes = utf8proc_encode_char(to, changed);
+            start = title && starts_word(point, filter);
             c = (struct str){(char *)changed, (size_t)bytes, NULL, c.from ? c.from[0] : c.origin};
         }
         TRY(buffer_add(r, &b, c));
@@ -82,6 +99,7 @@ static outrider_status replace(struct render *r, struct str s, const struct argu
                        *most = argument(args, 2, "count");
     struct buffer b = {0};
     if (!is_string(old) || !is_string(new)) return jinja_fail("replace takes two strings");
+    if (old->text.n == 0) return jinja_fail("replaces an empty string");
     int64_t left = most && most->kind == V_INT && most->number >= 0 ? most->number : INT64_MAX;
     size_t at = 0;
     for (const char *hit; left > 0 && (hit = find(s, at, old->text)); left--) {
@@ -142,7 +160,7 @@ static outrider_status string_method(struct render *r, struct str s, struct str 
     if (str_is(name, "lstrip")) return *out = string(strip(s, first, true, false)), OUTRIDER_OK;
     if (str_is(name, "rstrip")) return *out = string(strip(s, first, false, true)), OUTRIDER_OK;
     if (str_is(name, "upper") || str_is(name, "lower") || str_is(name, "title") || str_is(name, "capitalize"))
-        return change_case(r, s, name, out);
+        return change_case(r, s, name, false, out);
     if (str_is(name, "split")) return split(r, s, args, out);
     if (str_is(name, "replace")) return replace(r, s, args, out);
     if (str_is(name, "startswith")) return affix(s, args, false, out);
@@ -232,9 +250,9 @@ outrider_status call_function(struct render *r, struct str name, const struct ar
                               struct value *out) {
     const struct value *first = argument(args, 0, NULL);
     TRY(take_step(r));
-    if (str_is(name, "raise_exception"))
-        return jinja_fail("%.*s", is_string(first) && first->text.n < 300 ? (int)first->text.n : 0,
-                          is_string(first) ? first->text.at : "");
+    if (str_is(name, "raise_exception") && is_string(first))
+        return jinja_fail("%.*s", first->text.n < 300 ? (int)first->text.n : 300, first->text.at);
+    if (str_is(name, "raise_exception")) return jinja_fail("raises what is no text");
     if (str_is(name, "strftime_now")) return now(r, args, out);
     if (str_is(name, "range")) return range(r, args, out);
     *out = (struct value){.kind = V_DICT};
@@ -301,17 +319,32 @@ static outrider_status json_of(struct render *r, struct buffer *b, struct value 
     return put(r, b, list ? "]" : "}");
 }
 
+static outrider_status to_json(struct render *r, struct value v, const struct arguments *args,
+                               struct value *out) {
+    const struct value *indent = argument(args, 0, "indent");
+    struct buffer b = {0};
+    bool indents = indent && indent->kind != V_NONE;
+    if (indents && (indent->kind != V_INT || indent->number < 0 || indent->number > 16))
+        return jinja_fail("tojson takes an indent from 0 to 16");
+    TRY(json_of(r, &b, v, indents ? indent->number : -1, 0));
+    return buffer_take(r, &b, out);
+}
+
 /* ---- filters ---- */
 
 static outrider_status join(struct render *r, struct value v, const struct arguments *args,
                             struct value *out) {
-    const struct value *between = argument(args, 0, "d");
+    const struct value *given = argument(args, 0, "d"), *attribute = argument(args, 1, "attribute");
+    struct value between = string(str_of(""));
     struct buffer b = {0};
+    if (given) TRY(value_string(r, *given, &between));
+    if (attribute && !is_string(attribute)) return jinja_fail("join takes an attribute by its name");
     TRY(value_items(r, v, &v));
     for (size_t i = 0; i < v.list->n; i++) {
-        struct value text;
-        if (i > 0 && is_string(between)) TRY(buffer_add(r, &b, between->text));
-        TRY(value_string(r, v.list->items[i], &text));
+        struct value text = v.list->items[i];
+        if (i > 0) TRY(buffer_add(r, &b, between.text));
+        if (attribute) TRY(value_member(text, attribute->text, &text));
+        TRY(value_string(r, text, &text));
         TRY(buffer_add(r, &b, text.text));
     }
     return buffer_take(r, &b, out);
@@ -332,7 +365,7 @@ static outrider_status choose(struct render *r, struct str name, struct value v,
         struct value item = v.list->items[i], passes;
         if (by_attribute) TRY(value_member(item, attribute->text, &item));
         if (is_string(test))
-            TRY(apply_test(test->text, item, &rest, &passes));
+            TRY(apply_test(r, test->text, item, &rest, &passes));
         else
             passes = boolean(value_true(item));
         if ((passes.number != 0) == keeps) TRY(list_push(r, out->list, v.list->items[i]));
@@ -368,15 +401,28 @@ static outrider_status length(struct value v, struct value *out) {
     return jinja_fail("the length of what has none");
 }
 
-static outrider_status to_int(struct value v, struct value *out) {
-    char digits[24];
-    *out = integer(v.kind == V_INT || v.kind == V_BOOL ? v.number : 0);
-    if (v.kind != V_STRING || v.text.n >= sizeof digits) return OUTRIDER_OK;
-    memcpy(digits, v.text.at, v.text.n);
-    digits[v.text.n] = 0;
-    long long n;
-    if (sscanf(digits, "%lld", &n) == 1) *out = integer(n);
+/* A number, or text that is one and nothing else (with a fraction, which is cut off); else the default. */
+static outrider_status to_int(struct value v, const struct arguments *args, struct value *out) {
+    const struct value *otherwise = argument(args, 0, "default");
+    char digits[32], *end;
+    *out = otherwise ? *otherwise : integer(0);
+    if (v.kind == V_INT || v.kind == V_BOOL) return *out = integer(v.number), OUTRIDER_OK;
+    if (v.kind != V_STRING) return OUTRIDER_OK;
+    struct str s = strip(v.text, NULL, true, true);
+    if (s.n == 0 || s.n >= sizeof digits) return OUTRIDER_OK;
+    memcpy(digits, s.at, s.n);
+    digits[s.n] = 0;
+    if (strspn(digits, "+-.0123456789eE") < s.n) return OUTRIDER_OK;
+    double n = strtod(digits, &end);
+    if (*end) return OUTRIDER_OK;
+    if (fabs(n) >= 0x1p63) return jinja_fail("a number that is too large");
+    *out = integer(strpbrk(digits, ".eE") ? (int64_t)n : strtoll(digits, NULL, 10));
     return OUTRIDER_OK;
+}
+
+static outrider_status items(struct render *r, struct value v, struct value *out) {
+    if (v.kind == V_UNDEFINED) return list_create(r, out);
+    return v.kind == V_DICT ? entries(r, v.dict, 'i', out) : jinja_fail("items of what is no mapping");
 }
 
 static outrider_status list_filter(struct render *r, struct str name, struct value v, struct value *out) {
@@ -400,13 +446,7 @@ static outrider_status text_filter(struct render *r, struct str name, struct val
         return *out = string(strip(v.text, argument(args, 0, NULL), true, true)), OUTRIDER_OK;
     if (str_is(name, "replace")) return replace(r, v.text, args, out);
     if (str_is(name, "string") || str_is(name, "safe")) return *out = v, OUTRIDER_OK;
-    return change_case(r, v.text, name, out);
-}
-
-static bool is_one_of(struct str name, const char *const *names) {
-    for (; *names; names++)
-        if (str_is(name, *names)) return true;
-    return false;
+    return change_case(r, v.text, name, true, out);
 }
 
 outrider_status apply_filter(struct render *r, struct str name, struct value v, const struct arguments *args,
@@ -429,21 +469,35 @@ outrider_status apply_filter(struct render *r, struct str name, struct value v, 
     if (str_is(name, "length") || str_is(name, "count")) return length(v, out);
     if (str_is(name, "join")) return join(r, v, args, out);
     if (str_is(name, "map")) return map(r, v, args, out);
-    if (str_is(name, "int")) return to_int(v, out);
-    if (str_is(name, "items") && v.kind == V_DICT) return entries(r, v.dict, 'i', out);
-    if (str_is(name, "tojson")) {
-        const struct value *indent = argument(args, 0, "indent");
-        struct buffer b = {0};
-        TRY(json_of(r, &b, v, indent && indent->kind == V_INT && indent->number <= 16 ? indent->number : -1,
-                    0));
-        return buffer_take(r, &b, out);
-    }
+    if (str_is(name, "int")) return to_int(v, args, out);
+    if (str_is(name, "items")) return items(r, v, out);
+    if (str_is(name, "tojson")) return to_json(r, v, args, out);
     return jinja_fail("the filter \"%.*s\" is not known", SHOWN(name));
 }
 
 /* ---- tests ---- */
 
-outrider_status apply_test(struct str name, struct value v, const struct arguments *args, struct value *out) {
+/* What is asked of two values; *known tells whether the test is one of them. */
+static outrider_status test_pair(struct render *r, struct str name, struct value v, struct value with,
+                                 bool *known, bool *holds) {
+    static const char *const equals[] = {"equalto", "eq", "==", NULL};
+    bool number = v.kind == V_INT || v.kind == V_BOOL, other = with.kind == V_INT || with.kind == V_BOOL;
+    *known = true;
+    if (is_one_of(name, equals)) return value_equal(r, v, with, holds);
+    if (str_is(name, "in")) return value_contains(r, with, v, holds);
+    if (str_is(name, "ne")) {
+        TRY(value_equal(r, v, with, holds));
+        return *holds = !*holds, OUTRIDER_OK;
+    }
+    *known = str_is(name, "divisibleby");
+    if (!*known) return OUTRIDER_OK;
+    if (!number || !other || with.number == 0) return jinja_fail("divisibleby takes numbers, and none is 0");
+    *holds = with.number == -1 || v.number % with.number == 0; /* the least number by -1 overflows */
+    return OUTRIDER_OK;
+}
+
+outrider_status apply_test(struct render *r, struct str name, struct value v, const struct arguments *args,
+                           struct value *out) {
     const struct value *with = argument(args, 0, NULL);
     bool number = v.kind == V_INT || v.kind == V_BOOL,
          many = v.kind == V_LIST || v.kind == V_STRING || v.kind == V_DICT;
@@ -465,19 +519,11 @@ outrider_status apply_test(struct str name, struct value v, const struct argumen
                  {"false", v.kind == V_BOOL && !v.number},
                  {"callable", v.kind == V_MACRO || v.kind == V_FUNCTION},
                  {"odd", number && v.number % 2 != 0},
-                 {"even", number && v.number % 2 == 0},
-                 {"equalto", with && value_equal(v, *with)},
-                 {"eq", with && value_equal(v, *with)},
-                 {"==", with && value_equal(v, *with)},
-                 {"ne", with && !value_equal(v, *with)}};
+                 {"even", number && v.number % 2 == 0}};
     for (size_t i = 0; i < sizeof tests / sizeof *tests; i++)
         if (str_is(name, tests[i].name)) return *out = boolean(tests[i].holds), OUTRIDER_OK;
-    if (str_is(name, "in") && with) {
-        bool found;
-        TRY(value_contains(*with, v, &found));
-        return *out = boolean(found), OUTRIDER_OK;
-    }
-    if (str_is(name, "divisibleby") && with && with->kind == V_INT && with->number != 0 && with->number != -1)
-        return *out = boolean(number && v.number % with->number == 0), OUTRIDER_OK;
-    return jinja_fail("the test \"%.*s\" is not known", SHOWN(name));
+    bool known = false, holds = false;
+    if (with) TRY(test_pair(r, name, v, *with, &known, &holds));
+    if (known) return *out = boolean(holds), OUTRIDER_OK;
+    return jinja_fail("the test \"%.*s\" is not known, or has nothing to compare with", SHOWN(name));
 }

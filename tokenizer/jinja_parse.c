@@ -2,6 +2,7 @@
 #include <ctype.h>
 #include <stdlib.h>
 #include <string.h>
+#include <utf8proc.h>
 
 #include "tokenizer/jinja_internal.h"
 
@@ -55,6 +56,31 @@ static outrider_status make(struct parser *p, enum node_kind kind, struct node *
 
 /* ---- tokens of a tag ---- */
 
+/* An escape behind its backslash, written to `out` (at most 4 bytes): characters, or their numbers in \x41,
+ * \u0041 and \U00000041. Of others the backslash is text. */
+static outrider_status read_escape(const char **at, char *out, size_t *n) {
+    static const char known[] = "n\nt\tr\r\\\\''\"\"a\ab\bf\fv\v", wide[] = "xuU";
+    const char *c = *at, *one = strchr(known, *c), *width = strchr(wide, *c);
+    *at = c + 1;
+    if (one && (one - known) % 2 == 0) return out[(*n)++] = one[1], OUTRIDER_OK;
+    if (isdigit((unsigned char)*c) || *c == 'N') return jinja_fail("the escape \\%c in a string", *c);
+    if (!width) return out[(*n)++] = '\\', out[(*n)++] = *c, OUTRIDER_OK;
+    uint32_t point = 0;
+    const int digits = 2 << (width - wide);
+    for (int i = 0; i < digits; i++) {
+        const char digit = (*at)[0];
+        if (!isxdigit((unsigned char)digit))
+            return jinja_fail("an escape \\%c without %d digits", *c, digits);
+        point =
+            point << 4 | (uint32_t)(isdigit((unsigned char)digit) ? digit - '0' : (digit | 32) - 'a' + 10);
+        ++*at;
+    }
+    if (point == 0 || !utf8proc_codepoint_valid((utf8proc_int32_t)point))
+        return jinja_fail("an escape \\%c of no character", *c);
+    *n += (size_t)utf8proc_encode_char((utf8proc_int32_t)point, (utf8proc_uint8_t *)out + *n);
+    return OUTRIDER_OK;
+}
+
 static outrider_status read_string(struct parser *p) {
     char quote = *p->at++;
     const char *end = p->at;
@@ -63,13 +89,11 @@ static outrider_status read_string(struct parser *p) {
     char *text = arena_take(p->arena, (size_t)(end - p->at) + 1);
     if (!text) return jinja_fail("needs too much memory");
     size_t n = 0;
-    for (const char *c = p->at; c < end; c++) {
-        static const char escapes[] = "n\nt\tr\r\\\\'\'\"\"";
-        const char *known = *c == '\\' ? strchr(escapes, c[1]) : NULL;
-        if (known && (known - escapes) % 2 == 0)
-            text[n++] = known[1], c++;
+    for (const char *c = p->at; c < end;) {
+        if (*c != '\\')
+            text[n++] = *c++;
         else
-            text[n++] = *c;
+            TRY((c++, read_escape(&c, text, &n)));
     }
     p->at = end + 1;
     p->kind = T_STRING;
@@ -289,7 +313,8 @@ static outrider_status filter(struct parser *p, bool test, struct node **out) {
         return elements(p, ")", '=', &n->list);
     }
     static const char *const ends[] = {"else", "or", "and", "is", "if", "in", "not"};
-    bool argument = test && (p->kind == T_STRING || p->kind == T_INT || p->kind == T_NAME);
+    bool argument = test && (p->kind == T_STRING || p->kind == T_INT || p->kind == T_NAME ||
+                             token_is(p, "[") || token_is(p, "{"));
     for (size_t i = 0; i < sizeof ends / sizeof *ends; i++) argument &= !token_is(p, ends[i]);
     if (!argument) return OUTRIDER_OK;
     TRY(make(p, N_LIST, &n->list));
@@ -560,7 +585,7 @@ static outrider_status statement(struct parser *p, struct node **out) {
 static outrider_status comment(struct parser *p) {
     const char *end = strstr(p->at, "#}");
     if (!end) return jinja_fail("a comment without an end");
-    p->trims = end[-1] == '-';
+    p->trims = end > p->at + 1 && end[-1] == '-';
     p->drops_newline = true;
     p->at = end + 2;
     return OUTRIDER_OK;

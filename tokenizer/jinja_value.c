@@ -136,22 +136,54 @@ bool value_true(struct value v) {
     }
 }
 
-bool value_equal(struct value a, struct value b) {
-    bool numbers = (a.kind == V_INT || a.kind == V_BOOL) && (b.kind == V_INT || b.kind == V_BOOL);
-    if (numbers) return a.number == b.number;
-    if (a.kind != b.kind) return false;
-    if (a.kind == V_STRING) return str_equal(a.text, b.text);
-    if (a.kind == V_LIST) {
-        if (a.list == b.list) return true;
-        if (a.list->n != b.list->n || a.list->n > 64) return false;
-        for (size_t i = 0; i < a.list->n; i++) { /* one level: lists of lists are only equal to themselves */
-            struct value x = a.list->items[i], y = b.list->items[i];
-            if (x.kind == V_LIST ? x.list != y.list : !value_equal(x, y)) return false;
-        }
-        return true;
+static bool are_numbers(struct value a, struct value b) {
+    return (a.kind == V_INT || a.kind == V_BOOL) && (b.kind == V_INT || b.kind == V_BOOL);
+}
+
+static outrider_status equal(struct render *r, struct value a, struct value b, int depth, bool *out);
+
+static outrider_status equal_lists(struct render *r, const struct list *a, const struct list *b, int depth,
+                                   bool *out) {
+    *out = a == b || a->n == b->n;
+    for (size_t i = 0; a != b && *out && i < a->n; i++) TRY(equal(r, a->items[i], b->items[i], depth, out));
+    return OUTRIDER_OK;
+}
+
+static outrider_status equal_dicts(struct render *r, const struct dict *a, const struct dict *b, int depth,
+                                   bool *out) {
+    *out = a == b || (a->n == b->n && !a->is_namespace && !b->is_namespace);
+    for (size_t i = 0; a != b && *out && i < a->n; i++) {
+        const struct value *other = dict_get(b, a->keys[i]);
+        r->steps += (int64_t)b->n / 8;
+        *out = other != NULL;
+        if (other) TRY(equal(r, a->values[i], *other, depth, out));
     }
-    if (a.kind == V_DICT) return a.dict == b.dict;
-    return a.kind == V_NONE || a.kind == V_UNDEFINED;
+    return OUTRIDER_OK;
+}
+
+static outrider_status equal(struct render *r, struct value a, struct value b, int depth, bool *out) {
+    TRY(take_step(r));
+    if (depth > JINJA_DEPTH) return jinja_fail("nested too deeply");
+    *out = false;
+    if (are_numbers(a, b)) return *out = a.number == b.number, OUTRIDER_OK;
+    if (a.kind != b.kind) return OUTRIDER_OK;
+    switch (a.kind) {
+    case V_LIST:
+        return equal_lists(r, a.list, b.list, depth + 1, out);
+    case V_DICT:
+        return equal_dicts(r, a.dict, b.dict, depth + 1, out);
+    case V_MACRO:
+        return *out = a.macro == b.macro, OUTRIDER_OK;
+    case V_STRING:
+    case V_FUNCTION:
+        return *out = str_equal(a.text, b.text), OUTRIDER_OK;
+    default: /* none, or not defined */
+        return *out = true, OUTRIDER_OK;
+    }
+}
+
+outrider_status value_equal(struct render *r, struct value a, struct value b, bool *out) {
+    return equal(r, a, b, 0, out);
 }
 
 outrider_status value_string(struct render *r, struct value v, struct value *out) {
@@ -172,14 +204,15 @@ outrider_status value_string(struct render *r, struct value v, struct value *out
 
 /* ---- operators ---- */
 
-outrider_status value_compare(struct value a, struct value b, struct str sign, struct value *out) {
+outrider_status value_compare(struct render *r, struct value a, struct value b, struct str sign,
+                              struct value *out) {
     int order;
     bool holds;
     if (str_is(sign, "==") || str_is(sign, "!=")) {
-        holds = value_equal(a, b) == (sign.at[0] == '=');
+        TRY(value_equal(r, a, b, &holds));
+        holds ^= sign.at[0] == '!';
     } else {
-        bool numbers = (a.kind == V_INT || a.kind == V_BOOL) && (b.kind == V_INT || b.kind == V_BOOL);
-        if (numbers) {
+        if (are_numbers(a, b)) {
             order = (a.number > b.number) - (a.number < b.number);
         } else if (a.kind == V_STRING && b.kind == V_STRING) {
             size_t shared = a.text.n < b.text.n ? a.text.n : b.text.n;
@@ -195,12 +228,12 @@ outrider_status value_compare(struct value a, struct value b, struct str sign, s
     return OUTRIDER_OK;
 }
 
-outrider_status value_contains(struct value in, struct value v, bool *found) {
+outrider_status value_contains(struct render *r, struct value in, struct value v, bool *found) {
     *found = false;
     if (in.kind == V_STRING && v.kind == V_STRING)
         *found = v.text.n == 0 || memmem(in.text.at, in.text.n, v.text.at, v.text.n) != NULL;
     else if (in.kind == V_LIST)
-        for (size_t i = 0; i < in.list->n; i++) *found |= value_equal(in.list->items[i], v);
+        for (size_t i = 0; i < in.list->n && !*found; i++) TRY(value_equal(r, in.list->items[i], v, found));
     else if (in.kind == V_DICT)
         *found = v.kind == V_STRING && dict_get(in.dict, v.text);
     else if (in.kind != V_UNDEFINED)
@@ -229,7 +262,7 @@ outrider_status value_arithmetic(struct render *r, enum node_kind kind, struct v
                                  struct value *out) {
     if (kind == N_ADD && a.kind == V_STRING && b.kind == V_STRING) return value_join(r, a, b, out);
     if (kind == N_ADD && a.kind == V_LIST && b.kind == V_LIST) return add_lists(r, a.list, b.list, out);
-    bool numbers = (a.kind == V_INT || a.kind == V_BOOL) && (b.kind == V_INT || b.kind == V_BOOL);
+    bool numbers = are_numbers(a, b);
     if (!numbers && (a.kind == V_UNDEFINED || b.kind == V_UNDEFINED))
         return jinja_fail("%.*s is undefined", SHOWN(a.kind == V_UNDEFINED ? a.text : b.text));
     if (!numbers) return jinja_fail("adds or multiplies what does not go together");

@@ -82,10 +82,11 @@ outrider_status buffer_add(struct render *r, struct buffer *b, struct str s);
 outrider_status buffer_take(struct render *r, const struct buffer *b, struct value *out);
 
 bool value_true(struct value v);
-bool value_equal(struct value a, struct value b);
+outrider_status value_equal(struct render *r, struct value a, struct value b, bool *out);
 outrider_status value_string(struct render *r, struct value v, struct value *out);
-outrider_status value_compare(struct value a, struct value b, struct str sign, struct value *out);
-outrider_status value_contains(struct value in, struct value v, bool *found);
+outrider_status value_compare(struct render *r, struct value a, struct value b, struct str sign,
+                              struct value *out);
+outrider_status value_contains(struct render *r, struct value in, struct value v, bool *found);
 outrider_status value_join(struct render *r, struct value a, struct value b, struct value *out);
 outrider_status value_arithmetic(struct render *r, enum node_kind kind, struct value a, struct value b,
                                  struct value *out);
@@ -100,6 +101,7 @@ outrider_status call_function(struct render *r, struct str name, const struct ar
                               struct value *out);
 outrider_status apply_filter(struct render *r, struct str name, struct value v, const struct arguments *args,
                              struct value *out);
-outrider_status apply_test(struct str name, struct value v, const struct arguments *args, struct value *out);
+outrider_status apply_test(struct render *r, struct str name, struct value v, const struct arguments *args,
+                           struct value *out);
 
 #endif

@@ -329,12 +329,162 @@ PROGRAMS = r"""
 {{ undefined_thing }}|{{ none }}|{{ true }}|{% for x in nothing %}x{% endfor %}|{{ 'x' in messages[0] }}{{ 'role' in messages[0] }}
 {{ {'a': {'b': [1, 2]}}.a.b[1] }} {{ {'a': 1}.get('b', 'none') }} {{ {'a': 1}.get('a') }} {{ {'x': 1, 'y': 2}.keys() | list | join }} {{ {'x': 1}.values() | list | join }}
 {{ loop is defined }} {% for a in 'héy' %}{{ a }}.{% endfor %} {% for a in [1,2] %}{{ loop.first }}{{ loop.revindex }}{{ loop.previtem is defined }}{{ loop.nextitem }} {% endfor %}
+{{ {'a': 1} == {'a': 1} }} {{ {'a': 1} != {'a': 2} }} {{ {} == {} }} {{ {'a': [1]} == {'a': [1]} }}
+{{ [1, [2]] == [1, [2]] }} {{ [1] == [2] }} {{ [1] == [1, 2] }} {{ [] == [] }} {{ ['a'] == ['a'] }}
+{{ none == none }} {{ x == y }} {{ x == none }} {{ m == m }} {{ [1] == 'a' }} {{ range == range }}
+{% macro m() %}{% endmacro %}{{ m == m }} {{ m is callable }} {{ range is callable }} {{ 1 is callable }} {{ not m }} {{ not range }}
+{{ true < 2 }} {{ 1 < true }} {{ 'a' < 'ab' }} {{ 'ab' > 'a' }} {{ 'b' >= 'ab' }} {{ 'a' <= 'a' }} {{ 2 <= 1 }}
+{{ 1 in x }}
+{{ 1 in {'a': 2} }} {{ '' in 'abc' }} {{ 'a' in x }}
+{{ true + 1 }} {{ 1 + true }} {{ true * 3 }} {{ true - false }}
+{{ -9223372036854775807 - 1 }} {{ (-9223372036854775807 - 1) // 2 }}
+{{ [1, 2][0] }} {{ [1, 2][5] }} {{ [1, 2][-5] }} {{ 'abc'[5] }} {{ 'abc'[-5] }} {{ 'abc'[-3] }} {{ 'abc'['x'] }} {{ [1]['x'] }} {{ 5[0] }} {{ none[0] }}
+{{ {'a': 1}[0] }}
+{{ none.x }}|{{ 5.x }}
+{{ [1,2,3,4,5][::2] | tojson }} {{ [1,2,3,4,5][::-2] | tojson }} {{ [1,2,3,4,5][-2:] | tojson }} {{ [1,2,3,4,5][-99:99] | tojson }} {{ [1,2,3][99:] | tojson }} {{ [1,2,3][:-99] | tojson }}
+{{ [1,2,3,4,5][99::-1] | tojson }} {{ [1,2,3][:99:-1] | tojson }} {{ [1,2,3][::99] | tojson }} {{ [1,2,3][::-99] | tojson }} {{ 'abc'[::99] }} {{ 'abc'[-2::-1] }} {{ 'abc'[1:none] }} {{ [1,2,3][0:-99:-1] | tojson }}
+{% for a, b in [[1, 2]] %}{{ a }}{{ b }}{% endfor %}
+{{ 'aaa'.replace('a', 'b', 0) }}
+{{ ' a b  c '.split(none, 1) | tojson }} {{ ' a b  c '.split(none, 0) | tojson }} {{ 'a b'.split(maxsplit=1) | tojson }} {{ 'a,b'.split(sep=',') | tojson }} {{ 'a,b,c'.split(',', -1) | tojson }} {{ 'a,b,c'.split(',', 0) | tojson }} {{ ''.split() | tojson }} {{ ''.split(',') | tojson }} {{ ' '.split() | tojson }}
+{{ 'abc'.find('') }} {{ 'héb'.find('b') }} {{ 'abc'.find('d') }}
+{{ {'a': none}.get('a', 'x') }} {{ {'a': 1}.items() | list | tojson }} {{ {'a': 1} | items | list | tojson }} {{ {} | items | list | tojson }} {{ x | items | list | tojson }}
+{{ range(3) | list | tojson }} {{ range(1, 3) | list | tojson }} {{ range(3, 1) | list | tojson }} {{ range(0) | list | tojson }} {{ range(3, 0, -1) | list | tojson }}
+{% for i in range(9223372036854775800, 9223372036854775807, 5) %}{{ i }} {% endfor %}
+{{ "a\bb\fc\x01\x7f\rd" | tojson }} {{ '\u0001' | tojson }} {{ "\t/<>&'" | tojson }}
+{{ {'a': true, 'b': false, 'c': none, 'd': -5} | tojson(4) }} {{ [] | tojson(indent=2) }} {{ {} | tojson(indent=2) }} {{ [[], [1]] | tojson(indent=0) }} {{ [1] | tojson(indent=none) }}
+{{ [1, 2] | join }} {{ [1, none, true, 'a'] | join(',') }} {{ 'abc' | join('-') }} {{ {'a': 1, 'b': 2} | join('-') }} {{ x | join }} {{ [1, 2] | join(d='+') }} {{ [1, 2] | join(3) }} {{ [1, 2] | join(none) }}
+{{ [{'a': 'x'}, {'a': 'y'}] | join(',', attribute='a') }}
+{{ [0, 1, '', 'a', none] | select | list | tojson }} {{ [0, 1, 2] | reject | list | tojson }} {{ [1, 2, 3] | select('odd') | list | tojson }} {{ [1, 2, 3, 4] | reject('divisibleby', 2) | list | tojson }} {{ [{'a': 1}, {'a': 0}, {}] | selectattr('a') | list | length }} {{ [{'a': 1}, {}] | selectattr('a', 'defined') | list | length }} {{ [1, 'a'] | select('in', [1]) | list | tojson }}
+{{ ['a', 'b'] | map('upper') | join }} {{ [' a '] | map('trim') | list | tojson }} {{ [{'a': 1}, {}] | map(attribute='a') | list | length }} {{ [1, 2] | map('string') | join('-') }} {{ x | map('upper') | list | tojson }}
+{{ {'a': 1, 'b': 2} | length }} {{ x | length }} {{ '' | length }} {{ [] | count }}
+{{ [] | first }} {{ 'abc' | first }} {{ 'abc' | last }} {{ {'a': 1} | first }} {{ [1, 2] | last }} {{ x | first }} {{ [3, 4] | reverse | first }}
+{{ 'xxaxx' | trim('x') }} {{ 5 | trim }} {{ none | upper }} {{ x | trim }}| {{ 'a' | safe }} {{ 5 | string | length }}
+{{ x | default }}| {{ x | d('a') }} {{ none | default('a') }} {{ none | default('a', true) }} {{ 0 | default(7, boolean=true) }} {{ 'b' | default('a', true) }} {{ x | default(default_value='q') }} {{ '' | default('e', false) }}|
+{{ true is odd }} {{ true is number }} {{ true is integer }} {{ 1 is integer }} {{ 1 is float }} {{ true is boolean }} {{ true is true }} {{ false is false }} {{ 1 is true }} {{ 0 is false }} {{ x is undefined }} {{ x is iterable }} {{ 5 is iterable }} {{ 'a' is sequence }} {{ {} is sequence }} {{ 5 is sequence }} {{ none is mapping }} {{ x is none }}
+{% macro m(a) %}[{{ a }}]{% endmacro %}{{ m() }}
+{% macro m(a, b=a) %}{{ b }}{% endmacro %}{{ m(1) }}
+{{ 'a' is string and 'b' is string }} {{ not 'a' is string }} {{ 1 + 2 is odd }} {{ 'ab' | length is odd }} {{ x is defined and x.y }} {{ 'a' if x is defined }}
+{%+ if true %}a{% endif %}{%- if true -%} b {%- endif +%} c {{- 'd' -}} e {{+ 'f' }}
+{# c -#}  x {#- d #} y {##} z {#-#} w
+a {%- if 1 %}b{% endif %}
+{{ loop }}
+{% for a in [] %}{% else %}e{% endfor %}{% for a in [1] %}x{% else %}e{% endfor %}
+{% for a in [1, 2, 3] if a > 5 %}{{ a }}{% else %}none{% endfor %} {% for a, b in {'x': 1, 'y': 2}.items() if b > 1 %}{{ a }}{% endfor %}
+{% for a in [3, 1] %}{% for b in [1, 2] %}{{ loop.index }}{% if b == 1 %}{% break %}{% endif %}{% endfor %}{{ loop.index }};{% endfor %}
+{{ messages | map(attribute='content') | map('length') | list | tojson }} {{ messages | selectattr('role', 'ne', 'user') | list | length }} {{ (messages | first).role }} {{ (messages | last)['role'] }}
+{{ messages[0] == messages[0] }} {{ messages[1:] == messages }} {{ messages == messages }}
+{{ {} is mapping }} {{ 'a' if {} else 'b' }} {{ 'a' if {'x': 1} else 'b' }} {{ 'a' if [] else 'b' }} {{ 'a' if [0] else 'b' }} {{ 'a' if namespace() else 'b' }}
+{{ [1, 2][none] }} {{ 'abc' | replace('b', 'x') }} {{ 'aXbX' | replace('X', '', 1) }} {{ 'aaa'.replace('a', 'b', -1) }} {{ 'aaa'.replace('a', 'b', 0) }}
+{{ {'a': none}.get('a', 'x') }} {{ {'a': 1}.get(1) }} {{ {'a': 1}.items() | list | tojson }} {{ {'a': 1} | items | list | tojson }} {{ {} | items | list | tojson }} {{ x | items | list | tojson }}
+{{ dict(a=1).a }} {{ dict() | tojson }} {{ namespace(a=1).a }} {{ namespace() == namespace() }} {{ {'a': 1} == {'b': 1} }} {{ {'a': 1} == {'a': 1, 'b': 2} }}
+{{ "\a\b\f\v\r" | tojson }} {{ '\x41\xe9\u00e9\u2581\U0001F600' }} {{ "\t/<>&'\q" | tojson }} {{ 'a\\' }} {{ 'b\"' }}
+{{ '\x01\x1f\x7f' | tojson }}
+{{ '42abc' | int }} {{ '3.7' | int }} {{ ' 42 ' | int }} {{ 'x' | int(5) }} {{ true | int }} {{ '' | int }} {{ '-7' | int }} {{ '+5' | int }} {{ '1e3' | int }} {{ '-2.9' | int }} {{ 'x' | int(default=7) }} {{ '9007199254740993' | int }} {{ '0123456789012345678901234567890123456789a' | int }} {{ '1.2.3' | int }}
+{{ 'abc' | list | tojson }} {{ {'a': 1} | list | tojson }} {{ x | list | tojson }} {{ [3, 4] | reverse | first }}
+{{ "it's a o'neil test_case 3rd" | title }} {{ "it's o'neil".title() }} {{ 'ÉCOLE étude' | title }} {{ 'ǆ'.title() }} {{ 'A1b2' | title }} {{ 'A1b2'.title() }} {{ 'a-b c(d' | title }} {{ 'hello WORLD' | capitalize }} {{ 'ab'.capitalize() }} {{ 'ÀÉ' | lower }}
+{{ 1 is odd }} {{ 2 is even }} {{ true is odd }} {{ false is even }}
+{{ 'a' 'b' ~ 'c' }} {{ -5 | string }} {{ - 5 }} {{ not not 1 }} {{ 5 - -3 }}
+{% for a, b in {'x': 1, 'y': 2}.items() if b > 1 %}{{ a }}{% endfor %} {% for a, b in [[1, 2]] %}{{ a }}{{ b }}{% endfor %}
+{% macro m() %}{% endmacro %}{% macro n() %}{% endmacro %}{{ m == m }} {{ m == n }} {{ m is callable }} {{ range == range }} {{ range == dict }}
+{{ [1] == [1, 2] }} {{ [[1], [2]] == [[1], [3]] }} {{ [none] == [none] }} {{ [1] in [[1]] }} {{ {'a': 1} in [{'a': 1}] }} {{ [1] == (1) }}
+{{ [{'a': 'x'}, {'a': 'y'}] | join(',', attribute='a') }} {{ [1, 2] | join(3) }} {{ [1, 2] | join(none) }} {{ [1, 2] | join(d='+') }}
+{{ ['b', 'a'] | join(', ') | upper | replace(', ', '/') | length }}
+{{ 6 is divisibleby(-1) }} {{ 6 is divisibleby 3 }} {{ 7 is divisibleby 3 }} {{ true is divisibleby 1 }}
+{{ '\u00a0x\u2003'.strip() | length }} {{ '\u2028x\u205f\u3000\u1680\x85\x1c' | trim }} {{ '\u200bx' | trim | length }} {{ '\u2000a\u200a' | trim | length }} {{ 'a\u202fb' .split() | length }}
+{{ [1, 2] | first | string ~ 'x' }}{{ [x] | length }}{{ [none] | tojson }}{{ {'a': [none, true]} | tojson(indent=0) }}
+{{ messages[0].content.strip().split('.')[0] }}{{ messages[-1].content.split('</think>')[-1].lstrip('\n') }}{{ messages[1].content.replace('\n', ' ') | trim }}
+{{ 1 is eq 1 }} {{ 1 is ne 2 }} {{ 1 is eq(2) }} {{ 'a' is in ['a'] }} {{ 'a' is in 'abc' }} {{ 'a' is not in 'abc' }} {{ 'a' is in {'a': 1} }} {{ [1] is eq [1] }}
+{{ {'a': 1, 'a': 2} | tojson }} {{ {'a': 1,} | tojson }} {{ [1, 2,] | tojson }} {{ (1, 2) | tojson }}
 """
 BLOCKS = ["a\n  {% if true %}\n  b\n  {% endif %}\nc\n", "{% if true %}\n\n x{% endif %}\n\ny\n\n", "  {# note #}\nz {# n #} w\r\nv",
           "{%- set a = 1 %}\n{{ a }}\n {{- a -}} \n", "x {%+ if true %}y{% endif %}", "\n  {% for i in [1, 2] %}\n    - {{ i }}\n  {% endfor %}\n end",
           "{% if true +%}\nq{% endif %}", "a{% if true %} {% endif %}\n   {% if true %}b{% endif %}", "{% generation %}g{% endgeneration %}"]  # fmt: skip
 WRONG = ["{{ ", "{% if %}", "{% for x in y %}", "{{ 'a' + 1 }}", "{{ nothing.x }}", "{% unknown %}", "{{ 1 | nothing }}", "{% endif %}",
          "{{ raise_exception('no such role') }}", "{{ 1 // 0 }}", "{{ 'a", "{{ [1, 2 }}", "{{ ''.split('') }}", "{# a", "{{ nothing() }}"]  # fmt: skip
+WRONG += r"""
+{{ 1 < 'a' }}
+{{ 'a' < 1 }}
+{{ none < 1 }}
+{{ x < 1 }}
+{{ 1 in 5 }}
+{{ 1 in none }}
+{{ 1 in 'a' }}
+{{ 1 + 'a' }}
+{{ [1] + 'a' }}
+{{ x + 1 }}
+{{ 1 + x }}
+{{ 7 % 0 }}
+{{ x[0] }}
+{{ x['a'] }}
+{{ x.y.z }}
+{{ [1,2,3][::0] }}
+{{ 'abc'[::0] }}
+{{ x[1:] }}
+{% for a in 5 %}{% endfor %}
+{% for a in none %}{% endfor %}
+{% for a in true %}{% endfor %}
+{% for a, b in [1] %}{% endfor %}
+{% for a, b in [[1, 2, 3]] %}{% endfor %}
+{{ 'abc'.replace(1, 'x') }}
+{{ 'abc'.replace('a') }}
+{{ 'abc'.replace('a', 1) }}
+{{ 'abc'.find(1) }}
+{{ 'abc'.find() }}
+{{ 'a'.nothing() }}
+{{ x.strip() }}
+{{ 5.strip() }}
+{{ (5).strip() }}
+{{ none.strip() }}
+{{ [1].append(2) }}
+{{ {'a': 1}.get() }}
+{{ {'a': 1}.pop('a') }}
+{{ range() | list }}
+{{ range(1, 2, 3, 4) | list }}
+{{ range('a') | list }}
+{{ range(1, 5, 0) | list }}
+{{ range(stop=3) | list }}
+{{ raise_exception(1) }}
+{{ raise_exception() }}
+{{ strftime_now() }}
+{{ x | tojson }}
+{{ range | tojson }}
+{{ [x] | tojson }}
+{{ 5 | join }}
+{{ [1] | selectattr() | list }}
+{{ [1] | select('nothing') | list }}
+{{ x | select | list | tojson }} {{ 5 | select | list }}
+{{ [x] | selectattr('a') | list }}
+{{ [1] | map | list }}
+{{ [1] | map('nothing') | list }}
+{{ [1] | map(1) | list }}
+{{ 5 | map('upper') | list }}
+{{ [x] | map(attribute='a') | list }}
+{{ 5 | length }}
+{{ none | length }}
+{{ 5 | list }}
+{{ 5 | first }}
+{{ 1 is eq }}
+{{ 1 is in }}
+{{ 6 is divisibleby 3 }} {{ 7 is divisibleby 3 }} {{ 6 is divisibleby(-1) }} {{ 'a' is divisibleby 3 }}
+{{ 6 is divisibleby 0 }}
+{{ 6 is divisibleby 'a' }}
+{{ 6 is divisibleby }}
+{{ 6 is nothing }}
+{% macro m(a, b=x.y) %}{{ a }}{% endmacro %}{{ m(1) }}
+{{ m }}{{ 5() }}
+{{ 'a'() }}
+{{ messages[0]() }}
+{% set a.b = 1 %}
+{% set a = 1 %}{% set a.b = 1 %}
+{% set a = {} %}{% set a.b = 1 %}
+{% call m() %}{% endcall %}
+{% do x %}
+{% include 'x' %}
+{% if true %}a{% else %}b{% else %}c{% endif %}
+{{ '\x4' }}
+{{ '\u00g0' }}
+{{ '\U00110000' }}
+""".strip("\n").split("\n")
 
 SYSTEM, USER = ("system", " Be brief.\n"), ("user", "  Who was\nthere? ")
 CONVERSATIONS = [
