@@ -6,13 +6,27 @@
 #include <strings.h>
 #include <sys/stat.h>
 
+#include "runtime/bind.h"
 #include "runtime/status.h"
+#include "tokenizer/tokenizer.h"
 #include "weights/hub.h"
 #include "weights/source.h"
 
 void conversion_report(const struct conversion *c, size_t done, size_t total) {
     if (c->options->progress)
         c->options->progress(c->options->progress_user, "converting", (double)done, (double)total);
+}
+
+outrider_status conversion_check(const struct conversion *c, const struct model_config *config,
+                                 const struct weights *w) {
+    struct tokenizer *t;
+    TRY(bind_check(config, w));
+    TRY(tokenizer_open(c->from, &t));
+    const int32_t n = tokenizer_size(t);
+    tokenizer_close(t);
+    if (n <= config->vocab_size) return OUTRIDER_OK;
+    return fail(OUTRIDER_EMODEL, "%s: the tokenizer has %d pieces, the model's vocab_size is %d", c->from, n,
+                config->vocab_size);
 }
 
 static bool fits(enum dtype type, const struct tensor *t) {

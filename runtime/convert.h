@@ -15,6 +15,10 @@ void conversion_report(const struct conversion *c, size_t done, size_t total);
 /* Element type of a tensor in the output. */
 enum dtype conversion_type(const struct conversion *c, const struct tensor *t);
 
+/* What no engine would open is not written: shapes are config's, and no more tokens than it counts. */
+outrider_status conversion_check(const struct conversion *c, const struct model_config *config,
+                                 const struct weights *w);
+
 outrider_status convert_to_gguf(const struct conversion *c);   /* convert_gguf.c */
 outrider_status convert_to_folder(const struct conversion *c); /* convert_folder.c */
 

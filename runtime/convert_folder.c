@@ -192,10 +192,11 @@ outrider_status convert_to_folder(const struct conversion *c) {
     struct generation_config generation;
     char *file = NULL;
     outrider_status status;
-    TRY(config_read(c->from, &config, &generation)); /* what cannot be read back is not written */
+    TRY(config_read(c->from, &config, &generation));
     TRY(source_gguf(c->from, &file));
     TRY_GOTO(done, gguf_open(file, &j.g));
     TRY_GOTO(done, weights_open(c->from, &j.weights));
+    TRY_GOTO(done, conversion_check(c, &config, j.weights));
     if (asprintf(&j.folder, "%s.%ld.tmp", c->options->output, (long)getpid()) < 0) {
         j.folder = NULL;
         status = fail_memory("a path", strlen(c->options->output));

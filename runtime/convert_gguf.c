@@ -194,24 +194,6 @@ static outrider_status write_tensors(struct job *j) {
 
 /* ---- all ---- */
 
-static outrider_status check_heads(const struct job *j) {
-    const struct model_config *m = &j->config;
-    const char *const names[] = {"q", "k"};
-    const int64_t rows[] = {(int64_t)m->num_attention_heads * m->head_dim,
-                            (int64_t)m->num_key_value_heads * m->head_dim};
-    for (int32_t layer = 0; j->naming.pairs && layer < m->num_hidden_layers; layer++)
-        for (int i = 0; i < 2; i++) {
-            char name[NAMES_MAX];
-            snprintf(name, sizeof name, "model.layers.%d.self_attn.%s_proj.weight", layer, names[i]);
-            const struct tensor *t = weights_find(j->weights, name);
-            if (!t || t->shape[0] != rows[i])
-                return fail(OUTRIDER_EMODEL,
-                            "%s: tensor %s is missing, or its rows are not config.json's %lld", j->c->from,
-                            name, (long long)rows[i]);
-        }
-    return OUTRIDER_OK;
-}
-
 static outrider_status write_file(struct job *j) {
     const char *names[2];
     const float *factors[2];
@@ -241,7 +223,7 @@ outrider_status convert_to_gguf(const struct conversion *c) {
                     j.config.model_type);
     j.naming = naming_of(j.architecture);
     TRY(weights_open(c->from, &j.weights));
-    outrider_status status = check_heads(&j);
+    outrider_status status = conversion_check(c, &j.config, j.weights);
     if (status == OUTRIDER_OK) status = write_file(&j);
     new_file_drop(&j.file);
     gguf_header_free(&j.header);

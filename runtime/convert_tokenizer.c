@@ -151,7 +151,7 @@ static outrider_status put_kind(const struct vocabulary *v, const char *dir) {
 outrider_status convert_tokenizer(const char *dir, const struct model_config *config, struct gguf_header *h) {
     struct tokenizer *t;
     TRY(tokenizer_open(dir, &t));
-    const struct vocabulary v = {t, t->n > config->vocab_size ? t->n : config->vocab_size, h};
+    const struct vocabulary v = {t, config->vocab_size, h}; /* no fewer than t->n: conversion_check */
     const int32_t eos = t->eos >= 0 ? t->eos : config->n_eos ? config->eos_token_id[0] : -1;
     outrider_status status = put_kind(&v, dir);
     if (t->bos >= 0) gguf_put_int(h, KEY "bos_token_id", GGUF_UINT32, t->bos);

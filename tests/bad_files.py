@@ -69,6 +69,13 @@ def tensor(name, value):
     return header(lambda tensors: tensors.__setitem__(name, value))
 
 
+def more_weights(name, shape):
+    tensors, data = good_weights()
+    more = bytes(2 * shape[0] * (shape[1] if len(shape) > 1 else 1))
+    tensors[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [len(data), len(data) + len(more)]}
+    return put(WEIGHTS, tiny.safetensors(tensors, data + more))
+
+
 def rename(old, new):
     return header(lambda tensors: tensors.__setitem__(new, tensors.pop(old)))
 
@@ -144,6 +151,9 @@ def safetensors_cases():
         yield f"{name} turned over", entry(name, shape=shape[::-1] if len(set(shape)) > 1 else [1] + shape), name
     yield "a tensor that nothing uses", tensor("model.layers.0.self_attn.q_norm.weight",
                                                {"dtype": "BF16", "shape": [0], "data_offsets": [0, 0]}), "q_norm"
+    yield "rows of a layer that is not there", more_weights("model.layers.7.self_attn.q_proj.weight", [3, tiny.HIDDEN]), \
+        "model.layers.7"
+    yield "a bias of three", more_weights("model.layers.0.self_attn.q_proj.bias", [3]), "q_proj.bias"
     yield "a name that drives a terminal", rename(NORM, "\x1b[31m\u009b2J\u202e"), NORM
     yield "a name of 100,000 bytes", rename(NORM, "x" * 100_000), NORM
 

@@ -220,6 +220,15 @@ def complaint(folder, names, command=RUN):
     return None
 
 
+def convert_complaint(model, names):
+    """The same of a conversion, which leaves nothing behind."""
+    with tempfile.TemporaryDirectory() as beside:
+        output = f"{beside}/folder" if model.endswith(".gguf") else f"{beside}/x.gguf"
+        if wrong := complaint(model, names, ["convert", "-o", output]):
+            return f"convert: {wrong}"
+        return f"convert leaves {os.listdir(beside)}" if os.listdir(beside) else None
+
+
 def unspoilt_complaint():
     """The model that all cases start from must run: otherwise they would prove nothing."""
     done = subprocess.run([OUTRIDER, "run", "-m", GOOD, "-p", "x", "-n", "1"], stdin=subprocess.DEVNULL,
@@ -249,7 +258,7 @@ def main():
         with tempfile.TemporaryDirectory() as folder:
             tiny_model.write(folder)
             spoil(folder)
-            fine &= report(name, complaint(folder, names))
+            fine &= report(name, complaint(folder, names) or convert_complaint(folder, names))
     with tempfile.TemporaryDirectory() as folder:
         path = f"{folder}/model.gguf"
         bad_files.put("model.gguf", tiny_gguf.tiny_file())(folder)
@@ -257,7 +266,7 @@ def main():
         fine &= report("the tiny GGUF as it is", None if code == 0 else err)
         for name, data, names in bad_gguf.cases():
             bad_files.put("model.gguf", data)(folder)
-            fine &= report("GGUF: " + name, complaint(path, names, INSPECT))
+            fine &= report("GGUF: " + name, complaint(path, names, INSPECT) or convert_complaint(path, names))
     sys.exit(0 if fine else 1)
 
 
