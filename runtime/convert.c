@@ -1,6 +1,7 @@
 /* outrider_convert: which way, and in which types. */
 #include "runtime/convert.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <strings.h>
@@ -17,16 +18,35 @@ void conversion_report(const struct conversion *c, size_t done, size_t total) {
         c->options->progress(c->options->progress_user, "converting", (double)done, (double)total);
 }
 
-outrider_status conversion_check(const struct conversion *c, const struct model_config *config,
+outrider_status conversion_check(const char *path, const struct model_config *config,
                                  const struct weights *w) {
     struct tokenizer *t;
     TRY(bind_check(config, w));
-    TRY(tokenizer_open(c->from, &t));
+    TRY(tokenizer_open(path, &t));
     const int32_t n = tokenizer_size(t);
     tokenizer_close(t);
     if (n <= config->vocab_size) return OUTRIDER_OK;
-    return fail(OUTRIDER_EMODEL, "%s: the tokenizer has %d pieces, the model's vocab_size is %d", c->from, n,
+    return fail(OUTRIDER_EMODEL, "%s: the tokenizer has %d pieces, the model's vocab_size is %d", path, n,
                 config->vocab_size);
+}
+
+static outrider_status read_back(const char *path) {
+    struct model_config config;
+    struct generation_config generation;
+    struct weights *w;
+    TRY(config_read(path, &config, &generation));
+    TRY(weights_open(path, &w));
+    outrider_status status = conversion_check(path, &config, w);
+    weights_close(w);
+    return status;
+}
+
+outrider_status conversion_verify(const struct conversion *c, const char *written) {
+    outrider_status status = read_back(written);
+    if (status != OUTRIDER_EMODEL) return status;
+    char why[256];
+    snprintf(why, sizeof why, "%s", outrider_error());
+    return fail(OUTRIDER_EMODEL, "%s: has no place in the other form: %s", c->from, why);
 }
 
 static bool fits(enum dtype type, const struct tensor *t) {

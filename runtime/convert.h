@@ -15,9 +15,11 @@ void conversion_report(const struct conversion *c, size_t done, size_t total);
 /* Element type of a tensor in the output. */
 enum dtype conversion_type(const struct conversion *c, const struct tensor *t);
 
-/* What no engine would open is not written: shapes are config's, and no more tokens than it counts. */
-outrider_status conversion_check(const struct conversion *c, const struct model_config *config,
+/* No engine opens a model otherwise: shapes are config's, and there are no more tokens than it counts. */
+outrider_status conversion_check(const char *path, const struct model_config *config,
                                  const struct weights *w);
+/* What was written, before it gets its name: one form may not hold all that the other does. */
+outrider_status conversion_verify(const struct conversion *c, const char *written);
 
 outrider_status convert_to_gguf(const struct conversion *c);   /* convert_gguf.c */
 outrider_status convert_to_folder(const struct conversion *c); /* convert_folder.c */

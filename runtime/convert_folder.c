@@ -179,6 +179,7 @@ static outrider_status fill_folder(const struct job *j) {
     outrider_status status = write_configs(j);
     if (status == OUTRIDER_OK) status = write_tokenizer(j);
     if (status == OUTRIDER_OK) status = write_weights(j);
+    if (status == OUTRIDER_OK) status = conversion_verify(j->c, j->folder);
     if (status == OUTRIDER_OK && rename(j->folder, j->c->options->output))
         status = fail_errno(OUTRIDER_EFAIL, j->c->options->output);
     if (status != OUTRIDER_OK) return remove_folder(j), status;
@@ -196,7 +197,7 @@ outrider_status convert_to_folder(const struct conversion *c) {
     TRY(source_gguf(c->from, &file));
     TRY_GOTO(done, gguf_open(file, &j.g));
     TRY_GOTO(done, weights_open(c->from, &j.weights));
-    TRY_GOTO(done, conversion_check(c, &config, j.weights));
+    TRY_GOTO(done, conversion_check(c->from, &config, j.weights));
     if (asprintf(&j.folder, "%s.%ld.tmp", c->options->output, (long)getpid()) < 0) {
         j.folder = NULL;
         status = fail_memory("a path", strlen(c->options->output));

@@ -210,6 +210,7 @@ static outrider_status write_file(struct job *j) {
         TRY(new_file_write(&j->file, factors[i], bytes));
         TRY(gguf_write_padding(&j->file, bytes));
     }
+    TRY(conversion_verify(j->c, j->file.temporary));
     return new_file_finish(&j->file);
 }
 
@@ -223,7 +224,7 @@ outrider_status convert_to_gguf(const struct conversion *c) {
                     j.config.model_type);
     j.naming = naming_of(j.architecture);
     TRY(weights_open(c->from, &j.weights));
-    outrider_status status = conversion_check(c, &j.config, j.weights);
+    outrider_status status = conversion_check(c->from, &j.config, j.weights);
     if (status == OUTRIDER_OK) status = write_file(&j);
     new_file_drop(&j.file);
     gguf_header_free(&j.header);

@@ -35,7 +35,7 @@ export -f run
 rm -f "$FOLDER"/fuzz_*.log
 for target; do
     case $(basename "$target") in # by their rates
-        fuzz_chat | fuzz_model) parts=5 ;;
+        fuzz_chat | fuzz_model | fuzz_convert) parts=5 ;;
         fuzz_gguf | fuzz_tokenizer | fuzz_session_file | fuzz_jinja) parts=3 ;;
         *) parts=1 ;;
     esac

@@ -231,13 +231,27 @@ def fuzz_model():
     yield archive(model_safetensors=b"")
 
 
+def fuzz_convert():
+    for type in range(11):
+        yield bytes([2 * type]) + archive()
+    yield b"\0" + archive(model_safetensors=b"")
+    for type in range(3):
+        yield bytes([2 * type + 1]) + tiny_gguf.tiny_file()
+    rows, data = tiny_gguf.tensors()
+    entries = {key: entry for key, entry in tiny_gguf.metadata().items() if not key.startswith("tokenizer.")}
+    tensors = [tiny_gguf.tensor(*row) for row in rows]
+    for pre in ["llama-bpe", "qwen2"]:
+        yield b"\1" + tiny_gguf.file(list(entries.values()) + merged_tokenizer(pre), tensors, data)
+
+
 def found():
     """(target, input) of everything that once broke one, with what it was."""
     return []
 
 
 TARGETS = [fuzz_safetensors, fuzz_index, fuzz_config, fuzz_sentencepiece, fuzz_tokenizer_config, fuzz_chat, fuzz_utf8,
-           fuzz_options, fuzz_session, fuzz_session_file, fuzz_model, fuzz_gguf, fuzz_tokenizer, fuzz_jinja]
+           fuzz_options, fuzz_session, fuzz_session_file, fuzz_model, fuzz_gguf, fuzz_convert,
+           fuzz_tokenizer, fuzz_jinja]
 WORDS = {
     "fuzz_safetensors": ["__metadata__", "dtype", "shape", "data_offsets", "F32", "F16", "BF16"],
     "fuzz_index": ["weight_map", "metadata", "a.safetensors", "b.safetensors", "x", "y"],
@@ -267,6 +281,7 @@ WORDS = {
         "strftime_now", "trim", "tojson", "indent", "join", "split", "replace", "upper", "title", "length", "items",
         "startswith", "selectattr", "map", "list", "reverse", "[::-1]", "add_generation_prompt", "bos_token", "eos_token"],
     "fuzz_gguf": list(tiny_gguf.metadata()) + ["GGUF", "general.alignment", "output_norm.weight", "blk.0.attn_q.weight"],
+    "fuzz_convert": list(tiny.CONFIG) + list(tiny_gguf.metadata()),
     "fuzz_session": ["format", "settings", "messages", "role", "content", "user", "assistant", "system"],
     "fuzz_options": ["--stop", "--temp", "--seed", "--top-k", "-p", "-m", "--logit-bias", "auto", "1=-inf", "32K"],
 }

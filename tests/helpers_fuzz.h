@@ -111,6 +111,44 @@ static inline void fuzz_copy_tiny(const char *name) {
     fclose(f);
 }
 
+/* A model folder in one input: a byte that names a file, its length in four (little-endian), its bytes, and
+ * so on; what is not there is taken from the tiny model. */
+static inline void fuzz_write_model(const uint8_t *data, size_t bytes) {
+    static const char *const names[] = {"config.json", "generation_config.json", "tokenizer.model",
+                                        "tokenizer_config.json", "model.safetensors"};
+    enum { FILES = sizeof names / sizeof *names };
+    bool written[FILES] = {false};
+    while (bytes >= 5) {
+        size_t which = data[0] % FILES, n = (size_t)data[1] | (size_t)data[2] << 8 | (size_t)data[3] << 16;
+        data += 5, bytes -= 5;
+        if (n > bytes) n = bytes;
+        fuzz_write(names[which], data, n);
+        written[which] = true;
+        data += n, bytes -= n;
+    }
+    for (int i = 0; i < FILES; i++)
+        if (!written[i]) fuzz_copy_tiny(names[i]);
+}
+
+/* Two tokens of a model, which was asked for with options of `fuzz_engine_options`. Numbers that are no
+ * logits, and no token for the text, are failures of a round, not of the program. */
+static inline outrider_engine_options fuzz_engine_options(const char *model) {
+    outrider_engine_options o = outrider_engine_defaults();
+    o.model = model, o.device = "cpu", o.threads = 1, o.ctx_size = 64, o.page_size = 16;
+    return o;
+}
+
+static inline void fuzz_generate(outrider_engine *e) {
+    outrider_settings settings = outrider_settings_defaults(e);
+    outrider_session *s;
+    settings.n_predict = 2, settings.seed = 1, settings.draft_n = 2;
+    if (outrider_session_open(e, &settings, &s) != OUTRIDER_OK) fuzz_die("a session");
+    outrider_status status = outrider_session_append_text(s, "the ab", 6);
+    while (status == OUTRIDER_OK && outrider_session_stop(s) == OUTRIDER_RUNNING)
+        status = outrider_round(&s, 1);
+    outrider_session_close(s);
+}
+
 /* The next NUL-terminated part of the input; what is left moves on. The last may lack its NUL. */
 static inline const uint8_t *fuzz_part(const uint8_t **data, size_t *left, size_t *bytes) {
     const uint8_t *part = *data, *end = *left ? memchr(part, 0, *left) : NULL;

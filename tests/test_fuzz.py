@@ -44,7 +44,8 @@ def main():
             if name in FLIPS:
                 flips = ["--prefixes", "--flips", str(FLIPS[name]), f"{folder}/{name}/000"]
                 fine &= replay(name, flips, environment)
-        fine &= replay("fuzz_model", ["--flips", str(MODEL_FLIPS), f"{folder}/fuzz_model/000"], environment)
+        for name in ["fuzz_model", "fuzz_convert"]:
+            fine &= replay(name, ["--flips", str(MODEL_FLIPS), f"{folder}/{name}/000"], environment)
     sys.exit(0 if fine else 1)
 
 

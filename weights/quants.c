@@ -30,7 +30,7 @@ enum dtype quant_choose(enum quant asked, enum dtype file, int64_t k, bool head)
 
 /* ---- matrices ---- */
 
-enum { THREADS_MAX = 16 };
+enum { THREADS_MAX = 16, PART_ELEMENTS = 1 << 15 /* that a thread is worth */ };
 
 struct part {
     enum dtype from_type, to_type;
@@ -67,7 +67,9 @@ static void *convert_part(void *job) {
 outrider_status quants_convert(enum dtype from_type, const void *from, enum dtype to_type, void *to, size_t n,
                                size_t k, size_t head_rows, int32_t threads) {
     long cores = threads > 0 ? threads : sysconf(_SC_NPROCESSORS_ONLN);
-    const size_t parts = cores < 1 ? 1 : cores > THREADS_MAX ? THREADS_MAX : (size_t)cores;
+    const size_t most = n * k / PART_ELEMENTS + 1;
+    size_t parts = cores < 1 ? 1 : cores > THREADS_MAX ? THREADS_MAX : (size_t)cores;
+    if (parts > most) parts = most;
     struct part part[THREADS_MAX];
     pthread_t thread[THREADS_MAX];
     bool started[THREADS_MAX];
