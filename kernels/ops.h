@@ -85,7 +85,7 @@ struct kv_place {
  * read back is a finite f16. */
 struct kv_layer {
     void *k, *v;
-    enum dtype dtype; /* F16, F32 or Q8_0 */
+    enum dtype k_dtype, v_dtype; /* F16, F32 or Q8_0 each; the same unless ops->mixed_cache */
     int32_t page_size;
 };
 
@@ -167,6 +167,7 @@ struct verdict {
  * four bytes an element; callers allocate four and never look inside. */
 struct ops {
     const char *name;
+    bool mixed_cache; /* keys and values may be kept in different types */
 
     /* -- memory -- */
     outrider_status (*alloc)(struct backend *be, size_t bytes,

@@ -64,11 +64,21 @@ outrider_status outrider_model_settings(const char *folder, outrider_settings *s
 
 /* ---- opening ---- */
 
+struct cache_types {
+    enum dtype k, v;
+};
+
 static outrider_status cache_type(const char *name, enum dtype *type) {
     if (strcmp(name, "f16") == 0) return *type = DTYPE_F16, OUTRIDER_OK;
     if (strcmp(name, "f32") == 0) return *type = DTYPE_F32, OUTRIDER_OK;
     if (strcmp(name, "q8") == 0 || strcmp(name, "q8_0") == 0) return *type = DTYPE_Q8_0, OUTRIDER_OK;
     return fail(OUTRIDER_EINVAL, "cache type %s: there are f16, f32 and q8", name);
+}
+
+/* Of keys and of values, which without a name of their own are kept as keys are. */
+static outrider_status cache_types(const char *k, const char *v, struct cache_types *out) {
+    TRY(cache_type(k, &out->k));
+    return cache_type(v ? v : k, &out->v);
 }
 
 static outrider_status check_options(const outrider_engine_options *o) {
@@ -141,7 +151,7 @@ static outrider_status choose_context(outrider_engine *e, const outrider_engine_
 }
 
 static outrider_status open_model(outrider_engine *e, const outrider_engine_options *o, outrider_which which,
-                                  enum dtype cache) {
+                                  struct cache_types cache) {
     int32_t batched = o->max_sessions < MAX_BATCH_SESSIONS ? o->max_sessions : MAX_BATCH_SESSIONS;
     int32_t verify_rows = batched * (OUTRIDER_MAX_DRAFT + 1);
     enum quant quant;
@@ -153,7 +163,8 @@ static outrider_status open_model(outrider_engine *e, const outrider_engine_opti
                                .id = which,
                                .ops = e->ops,
                                .be = e->be,
-                               .cache_type = cache,
+                               .cache_k = cache.k,
+                               .cache_v = cache.v,
                                .quant = quant,
                                .threads = o->threads,
                                .page_size = o->page_size,
@@ -226,9 +237,9 @@ static outrider_status choose_chat(outrider_engine *e, const outrider_engine_opt
 }
 
 static outrider_status open_engine(const outrider_engine_options *o, outrider_engine **out) {
-    enum dtype cache;
+    struct cache_types cache;
     TRY(check_options(o));
-    TRY(cache_type(o->cache_type, &cache));
+    TRY(cache_types(o->cache_type, o->cache_type_v, &cache));
     outrider_engine *e = calloc(1, sizeof *e);
     if (!e) return fail_memory("an engine", sizeof *e);
     e->options = *o;
@@ -241,6 +252,11 @@ static outrider_status open_engine(const outrider_engine_options *o, outrider_en
     TRY_GOTO(cleanup, tokenizer_open(o->model, &e->tokenizer));
     TRY_GOTO(cleanup, choose_chat(e, o));
     TRY_GOTO(cleanup, ops_open(o->device, o->threads, &e->ops, &e->be));
+    if (cache.k != cache.v && !e->ops->mixed_cache) {
+        status = fail(OUTRIDER_EINVAL, "cache type %s for keys and %s for values: on %s both must be one",
+                      o->cache_type, o->cache_type_v, e->ops->name);
+        goto cleanup;
+    }
     TRY_GOTO(cleanup, open_model(e, o, OUTRIDER_VERIFIER, cache));
     if (o->draft) TRY_GOTO(cleanup, open_model(e, o, OUTRIDER_DRAFT, cache));
     TRY_GOTO(cleanup, check_pair(e, o));
@@ -296,15 +312,15 @@ void outrider_engine_close(outrider_engine *e) {
 
 /* ---- description ---- */
 
-outrider_status outrider_inspect(const char *model, const char *cache, const char *quant_name,
-                                 outrider_model_info *info) {
-    enum dtype type;
+outrider_status outrider_inspect(const char *model, const char *cache, const char *cache_v,
+                                 const char *quant_name, outrider_model_info *info) {
+    struct cache_types types;
     enum quant quant;
-    TRY(cache_type(cache, &type));
+    TRY(cache_types(cache, cache_v, &types));
     TRY(quant_by_name(quant_name, &quant));
     char *path;
     TRY(hub_resolve(model, &path));
-    outrider_status status = model_inspect(path, type, quant, info);
+    outrider_status status = model_inspect(path, types.k, types.v, quant, info);
     free(path);
     return status;
 }

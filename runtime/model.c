@@ -52,16 +52,18 @@ static outrider_status make_rope(struct model *m) {
 
 /* ---- opening and closing ---- */
 
-static outrider_status alloc_pool(struct model *m, enum dtype type) {
-    const struct model_config *c = &m->config;
-    size_t page = (size_t)c->num_key_value_heads * kv_head_bytes(type, m->page_size, c->head_dim), bytes;
-    if (!mul_fits(page, (size_t)m->pages, &bytes)) return fail_memory("the cache", SIZE_MAX);
-    for (int32_t i = 0; i < c->num_hidden_layers; i++) {
+static outrider_status alloc_pool(struct model *m, enum dtype k, enum dtype v) {
+    size_t k_bytes, v_bytes;
+    if (!mul_fits(model_page_bytes(m, k), (size_t)m->pages, &k_bytes) ||
+        !mul_fits(model_page_bytes(m, v), (size_t)m->pages, &v_bytes))
+        return fail_memory("the cache", SIZE_MAX);
+    for (int32_t i = 0; i < m->config.num_hidden_layers; i++) {
         struct kv_layer *kv = &m->layers[i].kv;
-        kv->dtype = type;
+        kv->k_dtype = k;
+        kv->v_dtype = v;
         kv->page_size = m->page_size;
-        TRY(m->ops->alloc(m->be, bytes, &kv->k));
-        TRY(m->ops->alloc(m->be, bytes, &kv->v));
+        TRY(m->ops->alloc(m->be, k_bytes, &kv->k));
+        TRY(m->ops->alloc(m->be, v_bytes, &kv->v));
     }
     return OUTRIDER_OK;
 }
@@ -105,7 +107,7 @@ outrider_status model_open(const struct model_options *o, struct model **out) {
     }
     TRY_GOTO(cleanup, make_rope(m));
     TRY_GOTO(cleanup, bind_weights(m, o->progress, o->user));
-    TRY_GOTO(cleanup, alloc_pool(m, o->cache_type));
+    TRY_GOTO(cleanup, alloc_pool(m, o->cache_k, o->cache_v));
     TRY_GOTO(cleanup, alloc_activations(m));
     TRY_GOTO(cleanup, m->ops->sync(m->be));
     *out = m;
@@ -198,17 +200,20 @@ void model_forward(struct model *m, const struct rows *rows, uint32_t place, con
     }
 }
 
-size_t model_page_bytes(const struct model *m) {
-    return (size_t)m->config.num_key_value_heads *
-           kv_head_bytes(m->layers[0].kv.dtype, m->page_size, m->config.head_dim);
+size_t model_page_bytes(const struct model *m, enum dtype type) {
+    return (size_t)m->config.num_key_value_heads * kv_head_bytes(type, m->page_size, m->config.head_dim);
+}
+
+static void copy_page(const struct model *m, void *pool, enum dtype type, int32_t to, int32_t from) {
+    const size_t page = model_page_bytes(m, type);
+    m->ops->copy(m->be, (char *)pool + (size_t)to * page, (char *)pool + (size_t)from * page, page);
 }
 
 void model_copy_page(struct model *m, int32_t to, int32_t from) {
-    const size_t page = model_page_bytes(m);
     for (int32_t i = 0; i < m->config.num_hidden_layers; i++) {
-        struct kv_layer *kv = &m->layers[i].kv;
-        m->ops->copy(m->be, (char *)kv->k + (size_t)to * page, (char *)kv->k + (size_t)from * page, page);
-        m->ops->copy(m->be, (char *)kv->v + (size_t)to * page, (char *)kv->v + (size_t)from * page, page);
+        const struct kv_layer *kv = &m->layers[i].kv;
+        copy_page(m, kv->k, kv->k_dtype, to, from);
+        copy_page(m, kv->v, kv->v_dtype, to, from);
     }
 }
 
@@ -257,21 +262,22 @@ static void describe_sizes(const struct model_config *c, const struct weights *w
     }
 }
 
-static void describe(const struct model_config *c, const struct weights *w, enum dtype cache_type,
-                     enum quant quant, outrider_model_info *info) {
+static void describe(const struct model_config *c, const struct weights *w, enum dtype cache_k,
+                     enum dtype cache_v, enum quant quant, outrider_model_info *info) {
     const struct tensor *sample = weights_find(w, "model.layers.0.self_attn.o_proj.weight");
-    *info = (outrider_model_info){.vocab_size = c->vocab_size,
-                                  .hidden_size = c->hidden_size,
-                                  .intermediate_size = c->intermediate_size,
-                                  .num_hidden_layers = c->num_hidden_layers,
-                                  .num_attention_heads = c->num_attention_heads,
-                                  .num_key_value_heads = c->num_key_value_heads,
-                                  .head_dim = c->head_dim,
-                                  .max_position_embeddings = c->max_position_embeddings,
-                                  .weight_bytes = weights_bytes(w),
-                                  .cache_bytes_per_token = (uint64_t)2 * (uint64_t)c->num_hidden_layers *
-                                                           (uint64_t)c->num_key_value_heads *
-                                                           kv_head_bytes(cache_type, 1, c->head_dim)};
+    *info = (outrider_model_info){
+        .vocab_size = c->vocab_size,
+        .hidden_size = c->hidden_size,
+        .intermediate_size = c->intermediate_size,
+        .num_hidden_layers = c->num_hidden_layers,
+        .num_attention_heads = c->num_attention_heads,
+        .num_key_value_heads = c->num_key_value_heads,
+        .head_dim = c->head_dim,
+        .max_position_embeddings = c->max_position_embeddings,
+        .weight_bytes = weights_bytes(w),
+        .cache_bytes_per_token =
+            (uint64_t)c->num_hidden_layers * (uint64_t)c->num_key_value_heads *
+            (kv_head_bytes(cache_k, 1, c->head_dim) + kv_head_bytes(cache_v, 1, c->head_dim))};
     snprintf(info->model_type, sizeof info->model_type, "%s", c->model_type);
     const enum dtype file = sample ? sample->dtype : DTYPE_F32;
     snprintf(info->file_dtype, sizeof info->file_dtype, "%s", sample ? dtype_name(file) : "none");
@@ -281,10 +287,11 @@ static void describe(const struct model_config *c, const struct weights *w, enum
 }
 
 void model_info(const struct model *m, outrider_model_info *info) {
-    describe(&m->config, m->weights, m->layers[0].kv.dtype, m->quant, info);
+    const struct kv_layer *kv = &m->layers[0].kv;
+    describe(&m->config, m->weights, kv->k_dtype, kv->v_dtype, m->quant, info);
 }
 
-outrider_status model_inspect(const char *folder, enum dtype cache_type, enum quant quant,
+outrider_status model_inspect(const char *folder, enum dtype cache_k, enum dtype cache_v, enum quant quant,
                               outrider_model_info *info) {
     struct model_config config;
     struct generation_config generation;
@@ -292,7 +299,7 @@ outrider_status model_inspect(const char *folder, enum dtype cache_type, enum qu
     TRY(config_read(folder, &config, &generation));
     TRY(weights_open(folder, &w));
     outrider_status status = bind_check(&config, w);
-    if (status == OUTRIDER_OK) describe(&config, w, cache_type, quant, info);
+    if (status == OUTRIDER_OK) describe(&config, w, cache_k, cache_v, quant, info);
     weights_close(w);
     return status;
 }

@@ -10,14 +10,14 @@ struct model_options {
     const char *folder;
     outrider_which id;
     const struct ops *ops;
-    struct backend *be; /* borrowed; outlives the model */
-    enum dtype cache_type;
-    enum quant quant;         /* of the matrices, as they are loaded */
-    int32_t page_size, pages; /* of the pool */
-    int32_t ctx_size;         /* positions that RoPE must know */
-    int32_t max_rows;         /* rows of one pass */
-    int32_t max_logits;       /* rows of one pass that may ask for logits */
-    int32_t threads;          /* that quantise; 0: one a core */
+    struct backend *be;          /* borrowed; outlives the model */
+    enum dtype cache_k, cache_v; /* of the cache's keys and values */
+    enum quant quant;            /* of the matrices, as they are loaded */
+    int32_t page_size, pages;    /* of the pool */
+    int32_t ctx_size;            /* positions that RoPE must know */
+    int32_t max_rows;            /* rows of one pass */
+    int32_t max_logits;          /* rows of one pass that may ask for logits */
+    int32_t threads;             /* that quantise; 0: one a core */
     /* Bytes of the files. */
     void (*progress)(void *user, double done, double total);
     void *user;
@@ -78,12 +78,13 @@ void model_forward(struct model *m, const struct rows *rows, uint32_t place, con
 
 /* Copies the keys and values of n <= TREE_ROWS tokens of every layer to other places. */
 void model_move(struct model *m, int32_t n, const struct kv_place *from, const struct kv_place *to);
+/* Bytes of a page of one layer's keys, or of its values, in their type. */
+size_t model_page_bytes(const struct model *m, enum dtype type);
 /* Copies page `from` of every layer to page `to`. */
-size_t model_page_bytes(const struct model *m); /* of one layer's keys, or of its values */
 void model_copy_page(struct model *m, int32_t to, int32_t from);
 
 /* What the folder says, without binding anything. */
-outrider_status model_inspect(const char *folder, enum dtype cache_type, enum quant quant,
+outrider_status model_inspect(const char *folder, enum dtype cache_k, enum dtype cache_v, enum quant quant,
                               outrider_model_info *info);
 void model_info(const struct model *m, outrider_model_info *info);
 

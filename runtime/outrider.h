@@ -66,16 +66,17 @@ typedef struct {
     /* The verifier: a folder in Hugging Face's layout, a GGUF file (any one of a split model's), a folder
      * with one, or ORG/NAME[@REVISION][:PART OF A GGUF FILE'S NAME] in the local Hugging Face cache. */
     const char *model;
-    const char *draft;      /* named likewise; NULL for none. Its vocabulary must equal the verifier's */
-    int32_t self_layers;    /* the verifier's first so many layers draft too; 0: none, -1: half of them */
-    const char *device;     /* "auto", "cpu", "cpu:avx2" (an instruction set by name), "cuda", "cuda:1" */
-    int32_t threads;        /* 0: one a core */
-    int32_t ctx_size;       /* tokens a session can hold; 0: the models' own limit, at most 8192 */
-    int32_t max_sessions;   /* sessions that can be open at once */
-    int32_t cache_tokens;   /* tokens that the cache holds for all of them; 0: ctx_size for each. With less
-                               (at least one ctx_size), the youngest sessions wait: see outrider_round */
-    int32_t page_size;      /* tokens a cache page: a power of two, 16 to 256 */
-    const char *cache_type; /* keys and values as "f16", "f32" or "q8" (8 bits, each 32 of them a scale) */
+    const char *draft;        /* named likewise; NULL for none. Its vocabulary must equal the verifier's */
+    int32_t self_layers;      /* the verifier's first so many layers draft too; 0: none, -1: half of them */
+    const char *device;       /* "auto", "cpu", "cpu:avx2" (an instruction set by name), "cuda", "cuda:1" */
+    int32_t threads;          /* 0: one a core */
+    int32_t ctx_size;         /* tokens a session can hold; 0: the models' own limit, at most 8192 */
+    int32_t max_sessions;     /* sessions that can be open at once */
+    int32_t cache_tokens;     /* tokens that the cache holds for all of them; 0: ctx_size for each. With less
+                                 (at least one ctx_size), the youngest sessions wait: see outrider_round */
+    int32_t page_size;        /* tokens a cache page: a power of two, 16 to 256 */
+    const char *cache_type;   /* keys and values as "f16", "f32" or "q8" (8 bits, each 32 of them a scale) */
+    const char *cache_type_v; /* values, where they differ from keys; on a card they cannot. NULL: as keys */
     /* Matrices in fewer bits, quantised as they are loaded: "q8", "q4", or "none" (as the files have them).
      * The draft's precision changes the speed only, never what the verifier writes. */
     const char *quant, *draft_quant;
@@ -135,10 +136,10 @@ typedef struct {
 } outrider_engine_info;
 
 outrider_status outrider_engine_get_info(const outrider_engine *engine, outrider_engine_info *info);
-/* The same of a model, named as in the options, without loading it. cache_type and quant as in the options.
+/* The same of a model, named as in the options, without loading it. Cache types and quant as in the options.
  */
-outrider_status outrider_inspect(const char *folder, const char *cache_type, const char *quant,
-                                 outrider_model_info *info);
+outrider_status outrider_inspect(const char *folder, const char *cache_type, const char *cache_type_v,
+                                 const char *quant, outrider_model_info *info);
 /* Calls `entry` for each entry of a GGUF model's metadata, in the order of keys: the value as text, long ones
  * cut with "...", arrays as their length. A folder has none. */
 outrider_status outrider_inspect_metadata(const char *model,

@@ -82,11 +82,17 @@ static uint64_t fingerprint(const outrider_engine *e, int which) {
     e->ops->describe(e->be, device, sizeof device);
     char *last = strrchr(device, ',');
     if (last) *last = '\0';
-    int32_t shape[] = {
-        c->vocab_size,          c->hidden_size,         c->intermediate_size, c->num_hidden_layers,
-        c->num_attention_heads, c->num_key_value_heads, c->head_dim,          (int32_t)m->layers[0].kv.dtype};
+    int32_t shape[] = {c->vocab_size,
+                       c->hidden_size,
+                       c->intermediate_size,
+                       c->num_hidden_layers,
+                       c->num_attention_heads,
+                       c->num_key_value_heads,
+                       c->head_dim,
+                       (int32_t)m->layers[0].kv.k_dtype};
     int32_t types[] = {(int32_t)m->quant, (int32_t)m->layers[0].attention.q.dtype,
-                       (int32_t)m->layers[0].mlp.gate.dtype, (int32_t)m->embedding.dtype};
+                       (int32_t)m->layers[0].mlp.gate.dtype, (int32_t)m->embedding.dtype,
+                       (int32_t)m->layers[0].kv.v_dtype};
     float numbers[] = {c->rms_norm_eps, c->rope.attention_factor}, frequency[CONFIG_MAX_HEAD_DIM / 2];
     rope_frequencies(&c->rope, c->head_dim, e->ctx_size, frequency);
     uint64_t h = hash_bytes(HASH_START, device, strlen(device));
@@ -109,14 +115,14 @@ static bool cache_bytes(const outrider_engine *e, int which, int32_t len, size_t
     const struct model *m = e->model[which];
     *bytes = 0;
     if (!m) return len == 0;
-    size_t parts = 2 * (size_t)m->config.num_hidden_layers;
-    return mul_fits(model_page_bytes(m), (size_t)pages_in_use(e, len), bytes) &&
-           mul_fits(*bytes, parts, bytes);
+    const struct kv_layer *kv = &m->layers[0].kv;
+    const size_t both = model_page_bytes(m, kv->k_dtype) + model_page_bytes(m, kv->v_dtype);
+    return mul_fits(both, (size_t)pages_in_use(e, len), bytes) &&
+           mul_fits(*bytes, (size_t)m->config.num_hidden_layers, bytes);
 }
 
 /* Zeroes the places of a page from `used` on. */
-static void clear_unused(const struct model *m, char *page, int32_t used) {
-    const enum dtype type = m->layers[0].kv.dtype;
+static void clear_unused(const struct model *m, enum dtype type, char *page, int32_t used) {
     const int32_t dim = m->config.head_dim, size = m->page_size;
     const size_t head = kv_head_bytes(type, size, dim), all = kv_head_bytes(type, 1, dim),
                  place = type == DTYPE_Q8_0 ? (size_t)dim : all, scales = all - place;
@@ -142,16 +148,19 @@ static outrider_status file_error(const struct stream *f) {
 /* Calls `visit` with the place in the pool of each page's keys and values, in the file's order. */
 static outrider_status each_page(const outrider_session *s, int which, int32_t len, struct stream *f,
                                  outrider_status (*visit)(const struct model *m, struct stream *f,
-                                                          char *place, int32_t used)) {
+                                                          enum dtype type, char *place, int32_t used)) {
     const outrider_engine *e = s->engine;
     const struct model *m = e->model[which];
     int32_t stride, pages = pages_in_use(e, len);
     const int32_t *table = kv_tables(e->kv, &stride) + (size_t)s->slot * (size_t)stride;
     for (int32_t l = 0; m && l < m->config.num_hidden_layers; l++) {
-        char *pools[] = {m->layers[l].kv.k, m->layers[l].kv.v};
+        const struct kv_layer *kv = &m->layers[l].kv;
+        const enum dtype types[] = {kv->k_dtype, kv->v_dtype};
+        char *pools[] = {kv->k, kv->v};
         for (int part = 0; part < 2; part++)
             for (int32_t i = 0; i < pages; i++)
-                TRY(visit(m, f, pools[part] + (size_t)table[i] * model_page_bytes(m),
+                TRY(visit(m, f, types[part],
+                          pools[part] + (size_t)table[i] * model_page_bytes(m, types[part]),
                           len - i * m->page_size));
     }
     return OUTRIDER_OK;
@@ -159,8 +168,13 @@ static outrider_status each_page(const outrider_session *s, int which, int32_t l
 
 static char *page_buffer(const outrider_engine *e) {
     size_t most = 0;
-    for (int m = 0; m < KV_MODELS; m++)
-        if (e->model[m] && model_page_bytes(e->model[m]) > most) most = model_page_bytes(e->model[m]);
+    for (int i = 0; i < KV_MODELS; i++) {
+        const struct model *m = e->model[i];
+        const size_t k = m ? model_page_bytes(m, m->layers[0].kv.k_dtype) : 0,
+                     v = m ? model_page_bytes(m, m->layers[0].kv.v_dtype) : 0;
+        if (k > most) most = k;
+        if (v > most) most = v;
+    }
     return malloc(most);
 }
 
@@ -171,10 +185,11 @@ static outrider_status put(struct stream *f, const void *data, size_t bytes) {
     return new_file_write(f->out, data, bytes);
 }
 
-static outrider_status put_page(const struct model *m, struct stream *f, char *place, int32_t used) {
-    TRY(m->ops->download(m->be, f->page, place, model_page_bytes(m)));
-    clear_unused(m, f->page, used);
-    return put(f, f->page, model_page_bytes(m));
+static outrider_status put_page(const struct model *m, struct stream *f, enum dtype type, char *place,
+                                int32_t used) {
+    TRY(m->ops->download(m->be, f->page, place, model_page_bytes(m, type)));
+    clear_unused(m, type, f->page, used);
+    return put(f, f->page, model_page_bytes(m, type));
 }
 
 static outrider_status put_turns(const outrider_session *s, struct stream *f) {
@@ -246,10 +261,11 @@ static outrider_status get(struct stream *f, void *data, size_t bytes) {
     return OUTRIDER_OK;
 }
 
-static outrider_status get_page(const struct model *m, struct stream *f, char *place, int32_t used) {
+static outrider_status get_page(const struct model *m, struct stream *f, enum dtype type, char *place,
+                                int32_t used) {
     (void)used;
-    TRY(get(f, f->page, model_page_bytes(m)));
-    m->ops->upload(m->be, place, f->page, model_page_bytes(m));
+    TRY(get(f, f->page, model_page_bytes(m, type)));
+    m->ops->upload(m->be, place, f->page, model_page_bytes(m, type));
     return OUTRIDER_OK;
 }
 

@@ -78,8 +78,8 @@ static void model_open(const struct ops *ops, struct backend *be, struct model *
         struct matrix *of_layer[] = {&y->attention.q, &y->attention.k, &y->attention.v, &y->output.w,
                                      &y->mlp.gate,    &y->mlp.up,      &y->down.w};
         for (int i = 0; i < 7; i++) all[n++] = of_layer[i];
-        m->kv[l] =
-            (struct kv_layer){get_memory(ops, be, pool), get_memory(ops, be, pool), s->cache, s->page_size};
+        m->kv[l] = (struct kv_layer){get_memory(ops, be, pool), get_memory(ops, be, pool), s->cache, s->cache,
+                                     s->page_size};
     }
     m->head = random_matrix(&seed, s->weights, s->vocab, s->hidden);
     all[n++] = &m->head;

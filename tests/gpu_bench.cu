@@ -97,7 +97,7 @@ static void issue(const struct bench &b, const struct rows &rows, int parts) {
         struct mlp_block f = {b.ones, 1e-5f, matrix(s.ffn, d), matrix(s.ffn, d)};
         struct projection down = {matrix(d, s.ffn)};
         size_t cache = (size_t)BENCH_POSITIONS * kv * i * 2;
-        struct kv_layer l = {(char *)b.k + cache, (char *)b.v + cache, s.cache, BENCH_PAGE};
+        struct kv_layer l = {(char *)b.k + cache, (char *)b.v + cache, s.cache, s.cache, BENCH_PAGE};
         if (parts & QKV) ops->qkv(be, &rows, &a, b.x, b.q, &l);
         if (parts & ATTENTION) ops->attention(be, &rows, &a, b.q, &l, b.attended);
         if (parts & OUT) ops->project(be, &rows, &o, b.attended, b.x);

@@ -254,7 +254,7 @@ static struct model make_model(const struct shape &s, int slots) {
         std::swap(m.pages_of[i], m.pages_of[(int)((uniform() + 1) / 2 * i)]);
     size_t elements = (size_t)m.pages * s.kv_heads * s.page * s.head_dim;
     m.keys = m.values = poison(elements);
-    m.kv.dtype = s.cache;
+    m.kv.k_dtype = m.kv.v_dtype = s.cache;
     m.kv.page_size = s.page;
     must(ops->alloc(be, pool_bytes(m), &m.kv.k));
     must(ops->alloc(be, pool_bytes(m), &m.kv.v));

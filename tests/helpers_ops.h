@@ -117,6 +117,7 @@ struct shape {
     enum dtype weights, cache;
     /* what only some families have */
     bool bias, qk_norm, post_norm, gelu;
+    bool mixed; /* values are cached in 8 bits, or in f16 where keys are */
     int32_t window;
     float score_cap, logit_cap, embedding_scale; /* 0: none, none, 1 */
 };
@@ -124,6 +125,10 @@ struct shape {
 #define SHAPE(name_, hidden_, inner_, heads_, kv_heads_, head_dim_, vocab_, page_size_, weights_, cache_)    \
     .name = name_, .hidden = hidden_, .intermediate = inner_, .heads = heads_, .kv_heads = kv_heads_,        \
     .head_dim = head_dim_, .vocab = vocab_, .page_size = page_size_, .weights = weights_, .cache = cache_
+
+static inline enum dtype values_type(const struct shape *s) {
+    return !s->mixed ? s->cache : s->cache == DTYPE_Q8_0 ? DTYPE_F16 : DTYPE_Q8_0;
+}
 
 static inline float *rope_table(int32_t positions, int32_t head_dim) {
     int32_t half = head_dim / 2;

@@ -437,7 +437,9 @@ def test_eval_and_inspect():
     check("a wider cache needs twice as much", twice["need_cache_bytes"] == 2 * found["need_cache_bytes"], twice)
     small = json.loads(outrider(*pair, "--json", "-ctk", "q8", "-ctv", "q8").stdout)
     check("8 bits and a scale for each 32 need 17/32", small["need_cache_bytes"] * 32 == found["need_cache_bytes"] * 17, small)
-    refused("values in another format", 2, *pair, "-ctv", "q8", says=["--cache-type q8"])
+    mixed = json.loads(outrider(*pair, "--json", "-ctv", "q8").stdout)
+    check("values alone in 8 bits need the mean", mixed["need_cache_bytes"] * 64 == found["need_cache_bytes"] * 49, mixed)
+    refused("a format of values that is none", 2, *pair, "-ctv", "q9", says=["q9"])
     check("the same in words", "8 layers" in outrider(*pair).stdout)
     refused("no model to inspect", 3, "inspect", "-m", "no/such", says=["no/such"])
 

@@ -20,7 +20,7 @@ static char *prompts[PROMPTS];
 static int32_t plain[PROMPTS][CONTEXT];
 static size_t plain_n[PROMPTS];
 
-static const char *cache_type = "f16";
+static const char *cache_type = "f16", *cache_type_v;
 static int32_t self_layers; /* not 0: they draft in place of any draft, or beside it */
 static bool trees;          /* the draft may propose them */
 static bool beside;
@@ -35,7 +35,7 @@ static outrider_engine *open_engine(const char *draft, int32_t threads, int32_t 
     outrider_engine *e;
     o.model = VERIFIER, o.device = "cpu", o.threads = threads;
     o.max_sessions = sessions, o.ctx_size = CONTEXT;
-    o.cache_type = cache_type;
+    o.cache_type = cache_type, o.cache_type_v = cache_type_v;
     choose_draft(&o, draft);
     OK(outrider_engine_open(&o, &e));
     return e;
@@ -201,7 +201,7 @@ static void context_end_and_forks(void **state) {
     outrider_engine_options o = outrider_engine_defaults();
     outrider_engine *e;
     o.model = VERIFIER, o.device = "cpu", o.ctx_size = SMALL, o.page_size = 16, o.max_sessions = 2,
-    o.cache_type = cache_type;
+    o.cache_type = cache_type, o.cache_type_v = cache_type_v;
     choose_draft(&o, DRAFT);
     OK(outrider_engine_open(&o, &e));
     int32_t *ids, want[SMALL];
@@ -260,7 +260,9 @@ static void eight_bits_are_as_exact(void **state) {
     outrider_engine_close(e);
     shared_prefixes_change_nothing(state);
     context_end_and_forks(state);
-    cache_type = "f16";
+    cache_type_v = "f16"; /* of values alone */
+    context_end_and_forks(state);
+    cache_type = "f16", cache_type_v = NULL;
 }
 
 /* Stop strings and the end token inside a run: the text and the tokens are plain's. */
@@ -449,7 +451,9 @@ static void trees_change_nothing(void **state) {
     stops_inside_a_run(state);
     cache_type = "q8";
     context_end_and_forks(state);
-    cache_type = "f16";
+    cache_type = "f16", cache_type_v = "q8";
+    context_end_and_forks(state);
+    cache_type_v = NULL;
     trees = false;
 }
 

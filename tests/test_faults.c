@@ -219,7 +219,7 @@ static outrider_status load(struct scene *scene) {
     outrider_model_info info;
     outrider_status status = outrider_engine_open(&o, &e);
     outrider_engine_close(e);
-    if (status == OUTRIDER_OK) status = outrider_inspect(o.model, "f16", NULL, &info);
+    if (status == OUTRIDER_OK) status = outrider_inspect(o.model, "f16", NULL, NULL, &info);
     note(scene, status ? "" : "loaded", status ? 0 : 6);
     return status;
 }

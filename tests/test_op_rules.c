@@ -70,7 +70,7 @@ static void check_f16_store(struct machine *m) {
     struct matrix weights = {w, DTYPE_F32, DIM, 1};
     struct attention_block b = {norm, 0, weights, weights, weights, rope, 1, 1, DIM, .scale = 1};
     struct rows rows = {1, &zero, &zero, &zero, &zero, 1, 0, false, NULL};
-    struct kv_layer kv = {k, v, DTYPE_F16, PAGE};
+    struct kv_layer kv = {k, v, DTYPE_F16, DTYPE_F16, PAGE};
     m->ops->qkv(m->be, &rows, &b, x, q, &kv);
     for (int i = 0; i < N; i++) {
         double got = f16_value(v[i]), want = isnan(w[i]) ? NAN : to_f16(w[i]);
@@ -105,7 +105,7 @@ static void check_q8_store(struct machine *m) {
         struct matrix w = {cases[t], DTYPE_F32, DIM, 1};
         struct attention_block b = {norm, 0, w, w, w, rope, 1, 1, DIM, .scale = 1};
         struct rows rows = {1, &zero, &t, &zero, &zero, 1, t, false, NULL};
-        struct kv_layer kv = {k, v, DTYPE_Q8_0, PAGE};
+        struct kv_layer kv = {k, v, DTYPE_Q8_0, DTYPE_Q8_0, PAGE};
         m->ops->qkv(m->be, &rows, &b, x, q, &kv);
     }
     for (int t = 0; t < TOKENS; t++) {

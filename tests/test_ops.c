@@ -38,6 +38,9 @@ static const struct shape shapes[] = {
     {SHAPE("8-bit cache, odd", 61, 51, 4, 2, 84, 77, 32, DTYPE_F32, DTYPE_Q8_0), .bias = true,
      .qk_norm = true, .window = 19, .score_cap = 1.5f},
     {SHAPE("8-bit cache, small", 40, 48, 38, 2, 6, 30, 64, DTYPE_BF16, DTYPE_Q8_0)},
+    {SHAPE("8-bit keys", 61, 51, 4, 2, 84, 77, 32, DTYPE_BF16, DTYPE_Q8_0), .mixed = true, .window = 19},
+    {SHAPE("8-bit values", 96, 160, 6, 2, 64, 77, 16, DTYPE_BF16, DTYPE_F16), .mixed = true},
+    {SHAPE("8-bit values, odd", 40, 48, 38, 2, 6, 30, 64, DTYPE_F32, DTYPE_F32), .mixed = true},
     {SHAPE("4 bits", 384, 1024, 6, 2, 64, 131, 16, DTYPE_Q4_0, DTYPE_F16)},
     {SHAPE("4 bits, odd", 64, 352, 16, 4, 6, 113, 16, DTYPE_Q4_0, DTYPE_F32), .bias = true, .qk_norm = true},
 };
@@ -93,7 +96,7 @@ struct world {
     int32_t *pages, stride, n_pages, positions;
     struct rows rows;
     struct kv_layer kv;
-    size_t pool_bytes;
+    size_t pool_bytes; /* of the larger one; both have as many */
 };
 
 /* One head's vector of one token: its elements and, of 8 bits, its scales, in bytes of the pool. */
@@ -101,24 +104,32 @@ struct vector {
     size_t at, bytes, scales, scales_bytes;
 };
 
-static struct vector vector_at(const struct world *w, int32_t slot, int32_t position, int32_t kv_head) {
+enum pool { KEYS, VALUES };
+
+static enum dtype type_of(const struct world *w, enum pool pool) {
+    return pool == KEYS ? w->s->cache : values_type(w->s);
+}
+
+static struct vector vector_at(const struct world *w, enum pool pool, int32_t slot, int32_t position,
+                               int32_t kv_head) {
     const struct shape *s = w->s;
     const size_t size = (size_t)s->page_size, dim = (size_t)s->head_dim, place = (size_t)position % size,
                  page = (size_t)w->pages[slot * w->stride + position / s->page_size];
-    const size_t element = s->cache == DTYPE_Q8_0 ? 1 : dtype_bytes(s->cache),
-                 scales = s->cache == DTYPE_Q8_0 ? 2 * ((dim + 31) / 32) : 0,
+    const enum dtype type = type_of(w, pool);
+    const size_t element = type == DTYPE_Q8_0 ? 1 : dtype_bytes(type),
+                 scales = type == DTYPE_Q8_0 ? 2 * ((dim + 31) / 32) : 0,
                  block = (page * (size_t)s->kv_heads + (size_t)kv_head) * size * (dim * element + scales);
     return (struct vector){block + place * dim * element, dim * element, block + size * dim + place * scales,
                            scales};
 }
 
-static double cached(const struct world *w, const void *pool, int32_t slot, int32_t position, int32_t kv_head,
-                     int32_t d) {
-    const struct vector v = vector_at(w, slot, position, kv_head);
-    const char *at = (const char *)pool + v.at;
-    if (w->s->cache != DTYPE_Q8_0) return get(w->s->cache, at, (size_t)d);
+static double cached(const struct world *w, enum pool pool, const void *data, int32_t slot, int32_t position,
+                     int32_t kv_head, int32_t d) {
+    const struct vector v = vector_at(w, pool, slot, position, kv_head);
+    const char *at = (const char *)data + v.at;
+    if (type_of(w, pool) != DTYPE_Q8_0) return get(type_of(w, pool), at, (size_t)d);
     uint16_t scale;
-    memcpy(&scale, (const char *)pool + v.scales + d % (w->s->head_dim / 2) / 16 * 2, 2);
+    memcpy(&scale, (const char *)data + v.scales + d % (w->s->head_dim / 2) / 16 * 2, 2);
     return f16_value(scale) * (int8_t)at[d];
 }
 
@@ -134,8 +145,7 @@ static void place_rows(struct world *w) {
     }
 }
 
-static void fill_vector(const struct world *w, char *pool, struct vector v, uint64_t *seed) {
-    const enum dtype type = w->s->cache;
+static void fill_vector(const struct world *w, enum dtype type, char *pool, struct vector v, uint64_t *seed) {
     for (int32_t d = 0; d < w->s->head_dim; d++) {
         if (type == DTYPE_Q8_0)
             pool[v.at + (size_t)d] = (char)(int8_t)(127 * random_float(seed));
@@ -156,7 +166,8 @@ static void fill_cache(struct world *w, uint64_t *seed) {
         for (int32_t p = 0; p <= last; p++)
             for (int32_t h = 0; h < s->kv_heads; h++)
                 for (int i = 0; i < 2; i++)
-                    fill_vector(w, i ? w->kv.v : w->kv.k, vector_at(w, slot, p, h), seed);
+                    fill_vector(w, type_of(w, i ? VALUES : KEYS), i ? w->kv.v : w->kv.k,
+                                vector_at(w, i ? VALUES : KEYS, slot, p, h), seed);
     }
 }
 
@@ -186,9 +197,11 @@ static void world_open(const struct shape *s, struct world *w) {
     w->pages = malloc((size_t)(w->stride * SLOTS) * sizeof *w->pages);
     for (int32_t i = 0; i < w->stride * SLOTS; i++) /* scattered: a step that shares no factor */
         w->pages[i] = (int32_t)((int64_t)(i + 1) * 10007 % w->n_pages);
-    w->pool_bytes =
-        (size_t)w->n_pages * (size_t)s->kv_heads * kv_head_bytes(s->cache, s->page_size, s->head_dim);
-    w->kv = (struct kv_layer){malloc(w->pool_bytes), malloc(w->pool_bytes), s->cache, s->page_size};
+    const enum dtype values = values_type(s);
+    const size_t k = kv_head_bytes(s->cache, s->page_size, s->head_dim),
+                 v = kv_head_bytes(values, s->page_size, s->head_dim);
+    w->pool_bytes = (size_t)w->n_pages * (size_t)s->kv_heads * (k > v ? k : v);
+    w->kv = (struct kv_layer){malloc(w->pool_bytes), malloc(w->pool_bytes), s->cache, values, s->page_size};
     place_rows(w);
     fill_cache(w, &seed);
     w->rows = (struct rows){ROWS,      w->token,         w->position, w->slot, w->pages,
@@ -460,24 +473,25 @@ static void check_head(const struct machines *all, const struct world *w, const 
         const struct value v = part == VALUE ? y[d] : rotated(rope, y, dim, d);
         kept[d] = (struct value){v.is * scale, v.slack * scale + 2e-7 * fabs(v.is)};
     }
-    if (part != QUERY) stored(w->s->cache, dim, kept);
+    if (part != QUERY) stored(type_of(w, part == KEY ? KEYS : VALUES), dim, kept);
     for (int32_t d = 0; d < dim; d++)
         for (int i = 0; i < all->n; i++) {
             const void *pool = part == KEY ? got[i].kv.k : got[i].kv.v;
             const double is = part == QUERY ? got[i].q[(row * w->s->heads + head) * dim + d]
-                                            : cached(w, pool, w->slot[row], w->position[row], head, d);
+                                            : cached(w, part == KEY ? KEYS : VALUES, pool, w->slot[row],
+                                                     w->position[row], head, d);
             close_to(kept[d], is, w->s->name, all->m[i].isa, names[part], (size_t)(row * dim + d));
         }
     free(y), free(kept);
 }
 
 /* Every byte of the pool that no row owns must be as it was. */
-static void untouched_elsewhere(const struct world *w, const char *before, const char *after,
+static void untouched_elsewhere(const struct world *w, enum pool pool, const char *before, const char *after,
                                 const char *isa) {
     char *owned = calloc(w->pool_bytes, 1);
     for (int32_t r = 0; r < ROWS; r++)
         for (int32_t h = 0; h < w->s->kv_heads; h++) {
-            const struct vector v = vector_at(w, w->slot[r], w->position[r], h);
+            const struct vector v = vector_at(w, pool, w->slot[r], w->position[r], h);
             memset(owned + v.at, 1, v.bytes), memset(owned + v.scales, 1, v.scales_bytes);
         }
     for (size_t i = 0; i < w->pool_bytes; i++)
@@ -506,8 +520,8 @@ static void check_qkv(struct machines *all, struct world *w) {
         free(a);
     }
     for (int i = 0; i < all->n; i++) {
-        untouched_elsewhere(w, w->kv.k, got[i].kv.k, all->m[i].isa);
-        untouched_elsewhere(w, w->kv.v, got[i].kv.v, all->m[i].isa);
+        untouched_elsewhere(w, KEYS, w->kv.k, got[i].kv.k, all->m[i].isa);
+        untouched_elsewhere(w, VALUES, w->kv.v, got[i].kv.v, all->m[i].isa);
         free(got[i].q), free(got[i].kv.k), free(got[i].kv.v);
     }
 }
@@ -522,7 +536,7 @@ static void check_attended(const struct outputs *out, const struct world *w, con
     for (int32_t t = first; t < length; t++) {
         double size = p[t] = 0;
         for (int32_t d = 0; d < dim; d++) {
-            double term = q[at + (size_t)d] * cached(w, w->kv.k, w->slot[r], t, kv_head, d);
+            double term = q[at + (size_t)d] * cached(w, KEYS, w->kv.k, w->slot[r], t, kv_head, d);
             p[t] += term, size += fabs(term);
         }
         if (w->s->score_cap) p[t] = w->s->score_cap * tanh(p[t] / w->s->score_cap);
@@ -532,7 +546,7 @@ static void check_attended(const struct outputs *out, const struct world *w, con
     for (int32_t d = 0; d < dim; d++) {
         double is = 0, around = 0;
         for (int32_t t = first; t < length; t++) {
-            double v = cached(w, w->kv.v, w->slot[r], t, kv_head, d);
+            double v = cached(w, VALUES, w->kv.v, w->slot[r], t, kv_head, d);
             is += p[t] / sum * v, around += p[t] / sum * fabs(v);
         }
         all_close(out, at + (size_t)d, (struct value){is, around * EPSILON * (1 + magnitude)});

@@ -21,11 +21,14 @@
 enum { CONTEXT = 512, HEADER = 88 };
 static char folder[] = "/tmp/outrider-sessions-XXXXXX", path[64];
 
+static const char *values_type; /* of the cache; NULL: as keys */
+
 static outrider_engine *open_engine(const char *draft, int32_t page_size, const char *cache_type) {
     outrider_engine_options o = outrider_engine_defaults();
     outrider_engine *e;
     o.model = "weights/tale/verifier", o.draft = draft, o.device = "cpu", o.threads = 2;
-    o.max_sessions = 2, o.ctx_size = CONTEXT, o.page_size = page_size, o.cache_type = cache_type;
+    o.max_sessions = 2, o.ctx_size = CONTEXT, o.page_size = page_size, o.cache_type = cache_type,
+    o.cache_type_v = values_type;
     OK(outrider_engine_open(&o, &e));
     return e;
 }
@@ -115,6 +118,9 @@ static void what_was_loaded_is_what_was_saved(void **state) {
     (void)state;
     comes_back_whole("f32");
     comes_back_whole("q8");
+    values_type = "q8";
+    comes_back_whole("f32");
+    values_type = NULL;
 }
 
 static char *read_file(size_t *bytes) {

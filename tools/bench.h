@@ -93,7 +93,7 @@ extern const int32_t bench_widths[BENCH_WIDTHS];
 struct bench_result {
     outrider_engine_info info;
     const char *model, *draft; /* folders */
-    const char *cache_type;
+    const char *cache_type, *cache_type_v;
     bool sweep;     /* of the number of own layers */
     bool greedy;    /* at temperature 0 */
     bool synthetic; /* acceptance is drawn at this rate: the text is not the verifier's */

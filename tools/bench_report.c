@@ -77,17 +77,18 @@ static json_t *base_record(const struct bench_result *r, const struct bench_row 
     struct tm utc;
     model_name(&r->info.verifier, name, sizeof name);
     strftime(stamp, sizeof stamp, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &utc));
-    return json_pack(
-        "{s:s, s:s, s:o, s:o, s:s, s:I, s:I, s:s, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:f, s:f, s:o, s:o}",
-        "build_number", outrider_version(), "backends", r->info.device, "model_filename",
-        json_text(r->model, strlen(r->model)), "model_draft",
-        *r->draft ? json_text(r->draft, strlen(r->draft)) : json_null(), "model_type", name, "model_size",
-        (json_int_t)r->info.verifier.weight_bytes, "model_n_params", (json_int_t)r->info.verifier.parameters,
-        "type_k", r->cache_type, "n_prompt", row->n_prompt, "n_gen", row->n_gen, "n_depth", row->n_depth,
-        "n_batch", row->batch, "test_time", stamp, "avg_ns", mean(row->ms, row->n) * 1e6, "stddev_ns",
-        deviation(row->ms, row->n) * 1e6, "avg_ts", mean(row->rate, row->n), "stddev_ts",
-        deviation(row->rate, row->n), "samples_ns", samples(row->ms, row->n, 1e6), "samples_ts",
-        samples(row->rate, row->n, 1));
+    return json_pack("{s:s, s:s, s:o, s:o, s:s, s:I, s:I, s:s, s:s, s:i, s:i, s:i, s:i, s:s, s:f, s:f, s:f, "
+                     "s:f, s:o, s:o}",
+                     "build_number", outrider_version(), "backends", r->info.device, "model_filename",
+                     json_text(r->model, strlen(r->model)), "model_draft",
+                     *r->draft ? json_text(r->draft, strlen(r->draft)) : json_null(), "model_type", name,
+                     "model_size", (json_int_t)r->info.verifier.weight_bytes, "model_n_params",
+                     (json_int_t)r->info.verifier.parameters, "type_k", r->cache_type, "type_v",
+                     r->cache_type_v, "n_prompt", row->n_prompt, "n_gen", row->n_gen, "n_depth", row->n_depth,
+                     "n_batch", row->batch, "test_time", stamp, "avg_ns", mean(row->ms, row->n) * 1e6,
+                     "stddev_ns", deviation(row->ms, row->n) * 1e6, "avg_ts", mean(row->rate, row->n),
+                     "stddev_ts", deviation(row->rate, row->n), "samples_ns", samples(row->ms, row->n, 1e6),
+                     "samples_ts", samples(row->rate, row->n, 1));
 }
 
 static json_t *runs(const outrider_stats *s) {

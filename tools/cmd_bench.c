@@ -396,7 +396,9 @@ int cmd_bench(struct options *o) {
     struct pair pair = {0};
     int code = plan_sweep(&b, o);
     if (!code) code = plan(&b);
-    if (!code) code = setup_cache_type(o, &b.result.cache_type);
+    b.result.cache_type = o->values[OPT_CACHE_TYPE].text;
+    b.result.cache_type_v = o->values[OPT_CACHE_TYPE_V].text;
+    if (!b.result.cache_type_v) b.result.cache_type_v = b.result.cache_type;
     if (!code) code = setup_pair(o, &pair);
     if (!code) code = open_engine(&b);
     b.result.model = pair.model;

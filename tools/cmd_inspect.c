@@ -112,13 +112,12 @@ static int write_inspection(const struct pair *pair, const outrider_model_info *
 int cmd_inspect(struct options *o) {
     struct pair pair;
     outrider_model_info verifier = {0}, draft = {0};
-    const char *cache_type;
-    CHECK(setup_cache_type(o, &cache_type));
+    const char *k = o->values[OPT_CACHE_TYPE].text, *v = o->values[OPT_CACHE_TYPE_V].text;
     CHECK(setup_pair(o, &pair));
     CHECK(setup_sandbox(o, NULL, false));
-    CHECK(tell(outrider_inspect(pair.model, cache_type, o->values[OPT_QUANT].text, &verifier)));
+    CHECK(tell(outrider_inspect(pair.model, k, v, o->values[OPT_QUANT].text, &verifier)));
     if (pair.draft[0])
-        CHECK(tell(outrider_inspect(pair.draft, cache_type, o->values[OPT_DRAFT_QUANT].text, &draft)));
+        CHECK(tell(outrider_inspect(pair.draft, k, v, o->values[OPT_DRAFT_QUANT].text, &draft)));
     struct need need = pair_need(o, &verifier, &draft);
     if (o->values[OPT_JSON].integer) return write_inspection(&pair, &verifier, &draft, &need);
     print_model("verifier", pair.model, &verifier);

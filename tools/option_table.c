@@ -30,8 +30,8 @@ static const struct option_spec table[N_OPTIONS] = {
         .initial = "f16", .help = "number format of the cache of keys and values; q8 takes 53% of f16: 8 bits and, "
         "for each 32, a scale"},
     [OPT_CACHE_TYPE_V] = {"cache-type-v", "ctv", NULL, KIND_CHOICE, CMD_ALL, "model", "f16|f32|q8|q8_0",
-        .shown = "that of the keys", .help = "the same of values: both have one format, so this must equal "
-        "--cache-type"},
+        .shown = "that of the keys", .help = "the same of values alone, on the processor: they take q8 better than "
+        "keys do"},
     [OPT_QUANT] = {"quant", NULL, NULL, KIND_CHOICE, CMD_ALL & ~CMD_EVAL, "model", "none|q8|q4", .initial = "none",
         .help = "hold the model's matrices in about 8 or 4 bits a weight, quantised as they are loaded"},
     [OPT_EVAL_QUANT] = {"quant", NULL, NULL, KIND_TEXT, CMD_EVAL, "model", "LIST", .initial = "none",

@@ -93,15 +93,6 @@ static void say_who_bounds(const outrider_engine *engine) {
         info.ctx_size, info.verifier.max_position_embeddings);
 }
 
-int setup_cache_type(const struct options *o, const char **type) {
-    const struct option_value *k = &o->values[OPT_CACHE_TYPE], *v = &o->values[OPT_CACHE_TYPE_V];
-    *type = k->text;
-    if (!v->given || strcmp(v->text, k->text) == 0) return 0;
-    return complain(OUTRIDER_EINVAL,
-                    "--cache-type-v %s: keys and values are held in one format; give --cache-type %s too",
-                    v->text, v->text);
-}
-
 int setup_engine(const struct options *o, outrider_engine **out) {
     return setup_engine_for(o, 1, out);
 }
@@ -109,13 +100,14 @@ int setup_engine(const struct options *o, outrider_engine **out) {
 int setup_engine_for(const struct options *o, int32_t sessions, outrider_engine **out) {
     struct pair pair;
     outrider_engine_options options = outrider_engine_defaults();
-    CHECK(setup_cache_type(o, &options.cache_type));
     CHECK(setup_pair(o, &pair));
     struct progress bar = progress_begin(o);
     options.model = pair.model;
     options.draft = pair.draft[0] ? pair.draft : NULL;
     size_sessions(o, sessions, &options);
     if (o->values[OPT_DEVICE].given) options.device = o->values[OPT_DEVICE].text;
+    options.cache_type = o->values[OPT_CACHE_TYPE].text;
+    options.cache_type_v = o->values[OPT_CACHE_TYPE_V].text;
     options.quant = o->values[OPT_QUANT].text;
     options.draft_quant = o->values[OPT_DRAFT_QUANT].text;
     options.chat_template = o->values[OPT_CHAT_TEMPLATE].text;
@@ -237,7 +229,8 @@ int setup_settings(const struct options *o, const outrider_engine *engine, outri
     give(o, OPT_SPEC_DRAFT_N_MAX, &out->draft_n);
     give(o, OPT_LOGPROBS, &out->n_logprobs);
     out->drafters = drafters(&v[OPT_SPEC_TYPE]);
-    if (v[OPT_SPEC_TREE].integer && out->drafters & OUTRIDER_DRAFT_MODEL) out->drafters |= OUTRIDER_DRAFT_TREE;
+    if (v[OPT_SPEC_TREE].integer && out->drafters & OUTRIDER_DRAFT_MODEL)
+        out->drafters |= OUTRIDER_DRAFT_TREE;
     out->ignore_eos = v[OPT_IGNORE_EOS].integer;
     out->stop = (const char *const *)v[OPT_STOP].list;
     out->n_stop = v[OPT_STOP].n;

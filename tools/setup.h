@@ -16,9 +16,6 @@ int setup_pair(const struct options *o, struct pair *out);
 
 enum { CHAT_SESSIONS = 9 }; /* eight branches, and one that is being loaded */
 
-/* --cache-type, unless --cache-type-v names another. */
-int setup_cache_type(const struct options *o, const char **type);
-
 /* Opens with a progress bar. */
 int setup_engine(const struct options *o, outrider_engine **out);
 /* With room for so many sessions at least. */

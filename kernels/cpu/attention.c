@@ -28,10 +28,18 @@ enum {
 
 typedef float scores[BLOCK_MAX]; /* SPLIT of them used */
 
+/* Keys or values, and the bytes of a vector's elements and of a block: one head's part of a page. */
+struct pool {
+    const char *data;
+    enum dtype dtype;
+    size_t vector, block;
+};
+
 struct attend {
     const struct rows *rows;
     const struct attention_block *b;
-    const struct kv_layer *kv;
+    int32_t page_size;
+    struct pool k, v;
     const float *q;
     float *out;
 };
@@ -63,17 +71,23 @@ static enum dtype read_as(enum dtype cache) {
     return cache == DTYPE_Q8_0 ? DTYPE_F32 : cache;
 }
 
-static struct vector vector_at(const struct attend *p, const struct split *s, const char *pool,
-                               int32_t place) {
-    const size_t size = (size_t)p->kv->page_size, dim = (size_t)p->b->head_dim, offset = (size_t)place % size;
-    const size_t slot = (size_t)p->rows->slot[s->row] * (size_t)p->rows->table_stride;
-    const size_t page = (size_t)p->rows->table[slot + (size_t)place / size];
-    const char *block = pool + (page * (size_t)p->b->kv_heads + (size_t)s->kv_head) *
-                                   kv_head_bytes(p->kv->dtype, p->kv->page_size, p->b->head_dim);
-    if (p->kv->dtype != DTYPE_Q8_0)
-        return (struct vector){block + offset * dim * dtype_bytes(p->kv->dtype), NULL};
-    return (struct vector){block + offset * dim,
-                           block + size * dim + offset * (size_t)kv_groups(p->b->head_dim) * 2};
+/* Which of a pool's blocks, and which vector of it. */
+struct spot {
+    size_t block, offset;
+};
+
+static struct spot spot_at(const struct attend *p, const struct split *s, int32_t place) {
+    const size_t size = (size_t)p->page_size,
+                 slot = (size_t)p->rows->slot[s->row] * (size_t)p->rows->table_stride,
+                 page = (size_t)p->rows->table[slot + (size_t)place / size];
+    return (struct spot){page * (size_t)p->b->kv_heads + (size_t)s->kv_head, (size_t)place % size};
+}
+
+static struct vector vector_at(const struct attend *p, const struct pool *pool, struct spot at) {
+    const char *block = pool->data + at.block * pool->block;
+    const char *scales =
+        block + (size_t)p->page_size * pool->vector + at.offset * (size_t)kv_groups(p->b->head_dim) * 2;
+    return (struct vector){block + at.offset * pool->vector, pool->dtype == DTYPE_Q8_0 ? scales : NULL};
 }
 
 /* Whether positions [from, to) of a row are not all in order. */
@@ -86,30 +100,28 @@ static bool scattered(const struct rows *rows, int32_t row, int32_t from, int32_
 }
 
 static struct split split_at(const struct attend *p, int32_t row, int32_t kv_head, int32_t position) {
-    const int32_t size = p->kv->page_size, in_page = min_i32(SPLIT, size - position % size),
+    const int32_t size = p->page_size, in_page = min_i32(SPLIT, size - position % size),
                   tokens = min_i32(in_page, p->rows->position[row] + 1 - position);
     struct split s = {
         row,          kv_head,     position, tokens, scattered(p->rows, row, position, position + tokens),
         {NULL, NULL}, {NULL, NULL}};
-    s.k = vector_at(p, &s, p->kv->k, position);
-    const ptrdiff_t at = s.k.elements - (const char *)p->kv->k;
-    s.v.elements = (const char *)p->kv->v + at;
-    if (s.k.scales) s.v.scales = s.v.elements + (s.k.scales - s.k.elements);
+    const struct spot at = spot_at(p, &s, position);
+    s.k = vector_at(p, &p->k, at);
+    s.v = vector_at(p, &p->v, at);
     return s;
 }
 
 /* Splits are too short for the hardware to see them coming. Into the second level: more can be under way. */
 static void split_prefetch(const struct attend *p, const struct split *s) {
-    const size_t bytes = (size_t)s->tokens * (size_t)p->b->head_dim *
-                         (p->kv->dtype == DTYPE_Q8_0 ? 1 : dtype_bytes(p->kv->dtype));
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(s->k.elements + i, 0, 2);
-    for (size_t i = 0; i < bytes; i += 64) __builtin_prefetch(s->v.elements + i, 0, 2);
+    const size_t tokens = (size_t)s->tokens;
+    for (size_t i = 0; i < tokens * p->k.vector; i += 64) __builtin_prefetch(s->k.elements + i, 0, 2);
+    for (size_t i = 0; i < tokens * p->v.vector; i += 64) __builtin_prefetch(s->v.elements + i, 0, 2);
 }
 
 /* A split's keys or values one after the other, as read_as says: where they lie, from `first` on, or in
  * `room`.
  */
-static const void *vectors(const struct attend *p, const struct split *s, const char *pool,
+static const void *vectors(const struct attend *p, const struct split *s, const struct pool *pool,
                            const struct vector *first, float *room) {
     const int32_t dim = p->b->head_dim;
     if (!s->scattered && !first->scales) return first->elements;
@@ -118,8 +130,9 @@ static const void *vectors(const struct attend *p, const struct split *s, const 
         return room;
     }
     for (int32_t i = 0; i < s->tokens; i++) {
-        const struct vector v = vector_at(p, s, pool, rows_place(p->rows, s->row, s->position + i));
-        const size_t bytes = (size_t)dim * (v.scales ? sizeof(float) : dtype_bytes(p->kv->dtype));
+        const int32_t place = rows_place(p->rows, s->row, s->position + i);
+        const struct vector v = vector_at(p, pool, spot_at(p, s, place));
+        const size_t bytes = v.scales ? (size_t)dim * sizeof(float) : pool->vector;
         char *to = (char *)room + (size_t)i * bytes;
         if (v.scales)
             cache_widen(v.elements, v.scales, 1, dim, (float *)to);
@@ -131,7 +144,7 @@ static const void *vectors(const struct attend *p, const struct split *s, const 
 
 static void score(const struct attend *p, const struct split *s, const struct acts *q, int32_t heads,
                   float *room, scores *score) {
-    const struct matrix k = {vectors(p, s, p->kv->k, &s->k, room), read_as(p->kv->dtype), s->tokens,
+    const struct matrix k = {vectors(p, s, &p->k, &s->k, room), read_as(p->k.dtype), s->tokens,
                              p->b->head_dim};
     for (int32_t h = 0; h < heads; h += ROWS_MAX)
         tile(&k, 0, s->tokens, q, h, min_i32(ROWS_MAX, heads - h), score + h);
@@ -216,14 +229,14 @@ INLINE void gather_type(enum dtype t, int32_t heads, const char *v, const scores
 static void fold(const struct attend *p, const struct split *s, scores *score, int32_t heads,
                  struct running *seen, float *room, float *out) {
     const int32_t dim = p->b->head_dim;
-    const char *v = vectors(p, s, p->kv->v, &s->v, room);
+    const char *v = vectors(p, s, &p->v, &s->v, room);
     for (int32_t h = 0; h < heads; h += FOLD_HEADS) {
         const int32_t n = min_i32(FOLD_HEADS, heads - h);
         const scores *weight = (const scores *)(score + h);
         float shrink[FOLD_HEADS];
         raise(score + h, n, s->tokens, seen + h, shrink);
         for (int32_t i = h; i < h + n; i++) soften(score[i], s->tokens, shrink[i - h], &seen[i]);
-        if (p->kv->dtype == DTYPE_F16)
+        if (p->v.dtype == DTYPE_F16)
             gather_type(DTYPE_F16, n, v, weight, s->tokens, shrink, out + (size_t)h * (size_t)dim, dim);
         else
             gather_type(DTYPE_F32, n, v, weight, s->tokens, shrink, out + (size_t)h * (size_t)dim, dim);
@@ -275,9 +288,16 @@ static void attend_work(void *job, struct worker *w) {
                              min_i32(HEADS_MAX, group - h));
 }
 
+static struct pool pool_of(const void *data, enum dtype type, int32_t page_size, int32_t head_dim) {
+    return (struct pool){data, type, (size_t)head_dim * (type == DTYPE_Q8_0 ? 1 : dtype_bytes(type)),
+                         kv_head_bytes(type, page_size, head_dim)};
+}
+
 void cpu_attention(struct backend *be, const struct rows *rows, const struct attention_block *b,
                    const void *q, const struct kv_layer *kv, void *attended) {
-    struct attend p = {rows, b, kv, q, attended};
+    struct attend p = {.rows = rows, .b = b, .page_size = kv->page_size, .q = q, .out = attended};
+    p.k = pool_of(kv->k, kv->k_dtype, kv->page_size, b->head_dim);
+    p.v = pool_of(kv->v, kv->v_dtype, kv->page_size, b->head_dim);
     /* about 5 ns a token and head; a microsecond or two is worth handing over */
     const int32_t seen = b->window ? min_i32(b->window, rows->max_position + 1) : rows->max_position + 1;
     const int64_t cost = (int64_t)5 * seen * (b->heads / b->kv_heads);

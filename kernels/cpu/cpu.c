@@ -276,11 +276,11 @@ void cpu_copy(struct backend *be, void *to, const void *from, size_t bytes) {
 
 /* One head's vector in a block of a page: elements, and of 8 bits the scales that stand behind all elements.
  */
-static void move_vector(const struct kv_layer *kv, int32_t head_dim, char *to, int32_t at, const char *from,
-                        int32_t was) {
-    const bool bytes = kv->dtype == DTYPE_Q8_0;
-    const size_t vector = (size_t)head_dim * (bytes ? 1 : dtype_bytes(kv->dtype)),
-                 scales = (size_t)kv_groups(head_dim) * 2, elements = (size_t)kv->page_size * vector;
+static void move_vector(enum dtype type, int32_t page_size, int32_t head_dim, char *to, int32_t at,
+                        const char *from, int32_t was) {
+    const bool bytes = type == DTYPE_Q8_0;
+    const size_t vector = (size_t)head_dim * (bytes ? 1 : dtype_bytes(type)),
+                 scales = (size_t)kv_groups(head_dim) * 2, elements = (size_t)page_size * vector;
     memcpy(to + (size_t)at * vector, from + (size_t)was * vector, vector);
     if (bytes) memcpy(to + elements + (size_t)at * scales, from + elements + (size_t)was * scales, scales);
 }
@@ -289,12 +289,14 @@ void cpu_move(struct backend *be, const struct kv_layer *layers, int32_t n_layer
               int32_t head_dim, int32_t n, const struct kv_place *from, const struct kv_place *to) {
     (void)be;
     for (const struct kv_layer *kv = layers; kv < layers + n_layers; kv++) {
-        const size_t block = kv_head_bytes(kv->dtype, kv->page_size, head_dim);
+        const enum dtype types[] = {kv->k_dtype, kv->v_dtype};
         char *const pools[] = {kv->k, kv->v};
         for (int32_t i = 0; i < n * kv_heads * 2; i++) {
             const struct kv_place *f = &from[i / 2 / kv_heads], *t = &to[i / 2 / kv_heads];
-            const size_t head = (size_t)(i / 2 % kv_heads), heads = (size_t)kv_heads;
-            move_vector(kv, head_dim, pools[i % 2] + ((size_t)t->page * heads + head) * block, t->offset,
+            const size_t head = (size_t)(i / 2 % kv_heads), heads = (size_t)kv_heads,
+                         block = kv_head_bytes(types[i % 2], kv->page_size, head_dim);
+            move_vector(types[i % 2], kv->page_size, head_dim,
+                        pools[i % 2] + ((size_t)t->page * heads + head) * block, t->offset,
                         pools[i % 2] + ((size_t)f->page * heads + head) * block, f->offset);
         }
     }

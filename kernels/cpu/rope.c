@@ -63,6 +63,11 @@ static void store(enum dtype type, const float *y, int32_t count, char *to) {
     }
 }
 
+/* What its vectors are kept as. */
+static enum dtype type_of(const struct qkv *p, const struct part *part) {
+    return part->what == QUERY ? DTYPE_F32 : part->what == KEY ? p->kv->k_dtype : p->kv->v_dtype;
+}
+
 /* Where the vector of (row, head) begins: in q, or in the cache at the row's place. */
 static char *place(const struct qkv *p, const struct part *part, int32_t row) {
     const struct attention_block *b = p->b;
@@ -72,9 +77,10 @@ static char *place(const struct qkv *p, const struct part *part, int32_t row) {
     const int32_t to = rows_place(rows, row, rows->position[row]), size = p->kv->page_size;
     const size_t at = (size_t)rows->slot[row] * (size_t)rows->table_stride + (size_t)(to / size);
     const size_t block = (size_t)rows->table[at] * (size_t)b->kv_heads + head;
+    const enum dtype type = type_of(p, part);
     return (char *)(part->what == KEY ? p->kv->k : p->kv->v) +
-           block * kv_head_bytes(p->kv->dtype, size, b->head_dim) +
-           (size_t)(to % size) * dim * (p->kv->dtype == DTYPE_Q8_0 ? 1 : dtype_bytes(p->kv->dtype));
+           block * kv_head_bytes(type, size, b->head_dim) +
+           (size_t)(to % size) * dim * (type == DTYPE_Q8_0 ? 1 : dtype_bytes(type));
 }
 
 /* The same vector's scales, from where its integers begin. */
@@ -89,7 +95,7 @@ static void finish(const struct qkv *p, const struct part *part, int32_t row, in
                    float *low, float *high) {
     const struct attention_block *b = p->b;
     const int32_t half = b->head_dim / 2;
-    const enum dtype type = part->what == QUERY ? DTYPE_F32 : p->kv->dtype;
+    const enum dtype type = type_of(p, part);
     char *to = place(p, part, row);
     if (part->what != VALUE)
         rotate(b->rope + ((size_t)p->rows->position[row] * (size_t)half + (size_t)first) * 2, count, low,
@@ -161,12 +167,13 @@ static void qkv_work(void *job, struct worker *w) {
 
 void cpu_qkv(struct backend *be, const struct rows *rows, const struct attention_block *b, const float *x,
              void *q, const struct kv_layer *kv) {
-    assert(b->head_dim % 2 == 0 && b->heads % b->kv_heads == 0 && kv->dtype != DTYPE_BF16);
+    assert(b->head_dim % 2 == 0 && b->heads % b->kv_heads == 0);
     assert(b->q.dtype == b->k.dtype && b->q.dtype == b->v.dtype);
     struct inputs in = {
         .x = x, .norm = b->norm, .norm_eps = b->norm_eps, .rows = rows->n, .k = b->q.k, .dtype = b->q.dtype};
     const int32_t size = rope_block(b->head_dim / 2), blocks = ceil_div(b->head_dim / 2, size);
-    struct qkv p = {in, rows, b, kv, q, size, blocks, b->q_norm != NULL || kv->dtype == DTYPE_Q8_0};
+    const bool whole = b->q_norm || kv->k_dtype == DTYPE_Q8_0 || kv->v_dtype == DTYPE_Q8_0;
+    struct qkv p = {in, rows, b, kv, q, size, blocks, whole};
     const int32_t items = (b->heads + 2 * b->kv_heads) * (p.whole ? 1 : blocks);
     assert(b->head_dim <= HEAD_MAX);
     inputs_ready(be, &p.in);

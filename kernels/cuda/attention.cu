@@ -615,7 +615,7 @@ void cuda_attention(struct backend *be, const struct rows *rows, const struct at
     p.scale = b->scale;
     p.softcap = b->softcap;
     if (attention_is_fast(be, b, kv)) p.softcap *= 1.4426950408889634f; /* as the queries' scale */
-    const bool bytes = kv->dtype == DTYPE_Q8_0;
+    const bool bytes = kv->k_dtype == DTYPE_Q8_0;
     if (attention_is_fast(be, b, kv)) {
         void (*run)(struct backend *, struct attend *, int32_t) =
             b->head_dim == 64 ? (bytes ? run_fast<64, byte_cache<64>> : run_fast<64, half_cache<64>>)
@@ -623,10 +623,10 @@ void cuda_attention(struct backend *be, const struct rows *rows, const struct at
         return run(be, &p, rows->max_position);
     }
     const int block =
-        (int)(kv_head_bytes(kv->dtype, kv->page_size, b->head_dim) / (bytes ? 1 : dtype_bytes(kv->dtype)));
+        (int)(kv_head_bytes(kv->k_dtype, kv->page_size, b->head_dim) / (bytes ? 1 : dtype_bytes(kv->k_dtype)));
     launch(be, "plain attention",
            bytes                    ? attend_plain<int8_t>
-           : kv->dtype == DTYPE_F16 ? attend_plain<__half>
+           : kv->k_dtype == DTYPE_F16 ? attend_plain<__half>
                                     : attend_plain<float>,
            dim3(rows->n, b->heads), 32, 0, p, (const float *)q, b->head_dim, block);
 }

@@ -32,7 +32,7 @@ __global__ void move_vectors(const __grid_constant__ struct moves m) {
 
 void cuda_move(struct backend *be, const struct kv_layer *layers, int32_t n_layers, int32_t kv_heads,
                int32_t head_dim, int32_t n, const struct kv_place *from, const struct kv_place *to) {
-    const enum dtype type = layers[0].dtype;
+    const enum dtype type = layers[0].k_dtype; /* and of the values */
     const int32_t page_size = layers[0].page_size;
     struct moves m = {};
     m.n = n;

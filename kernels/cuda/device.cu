@@ -542,6 +542,7 @@ static void cuda_close(struct backend *be) {
  * current device of the calling thread, which is why one thread may use only one backend at a time. */
 static const struct ops cuda_ops = {
     "cuda",
+    false,
     cuda_alloc,
     cuda_release,
     cuda_weight,

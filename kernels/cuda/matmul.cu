@@ -357,7 +357,7 @@ void cuda_qkv(struct backend *be, const struct rows *rows, const struct attentio
     f->rope = (const float2 *)b->rope;
     f->k = kv->k;
     f->v = kv->v;
-    f->cache = kv->dtype;
+    f->cache = kv->k_dtype;
     f->page_size = kv->page_size;
     f->heads = b->heads;
     f->kv_heads = b->kv_heads;
