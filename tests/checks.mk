@@ -75,12 +75,14 @@ endurance: $(BUILD)/tests/endurance $(BUILD)/tests/tiny
 $(BUILD)/tests/endurance: $(BUILD)/tests/endurance.o $(BUILD)/liboutrider.a
 	$(Q)$(CC) $(CFLAGS) $(LDFLAGS) -o $@ $^ $(LDLIBS) -lstdc++
 
-# ---- what some tests need beside the library: the command line without its main, and the tiny model ----
+# ---- what some tests need beside the library: the command line without its main, and the tiny models ----
 TOOLS_OBJ := $(filter-out $(BUILD)/tools/outrider.o,$(CLI_OBJ))
 $(BUILD)/tests/tiny: tests/tiny_model.py | $(BUILD)/.test_packages
 	@mkdir -p $(@D)
 	$(Q)python3 $< $@ && touch $@
-$(BUILD)/tests/test_faults: $(TOOLS_OBJ)
+$(BUILD)/tests/families: tests/tiny_families.py | $(BUILD)/.test_packages
+	$(Q)python3 $< $@ && touch $@
+$(BUILD)/tests/test_faults: $(TOOLS_OBJ) | $(BUILD)/tests/families
 $(BUILD)/tests/test_faults: LDFLAGS += -Wl,--wrap=ops_open,--wrap=json_loadb,--wrap=spm_open,--wrap=spm_encode
 $(BUILD)/tests/test_faults: TEST_LIBS = -ledit -lseccomp
 comma := ,

@@ -20,10 +20,12 @@
 
 #include "kernels/ops.h"
 #include "tokenizer/jinja.h"
+#include "tokenizer/internal.h"
 #include "tokenizer/sentencepiece_shim.h"
 #include "tests/helpers_tiny.h"
 #include "tools/chat.h"
 #include "tools/setup.h"
+#include "weights/gguf_config.h"
 
 /* ---- allocations that fail ---- */
 
@@ -347,6 +349,50 @@ static outrider_status to_folder(struct scene *scene) {
     return OUTRIDER_OK;
 }
 
+/* Of a GGUF file of one family: its configuration, the files of its tokenizer, its tokenizer. */
+static outrider_status translate(struct scene *scene) {
+    struct gguf *g;
+    json_t *config = NULL, *generation = NULL;
+    outrider_status status = gguf_open(GGUF, &g);
+    if (status != OUTRIDER_OK) return status;
+    status = gguf_config(g, &config, &generation);
+    gguf_close(g);
+    if (status != OUTRIDER_OK) return status;
+    until_fault = -1; /* what follows is the test's */
+    scene->n += json_dumpb(config, scene->text, sizeof scene->text, JSON_COMPACT);
+    scene->n += json_dumpb(generation, scene->text + scene->n, sizeof scene->text - scene->n, JSON_COMPACT);
+    json_decref(config);
+    json_decref(generation);
+    return OUTRIDER_OK;
+}
+
+static outrider_status tokenizer_files(struct scene *scene) {
+    struct gguf *g;
+    struct tokenizer_files files = {0};
+    outrider_status status = gguf_open(GGUF, &g);
+    if (status != OUTRIDER_OK) return status;
+    status = gguf_tokenizer(g, &files);
+    if (status == OUTRIDER_OK && !files.model) status = tokenizer_gguf_json(g, &files.json);
+    gguf_close(g);
+    until_fault = -1; /* what follows is the test's */
+    if (status == OUTRIDER_OK) {
+        size_t bytes = files.model ? files.model_bytes : json_dumpb(files.json, NULL, 0, JSON_COMPACT);
+        note(scene, (const char *)&bytes, sizeof bytes);
+    }
+    tokenizer_files_free(&files);
+    return status;
+}
+
+static outrider_status tokenizer_of_gguf(struct scene *scene) {
+    struct tokenizer *t;
+    outrider_status status = tokenizer_open(GGUF, &t);
+    if (status != OUTRIDER_OK) return status;
+    const int32_t n = tokenizer_size(t);
+    note(scene, (const char *)&n, sizeof n);
+    tokenizer_close(t);
+    return OUTRIDER_OK;
+}
+
 /* The tokenizers of the golden folder, the one that this names. */
 static const char *family;
 
@@ -389,7 +435,9 @@ static outrider_status render(struct scene *scene) {
 struct fault_row {
     const char *name;
     scene_fn *run;
-    int opens; /* itself; else an engine is there */
+    int opens;  /* itself; else an engine is there */
+    int coarse; /* every k at first, then with growing steps: the many allocations of a vocabulary are alike
+                 */
 };
 
 static void expect_same(const struct scene *got, const struct scene *want, long k) {
@@ -437,7 +485,7 @@ static void every_k(const struct fault_row *row, long *counter) {
     for (forever = 0; forever < 2; forever++) {
         long k = 0;
         while (run_leakless(row, &scene, &want, counter, k)) {
-            k++;
+            k += row->coarse ? 1 + k / 32 : 1;
             if (k % 16 == 0 || !row->opens) { /* and all is as it was */
                 scene.n = 0;
                 if (row->run(&scene)) fail_msg("after fault %ld: %s", k, outrider_error());
@@ -466,8 +514,26 @@ static void device_memory(void **state) {
 static void files(void **state) {
     (void)state;
     static const struct fault_row rows[] = {
-        {"to GGUF", to_gguf, 1}, {"load GGUF", load_gguf, 1}, {"to a folder", to_folder, 1}};
+        {"to GGUF", to_gguf, 1, 0}, {"load GGUF", load_gguf, 1, 0}, {"to a folder", to_folder, 1, 0}};
     for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) every_k(&rows[i], &until_fault);
+    remove(GGUF);
+}
+
+static void families(void **state) {
+    (void)state;
+    static const char *const names[] = {"llama", "phi3", "gemma3_text", "qwen2"};
+    static const struct fault_row rows[] = {{"configuration", translate, 1, 0},
+                                            {"tokenizer's files", tokenizer_files, 1, 1},
+                                            {"tokenizer", tokenizer_of_gguf, 1, 1}};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char path[512];
+        const char *build = getenv("BUILD");
+        snprintf(path, sizeof path, "%s/tests/families/%s", build ? build : "build", names[i]);
+        const outrider_convert_options o = {.model = path, .output = GGUF, .type = "bf16"};
+        remove(GGUF);
+        if (outrider_convert(&o)) fail_msg("%s", outrider_error());
+        for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) every_k(&rows[k], &until_fault);
+    }
     remove(GGUF);
 }
 
@@ -475,7 +541,7 @@ static void tokenizers(void **state) {
     (void)state;
     static const char *const names[] = {"llama3", "other", "phi3", "words", "gemma"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        const struct fault_row row = {names[i], read_tokenizer, 1};
+        const struct fault_row row = {names[i], read_tokenizer, 1, 0};
         family = names[i];
         every_k(&row, &until_fault);
     }
@@ -487,7 +553,7 @@ static void templates(void **state) {
     size_t i;
     assert_non_null(root);
     json_array_foreach(json_object_get(root, "templates"), i, t) {
-        const struct fault_row row = {json_string_value(json_object_get(t, "name")), render, 1};
+        const struct fault_row row = {json_string_value(json_object_get(t, "name")), render, 1, 0};
         chat_template = json_string_value(json_object_get(t, "source"));
         every_k(&row, &until_fault);
     }
@@ -495,11 +561,11 @@ static void templates(void **state) {
 }
 
 int main(void) {
-    static const struct fault_row rows[] = {{"load", load, 1},
-                                            {"generate", generate, 0},
-                                            {"converse", converse, 0},
-                                            {"batch", ride, 0},
-                                            {"save and load", save_and_load, 0}};
+    static const struct fault_row rows[] = {{"load", load, 1, 0},
+                                            {"generate", generate, 0, 0},
+                                            {"converse", converse, 0, 0},
+                                            {"batch", ride, 0, 0},
+                                            {"save and load", save_and_load, 0, 0}};
     const struct CMUnitTest tests[] = {
         {"host memory: load", host_memory, NULL, NULL, (void *)&rows[0]},
         {"host memory: generate", host_memory, NULL, NULL, (void *)&rows[1]},
@@ -507,6 +573,7 @@ int main(void) {
         {"host memory: batch", host_memory, NULL, NULL, (void *)&rows[3]},
         {"host memory: save and load", host_memory, NULL, NULL, (void *)&rows[4]},
         cmocka_unit_test(files),
+        cmocka_unit_test(families),
         cmocka_unit_test(tokenizers),
         cmocka_unit_test(templates),
         {"device memory: load", device_memory, NULL, NULL, (void *)&rows[0]},

@@ -60,6 +60,11 @@ static outrider_status put(json_t *object, const char *name, json_t *value) {
     return fail_memory(name, sizeof(json_t *));
 }
 
+static outrider_status append(json_t *list, json_t *value) {
+    if (value && json_array_append_new(list, value) == 0) return OUTRIDER_OK;
+    return fail_memory("a configuration", sizeof(json_t *));
+}
+
 outrider_status gguf_json_text(const struct gguf *g, struct gguf_string s, const char *what, json_t **out) {
     errno = 0; /* which tells apart the two reasons there are */
     *out = json_stringn(s.at, s.bytes);
@@ -147,8 +152,7 @@ static outrider_status translate_pattern(const struct translation *t) {
     json_t *types = json_array();
     TRY(put(t->config, "layer_types", types));
     for (size_t i = 0; i < local.n; i++)
-        json_array_append_new(types,
-                              json_string(gguf_int_at(&local, i) ? "sliding_attention" : "full_attention"));
+        TRY(append(types, json_string(gguf_int_at(&local, i) ? "sliding_attention" : "full_attention")));
     return OUTRIDER_OK;
 }
 
@@ -185,7 +189,9 @@ static outrider_status put_factors(const struct translation *t, const char *tens
     for (int64_t i = 0; i < factors->shape[0]; i++) {
         float f;
         memcpy(&f, (const char *)factors->data + 4 * i, sizeof f);
-        json_array_append_new(list, json_real((double)f)); /* NULL for NaN, which the count then tells */
+        if (!isfinite(f))
+            return fail(OUTRIDER_EMODEL, "%s: tensor \"%s\" holds what is no number", factors->file, tensor);
+        TRY(append(list, json_real((double)f)));
     }
     return OUTRIDER_OK;
 }
@@ -271,7 +277,7 @@ static outrider_status add_ends(const struct translation *t, json_t *ends) {
     for (size_t i = 0; i < sizeof keys / sizeof *keys; i++) {
         int64_t id = -1;
         TRY(gguf_int(t->g, keys[i], 0, INT32_MAX, &id));
-        if (id >= 0) json_array_append_new(ends, json_integer(id));
+        if (id >= 0) TRY(append(ends, json_integer(id)));
     }
     struct gguf_value tokens, kinds;
     TRY(gguf_array(t->g, "tokenizer.ggml.tokens", GGUF_STRINGS, &tokens));
@@ -280,7 +286,7 @@ static outrider_status add_ends(const struct translation *t, json_t *ends) {
         struct gguf_string text = gguf_next_string(&tokens);
         int64_t kind = gguf_int_at(&kinds, i);
         if ((kind == CONTROL || kind == USER_DEFINED) && ends_a_text(text))
-            json_array_append_new(ends, json_integer((json_int_t)i));
+            TRY(append(ends, json_integer((json_int_t)i)));
     }
     return OUTRIDER_OK;
 }
