@@ -53,7 +53,7 @@ valgrind: $(BUILD)/tests/test_threads $(BUILD)/tests/test_weights $(BUILD)/tests
 COVERED     := $(wildcard weights/*.c tokenizer/*.c tokenizer/*.cc) $(addprefix runtime/,accept.c kv.c sampler.c)
 COUNTED_OBJ := $(patsubst %,$(BUILD)/%.o,$(basename $(COVERED)))
 ifdef COUNTED
-CPPFLAGS += -DWITHOUT_SANDBOX
+CPPFLAGS += -DCOUNTED -DWITHOUT_SANDBOX
 LDFLAGS  += --coverage
 TESTS    := $(filter-out %/test_threads %/test_exact,$(TESTS))
 $(COUNTED_OBJ): OPT := -O1

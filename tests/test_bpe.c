@@ -284,9 +284,262 @@ static const struct {
      SMALL(VOCAB, "[]",
            ", \"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"(a\"},"
            " \"behavior\": \"Isolated\"}")},
+    {"model: not an object", "{\"model\": []}"},
+    {"model.continuing_subword_prefix",
+     "{\"model\": {\"unk_token\": \"u\", \"continuing_subword_prefix\": \"##\", \"vocab\": {\"u\": 0, \"a\": "
+     "1, \"b\": 2, \"ab\": 3}, \"merges\": []}}"},
+    {"model.end_of_word_suffix", "{\"model\": {\"unk_token\": \"u\", \"end_of_word_suffix\": 3, \"vocab\": "
+                                 "{\"u\": 0, \"a\": 1, \"b\": 2, \"ab\": 3}, \"merges\": []}}"},
+    {"model.dropout", "{\"model\": {\"unk_token\": \"u\", \"dropout\": 0.1, \"vocab\": {\"u\": 0, \"a\": 1, "
+                      "\"b\": 2, \"ab\": 3}, \"merges\": []}}"},
+    {"model.ignore_merges", "{\"model\": {\"unk_token\": \"u\", \"ignore_merges\": true, \"vocab\": {\"u\": "
+                            "0, \"a\": 1, \"b\": 2, \"ab\": 3}, \"merges\": []}}"},
+    {"text would be lost",
+     "{\"model\": {\"vocab\": {\"u\": 0, \"a\": 1, \"b\": 2, \"ab\": 3}, \"merges\": []}}"},
+    {"model.unk_token",
+     "{\"model\": {\"unk_token\": 3, \"vocab\": {\"u\": 0, \"a\": 1, \"b\": 2, \"ab\": 3}, \"merges\": []}}"},
+    {"model.vocab[\"<0x00>\"]", "{\"model\": {\"byte_fallback\": true, \"vocab\": {\"u\": 0, \"a\": 1, "
+                                "\"b\": 2, \"ab\": 3}, \"merges\": []}}"},
+    {"added_tokens: not an array", SMALL(VOCAB, "[]", ", \"added_tokens\": {}")},
+    {"added_tokens[0]: a token of no bytes",
+     SMALL(VOCAB, "[]", ", \"added_tokens\": [{\"id\": 4, \"content\": 5}]")},
+    {"added_tokens[0]: a token of no bytes",
+     SMALL(VOCAB, "[]", ", \"added_tokens\": [{\"id\": 4, \"content\": \"\"}]")},
+    {"added_tokens[0]: the id", SMALL(VOCAB, "[]", ", \"added_tokens\": [{\"content\": \"x\"}]")},
+    {"added_tokens[0]: content differs",
+     SMALL(VOCAB, "[]", ", \"added_tokens\": [{\"id\": 1, \"content\": \"b\"}]")},
+    {"normalizer: not an object", SMALL(VOCAB, "[]", ", \"normalizer\": []")},
+    {"normalizer: step 0, without a type", SMALL(VOCAB, "[]", ", \"normalizer\": {}")},
+    {"normalizer.normalizers: not an array",
+     SMALL(VOCAB, "[]", ", \"normalizer\": {\"type\": \"Sequence\"}")},
+    {"normalizer.normalizers[0]: not an object",
+     SMALL(VOCAB, "[]", ", \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [1]}")},
+    {"normalizer.normalizers: too many steps",
+     SMALL(VOCAB, "[]",
+           ", \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}]}")},
+    {"normalizer: step 1, NFD", SMALL(VOCAB, "[]",
+                                      ", \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": "
+                                      "[{\"type\": \"NFC\"}, {\"type\": \"NFD\"}]}")},
+    {"normalizer: step 1, NFC",
+     SMALL(VOCAB, "[]",
+           ", \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Prepend\", "
+           "\"prepend\": \"\xE2\x96\x81\"}, {\"type\": \"NFC\"}]}")},
+    {"normalizer: step 1, NFC",
+     SMALL(VOCAB, "[]",
+           ", \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Replace\", "
+           "\"pattern\": {\"String\": \" \"}, \"content\": \"\xE2\x96\x81\"}, {\"type\": \"NFC\"}]}")},
+    {"normalizer: step 0, Prepend",
+     SMALL(VOCAB, "[]", ", \"normalizer\": {\"type\": \"Prepend\", \"prepend\": \"x\"}")},
+    {"normalizer: step 1, Prepend",
+     SMALL(VOCAB, "[]",
+           ", \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": [{\"type\": \"Prepend\", "
+           "\"prepend\": \"\xE2\x96\x81\"}, {\"type\": \"Prepend\", \"prepend\": \"\xE2\x96\x81\"}]}")},
+    {"normalizer: step 0, Replace", SMALL(VOCAB, "[]",
+                                          ", \"normalizer\": {\"type\": \"Replace\", \"pattern\": "
+                                          "{\"String\": \"a\"}, \"content\": \"\xE2\x96\x81\"}")},
+    {"normalizer: step 0, Replace",
+     SMALL(
+         VOCAB, "[]",
+         ", \"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": \"_\"}")},
+    {"pre_tokenizer: not an object", SMALL(VOCAB, "[]", ", \"pre_tokenizer\": 3")},
+    {"step 0.behavior", SMALL(VOCAB, "[]",
+                              ", \"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": \"a\"}, "
+                              "\"behavior\": \"MergedWithNext\"}")},
+    {"step 0.pattern",
+     SMALL(VOCAB, "[]",
+           ", \"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {}, \"behavior\": \"Isolated\"}")},
+    {"step 0.pattern", SMALL(VOCAB, "[]",
+                             ", \"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"String\": "
+                             "\"a\\\\Eb\"}, \"behavior\": \"Isolated\"}")},
+    {"step 0.pattern",
+     SMALL(
+         VOCAB, "[]",
+         ", \"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"String\": "
+         "\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+         "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+         "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}, \"behavior\": \"Isolated\"}")},
+    {"a pattern of 0 bytes", SMALL(VOCAB, "[]",
+                                   ", \"pre_tokenizer\": {\"type\": \"Split\", \"pattern\": {\"Regex\": "
+                                   "\"\"}, \"behavior\": \"Isolated\"}")},
+    {"step 0.replacement",
+     SMALL(VOCAB, "[]", ", \"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"_\"}")},
+    {"step 0.prepend_scheme", SMALL(VOCAB, "[]",
+                                    ", \"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": "
+                                    "\"\xE2\x96\x81\", \"prepend_scheme\": \"some\"}")},
+    {"behind the last step",
+     SMALL(VOCAB, "[]",
+           ", \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Metaspace\", "
+           "\"replacement\": \"\xE2\x96\x81\"}, {\"type\": \"Digits\"}]}")},
+    {"behind the last step",
+     SMALL(VOCAB, "[]",
+           ", \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"ByteLevel\", "
+           "\"add_prefix_space\": false}, {\"type\": \"Digits\"}]}")},
+    {"add_prefix_space", SMALL(VOCAB, "[]",
+                               ", \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": "
+                               "\"Digits\"}, {\"type\": \"ByteLevel\"}]}")},
+    {"are mixed", SMALL(VOCAB, "[]", ", \"pre_tokenizer\": {\"type\": \"Digits\"}")},
+    {"are mixed",
+     SMALL(VOCAB, "[]", ", \"pre_tokenizer\": {\"type\": \"Digits\", \"individual_digits\": true}")},
+    {"more than",
+     SMALL(VOCAB, "[]",
+           ", \"pre_tokenizer\": {\"type\": \"Sequence\", \"pretokenizers\": [{\"type\": \"Digits\"}, "
+           "{\"type\": \"Digits\"}, {\"type\": \"Digits\"}, {\"type\": \"Digits\"}, {\"type\": \"Digits\"}, "
+           "{\"type\": \"Digits\"}, {\"type\": \"Digits\"}, {\"type\": \"Digits\"}, {\"type\": \"Digits\"}, "
+           "{\"type\": \"Digits\"}, {\"type\": \"Digits\"}, {\"type\": \"Digits\"}, {\"type\": \"Digits\"}, "
+           "{\"type\": \"Digits\"}, {\"type\": \"Digits\"}, {\"type\": \"Digits\"}]}")},
+    {"a second prefix",
+     SMALL(VOCAB, "[]",
+           ", \"normalizer\": {\"type\": \"Prepend\", \"prepend\": \"\xE2\x96\x81\"}, \"pre_tokenizer\": "
+           "{\"type\": \"Metaspace\", \"replacement\": \"\xE2\x96\x81\"}")},
+    {"are mixed", SMALL(VOCAB, "[]",
+                        ", \"normalizer\": {\"type\": \"Prepend\", \"prepend\": \"\xE2\x96\x81\"}, "
+                        "\"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}")},
+    {"are mixed",
+     SMALL(VOCAB, "[]",
+           ", \"normalizer\": {\"type\": \"Replace\", \"pattern\": {\"String\": \" \"}, \"content\": "
+           "\"\xE2\x96\x81\"}, \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}")},
+    {"decoder: not an object", SMALL(VOCAB, "[]", ", \"decoder\": []")},
+    {"decoder.decoders: not an array", SMALL(VOCAB, "[]", ", \"decoder\": {\"type\": \"Sequence\"}")},
+    {"post_processor: not an object", SMALL(VOCAB, "[]", ", \"post_processor\": \"x\"")},
+    {"post_processor: zz", SMALL(VOCAB, "[]",
+                                 ", \"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": "
+                                 "[{\"SpecialToken\": {\"id\": \"zz\"}}]}")},
+    {"post_processor: a", SMALL(VOCAB, "[]",
+                                ", \"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": "
+                                "[{\"SpecialToken\": {\"id\": \"a\"}}]}")},
+    {"model.merges[0]", SMALL(VOCAB, "[[1, \"a\"]]", "")},
+    {"model.merges[0]", SMALL(VOCAB, "[[\"a\", 1]]", "")},
+    {"model.merges[0]", SMALL(VOCAB, "[5]", "")},
+    {"model.merges[0]", SMALL(VOCAB, "[\" a\"]", "")},
+    {"model.merges[0]", SMALL(VOCAB, "[\"a \"]", "")},
+    {"model.merges[0]", SMALL(VOCAB, "[[\"a\", \"\"]]", "")},
+    {"model.merges[0]",
+     SMALL(VOCAB,
+           "[\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx a\"]",
+           "")},
+    {"model.vocab[\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"]",
+     SMALL("{\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\": 0}",
+           "[]", "")},
+    {"longer than 512",
+     SMALL("{\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\": 0}",
+           "[]", "")},
+    {"a token of no bytes", SMALL("{\"\": 0}", "[]", "")},
+    {"added_tokens[0]: longer than 512",
+     SMALL(VOCAB, "[]",
+           ", \"added_tokens\": [{\"id\": 4, \"content\": "
+           "\"xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxxx"
+           "xxxxxxxxxxxxxxxxxxxxxxxxxxxxxx\"}]")},
     {"byte 0x00",
      SMALL(VOCAB, "[]", ", \"pre_tokenizer\": {\"type\": \"ByteLevel\", \"add_prefix_space\": false}")},
 };
+
+/* What may be missing, or be there without a meaning: how many tokens the text then has. */
+static const struct {
+    const char *text;
+    size_t n;
+    const char *file;
+} GOOD_FILES[] = {
+    {"abab a", 4, SMALL(VOCAB, "[\"a b\"]", "")},
+    {"ab", 1,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"normalizer\": null, \"pre_tokenizer\": null, \"post_processor\": null, \"decoder\": null, "
+           "\"added_tokens\": null")},
+    {"ab", 1,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"post_processor\": {\"type\": \"TemplateProcessing\", \"single\": [{\"Sequence\": {\"id\": "
+           "\"A\"}}]}")},
+    {"ab", 1, SMALL(VOCAB, "[\"a b\"]", ", \"post_processor\": {\"type\": \"TemplateProcessing\"}")},
+    {"ab", 1,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"post_processor\": {\"type\": \"Sequence\", \"processors\": [{\"type\": \"ByteLevel\"}]}")},
+    {"ab", 1,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"normalizer\": {\"type\": \"Sequence\", \"normalizers\": []}, \"decoder\": {\"type\": "
+           "\"Sequence\", \"decoders\": [{\"type\": \"Fuse\"}]}")},
+    {"ab", 1,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"\xE2\x96\x81\", "
+           "\"prepend_scheme\": \"never\"}")},
+    {"ab", 1,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"\xE2\x96\x81\", "
+           "\"add_prefix_space\": false}")},
+    {"ab", 2,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"\xE2\x96\x81\"}")},
+    {"ab", 2,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"pre_tokenizer\": {\"type\": \"Metaspace\", \"replacement\": \"\xE2\x96\x81\", "
+           "\"prepend_scheme\": \"first\", \"split\": false}")},
+    {"ab", 2,
+     SMALL(VOCAB, "[\"a b\"]", ", \"normalizer\": {\"type\": \"Prepend\", \"prepend\": \"\xE2\x96\x81\"}")},
+    {"a<x>b", 3,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"added_tokens\": [{\"id\": 4, \"content\": \"<x>\", \"special\": false}]")},
+};
+
+static void unusual_files_are_read(void **state) {
+    (void)state;
+    for (size_t i = 0; i < sizeof GOOD_FILES / sizeof *GOOD_FILES; i++) {
+        struct tokenizer *t;
+        struct token_list list = {0};
+        put_file("tokenizer.json", GOOD_FILES[i].file, strlen(GOOD_FILES[i].file));
+        if (tokenizer_open(folder(), &t) != OUTRIDER_OK)
+            fail_msg("%s: %s", GOOD_FILES[i].file, outrider_error());
+        assert_int_equal(tokenizer_encode(t, GOOD_FILES[i].text, strlen(GOOD_FILES[i].text), &list),
+                         OUTRIDER_OK);
+        if (list.n != GOOD_FILES[i].n) fail_msg("%s: %zu tokens", GOOD_FILES[i].file, list.n);
+        token_list_free(&list);
+        tokenizer_close(t);
+    }
+    drop_file("tokenizer.json");
+}
 
 static void bad_files_are_refused(void **state) {
     (void)state;
@@ -366,6 +619,7 @@ int main(void) {
         cmocka_unit_test(ids_are_those_of_the_reference),
         cmocka_unit_test(gguf_files_give_the_same_ids),
         cmocka_unit_test(gguf_files_of_scores_are_sentencepiece_models),
+        cmocka_unit_test(unusual_files_are_read),
         cmocka_unit_test(bad_files_are_refused),
         cmocka_unit_test(damaged_files_are_an_error_or_a_tokenizer),
         cmocka_unit_test(hostile_patterns_are_stopped),

@@ -115,6 +115,22 @@ static const struct bad_config {
     {"rope_scaling", LONG("[1,1,1,1,1,1,1,\"1\"]"), "short_factor"},
     {"rope_scaling", LONG("[1,1,1,1,1,1,1,1]"), "long_factor"},
     {"rope_scaling", "7", NULL},
+    {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"beta_slow\":0}", "beta_slow"},
+    {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"truncate\":1}", "truncate"},
+    {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"mscale\":-1}", "mscale"},
+    {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"mscale_all_dim\":2000}", "mscale_all_dim"},
+    {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"attention_factor\":0}", "attention_factor"},
+    {"rope_scaling", "{\"type\":\"yarn\",\"factor\":4,\"original_max_position_embeddings\":1}",
+     "original_max_position_embeddings"},
+    {"rope_scaling", "{\"type\":3}", "type"},
+    {"rope_scaling", "{\"rope_type\":[]}", "rope_type"},
+    {"rope_scaling", "{\"type\":\"linear\",\"factor\":2,\"partial_rotary_factor\":\"1\"}",
+     "partial_rotary_factor"},
+    {"rope_scaling", "{\"type\":\"longrope\",\"original_max_position_embeddings\":64,\"long_mscale\":1.2}",
+     "long_mscale"},
+    {"partial_rotary_factor", "\"0.5\"", NULL},
+    {"original_max_position_embeddings", "0", NULL},
+    {"hidden_activation", "3", NULL},
     {"partial_rotary_factor", "0.5", NULL},
     {"rms_norm_eps", "0", NULL},
     {"rms_norm_eps", "-1e-5", NULL},
@@ -259,16 +275,20 @@ static void newer_rope_field(void **state) {
 }
 
 /* A config of some family with the fields that only it has. */
-static struct model_config family_config(const char *type, const char *fields) {
+static void write_family(const char *type, const char *fields) {
     char text[2048];
-    struct model_config m;
-    struct generation_config g;
     snprintf(text, sizeof text,
              "{\"model_type\":\"%s\",\"vocab_size\":100,\"hidden_size\":64,\"intermediate_size\":200,"
              "\"num_hidden_layers\":6,\"num_attention_heads\":4,\"head_dim\":16,"
              "\"max_position_embeddings\":512%s}",
              type, fields);
     folder_write_text(&folder, "config.json", text);
+}
+
+static struct model_config family_config(const char *type, const char *fields) {
+    struct model_config m;
+    struct generation_config g;
+    write_family(type, fields);
     if (read_config(&m, &g) != OUTRIDER_OK) fail_msg("%s: %s", type, outrider_error());
     return m;
 }
@@ -323,12 +343,61 @@ static void families_numbers(void **state) {
     assert_true(fabs(m.rope.attention_factor - 1.138629) < 1e-5);
 }
 
-static void refused_windows(void **state) {
+/* Fields that some families alone have. */
+static void bad_families(void **state) {
     (void)state;
-    struct model_config m;
-    struct generation_config g;
-    write_config("sliding_window", "64");
-    assert_refused(read_config(&m, &g), "config.json", "sliding_window is not supported in a llama");
+    static const struct {
+        const char *type, *fields, *says;
+    } rows[] = {
+        {"llama", ",\"sliding_window\":64", "sliding_window is not supported in a llama"},
+        {"mistral", ",\"sliding_window\":0", "sliding_window"},
+        {"mistral", ",\"sliding_window\":64,\"layer_types\":[]", "layer_types is not a list of 6 layers"},
+        {"mistral", ",\"sliding_window\":64,\"layer_types\":6", "layer_types is not a list of 6 layers"},
+        {"qwen2", ",\"use_sliding_window\":1", "use_sliding_window"},
+        {"qwen2", ",\"sliding_window\":8,\"use_sliding_window\":true,\"max_window_layers\":-1",
+         "max_window_layers"},
+        {"gemma2", ",\"query_pre_attn_scalar\":0", "query_pre_attn_scalar"},
+        {"gemma2", ",\"hidden_activation\":[]", "hidden_activation"},
+        {"gemma3_text", ",\"sliding_window_pattern\":0", "sliding_window_pattern"},
+        {"gemma3_text", ",\"rope_local_base_freq\":0", "rope_local_base_freq"},
+        {"gemma3_text", ",\"rope_parameters\":{\"full_attention\":{},\"sliding_attention\":[]}",
+         "rope_parameters"},
+        {"gemma2",
+         ",\"layer_types\":[\"full_attention\",\"sliding_attention\",\"full_attention\","
+         "\"full_attention\",\"chunked_attention\",\"full_attention\"]",
+         "layer_types[4] \"chunked_attention\" is not supported"},
+        {"gemma2",
+         ",\"layer_types\":[\"full_attention\",null,\"full_attention\",\"full_attention\","
+         "\"full_attention\",\"full_attention\"]",
+         "layer_types[1]"},
+    };
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        struct model_config m;
+        struct generation_config g;
+        write_family(rows[i].type, rows[i].fields);
+        assert_refused(read_config(&m, &g), "config.json", rows[i].says);
+    }
+}
+
+/* Scales of attention that scaled positions bring along, against the reference's formulas. */
+static void families_scales(void **state) {
+    (void)state;
+    struct model_config m = family_config("qwen3", ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0,"
+                                                   "\"mscale\":1.0,\"mscale_all_dim\":0.5}");
+    assert_true(fabs(m.rope.attention_factor - (0.1 * log(4) + 1) / (0.05 * log(4) + 1)) < 1e-6);
+    m = family_config("qwen3", ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":1.0,\"mscale\":0.7}");
+    assert_true(m.rope.attention_factor == 1 && m.rope.factor == 1);
+    m = family_config("qwen3", ",\"rope_scaling\":{\"rope_type\":\"yarn\",\"factor\":4.0,"
+                               "\"attention_factor\":1.5,\"truncate\":false}");
+    assert_true(m.rope.attention_factor == 1.5f && !m.rope.truncate);
+    m = family_config("phi3", ",\"original_max_position_embeddings\":512,\"rope_scaling\":{\"type\":\"su\","
+                              "\"short_factor\":[1,1,1,1,1,1,1,1],\"long_factor\":[2,2,2,2,2,2,2,2]}");
+    assert_true(m.rope.type == ROPE_LONG && m.rope.attention_factor == 1 && m.rope.long_factor[7] == 2);
+    m = family_config("qwen3", ",\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1e6},"
+                               "\"sliding_attention\":{\"rope_theta\":2e4}}");
+    assert_true(m.rope.theta == 1e6f && m.rope_local.theta == 2e4f);
+    m = family_config("llama", ",\"rope_parameters\":{\"full_attention\":{\"rope_theta\":1e6}}");
+    assert_true(m.rope.theta == 1e6f && m.rope_local.theta == 1e6f);
 }
 
 static void eos_of_both_files(void **state) {
@@ -415,7 +484,8 @@ int main(void) {
     ADD(&tests, newer_rope_field);
     ADD(&tests, families_windows);
     ADD(&tests, families_numbers);
-    ADD(&tests, refused_windows);
+    ADD(&tests, families_scales);
+    ADD(&tests, bad_families);
     ADD(&tests, eos_of_both_files);
     ADD(&tests, odd_files);
     ADD(&tests, nothing_there);

@@ -127,19 +127,65 @@ static void greedy_takes_the_first_of_the_greatest(void **state) {
 
 static void wrong_settings_are_named(void **state) {
     (void)state;
-    outrider_logit_bias bad = {VOCAB, 1}, nan_bias = {1, NAN};
-    outrider_settings s[10];
-    const char *word[] = {"temperature",    "temperature", "top-k",         "top-p",      "min-p",
-                          "repeat penalty", "presence",    "repeat-last-n", "logit bias", "logit bias"};
-    for (int i = 0; i < 10; i++) s[i] = off();
+    outrider_logit_bias bad = {VOCAB, 1}, nan_bias = {1, NAN}, negative = {-1, 1}, infinite = {1, INFINITY};
+    enum { ROWS = 19 };
+    outrider_settings s[ROWS];
+    const char *word[ROWS] = {"temperature",    "temperature", "top-k",         "top-p",      "min-p",
+                              "repeat penalty", "presence",    "repeat-last-n", "logit bias", "logit bias",
+                              "temperature",    "top-p",       "top-p",         "min-p",      "min-p",
+                              "repeat penalty", "frequency",   "logit bias",    "logit bias"};
+    for (int i = 0; i < ROWS; i++) s[i] = off();
+    s[10].temperature = INFINITY, s[11].top_p = 1.5f, s[12].top_p = NAN, s[13].min_p = -0.5f,
+    s[14].min_p = NAN;
+    s[15].repeat_penalty = INFINITY, s[16].frequency_penalty = NAN;
+    s[17].logit_bias = &negative, s[17].n_logit_bias = 1, s[18].logit_bias = &infinite,
+    s[18].n_logit_bias = 1;
     s[0].temperature = -1, s[1].temperature = NAN, s[2].top_k = -1, s[3].top_p = 0, s[4].min_p = 1.5f;
     s[5].repeat_penalty = 0, s[6].presence_penalty = INFINITY, s[7].repeat_last_n = -2;
     s[8].logit_bias = &bad, s[8].n_logit_bias = 1, s[9].logit_bias = &nan_bias, s[9].n_logit_bias = 1;
-    for (int i = 0; i < 10; i++) {
+    for (int i = 0; i < ROWS; i++) {
         struct sampler sampler;
         assert_int_equal(sampler_create(&s[i], VOCAB, &sampler), OUTRIDER_EINVAL);
         if (!strstr(outrider_error(), word[i])) fail_msg("%s: not named in: %s", word[i], outrider_error());
     }
+}
+
+/* Biases of one token add up; penalties look as far back as they say; each alone rules out a plain argmax. */
+static void settings_as_they_are_kept(void **state) {
+    (void)state;
+    static const outrider_logit_bias twice[] = {{5, 1}, {3, 2}, {5, -4}};
+    struct sampler sampler;
+    outrider_settings s = off();
+    s.logit_bias = twice, s.n_logit_bias = 3, s.temperature = 0;
+    assert_int_equal(sampler_create(&s, VOCAB, &sampler), OUTRIDER_OK);
+    assert_int_equal(sampler.s.n_logit_bias, 2);
+    assert_true(sampler.s.logit_bias[0].token == 3 && sampler.s.logit_bias[1].bias == -3);
+    assert_false(sampler_is_argmax(&sampler));
+    assert_int_equal(sampler_window(&sampler), 0);
+    sampler_destroy(&sampler);
+    for (int which = 0; which < 4; which++) {
+        s = off(), s.temperature = 0, s.repeat_last_n = which == 3 ? -1 : 7;
+        if (which == 0) s.repeat_penalty = 1.1f;
+        if (which == 1) s.presence_penalty = 0.1f;
+        if (which >= 2) s.frequency_penalty = 0.1f;
+        assert_int_equal(sampler_create(&s, VOCAB, &sampler), OUTRIDER_OK);
+        assert_int_equal(sampler_window(&sampler), which == 3 ? INT32_MAX : 7);
+        assert_false(sampler_is_argmax(&sampler));
+        sampler_destroy(&sampler);
+        s.repeat_last_n = 0; /* looks at nothing */
+        assert_int_equal(sampler_create(&s, VOCAB, &sampler), OUTRIDER_OK);
+        assert_true(sampler_is_argmax(&sampler) && sampler_window(&sampler) == 0);
+        sampler_destroy(&sampler);
+    }
+}
+
+/* A token of no probability is never drawn, wherever it stands and however often it is asked. */
+static void gumbel_draws_stay_inside_the_support(void **state) {
+    (void)state;
+    int32_t ids[] = {4, 9, 2};
+    float p[] = {0, 1e-30f, 0};
+    const struct distribution d = {3, ids, p};
+    for (uint64_t seed = 0; seed < 1000; seed++) assert_int_equal(sampler_gumbel_pick(seed, 3, &d), 9);
 }
 
 /* Uniform by chi-square over 100 bins, and independent of neighbours in each argument. */
@@ -174,6 +220,8 @@ int main(void) {
     const struct CMUnitTest tests[] = {cmocka_unit_test(knobs_follow_their_definition),
                                        cmocka_unit_test(greedy_takes_the_first_of_the_greatest),
                                        cmocka_unit_test(wrong_settings_are_named),
+                                       cmocka_unit_test(settings_as_they_are_kept),
+                                       cmocka_unit_test(gumbel_draws_stay_inside_the_support),
                                        cmocka_unit_test(numbers_are_uniform)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
