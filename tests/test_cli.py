@@ -26,6 +26,9 @@ def outrider(*args, stdin=None, env=None, text=True):
                           env=PLAIN_ENV | (env or {}), **given)
 
 
+SANITIZED = "sanitizers" in outrider("run", "-p", "x", "-n", "1", "--sandbox", "on").stderr
+
+
 def result(*args, **more):
     done = outrider("run", "--json", *args, **more)
     assert done.returncode == 0, done.stderr
@@ -381,10 +384,25 @@ def test_batch():
           and "64" in last["error"] and last["id"] == 7, done)
     for name, line, says in (("an unknown field", '{"prompt": "x", "promt": 1}', ["line 1", "promt", "prompt"]),
                              ("a value out of range", '{"prompt": "x", "top_p": 2}', ["top_p", "0 to 1"]),
+                             ("a text that would be cut", '{"prompt": "x", "stop": "a\\u0000b"}', ["line 1: stop"]),
                              ("a line without a prompt", '{"n_predict": 1}', ["line 1", "prompt"]),
                              ("a field of the engine", '{"prompt": "x", "model": "y"}', ["model", "all prompts"])):
         refused(name, 2, "run", "--batch", "-", stdin=line, says=says)
     refused("a line that is no JSON", 1, "run", "--batch", "-", stdin='{"prompt"', says=["line 1"])
+    few, many = (batch_memory(20 * n) for n in (1, 1000))
+    check("a short line takes little memory", SANITIZED or many - few < 32 << 20, (few, many))
+
+
+def batch_memory(n):
+    """The greatest of a batch of n short lines, in bytes."""
+    with tempfile.TemporaryFile() as lines:
+        lines.write(b'{"prompt": "", "n_predict": 0}\n' * n)
+        lines.seek(0)
+        child = subprocess.Popen([OUTRIDER, "run", "--batch", "-"], stdin=lines, stdout=subprocess.DEVNULL,
+                                 stderr=subprocess.DEVNULL, env=PLAIN_ENV)
+        _, child.returncode, usage = os.wait4(child.pid, 0)
+    check(f"a batch of {n} lines", child.returncode == 0, child.returncode)
+    return usage.ru_maxrss << 10
 
 
 def test_check():
@@ -495,8 +513,8 @@ def kernel_says(pid):
 
 
 def test_sandbox():
-    if "sanitizers" in outrider("run", "-p", "x", "-n", "1", "--sandbox", "on").stderr:
-        return  # which need more themselves
+    if SANITIZED:
+        return  # which needs more itself
     words = ("run", "-p", ONCE, "-n", "48", "--seed", "5")
     inside, outside = (outrider(*words, "--sandbox", s).stdout for s in ("on", "off"))
     check("the sandbox changes no text", inside and inside == outside, (inside, outside))

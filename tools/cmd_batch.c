@@ -15,9 +15,8 @@
 #include "tools/tools.h"
 
 struct request {
-    struct options options;
-    struct text prompt;
-    json_t *id;     /* given back as it came; NULL for none */
+    size_t line;
+    json_t *fields; /* as the line has them */
     json_t *result; /* until it is written */
     bool done;
 };
@@ -55,6 +54,8 @@ static int assign_value(struct options *o, enum option_id id, const char *spelle
     char number[64];
     switch (json_typeof(value)) {
     case JSON_STRING:
+        if (strlen(json_string_value(value)) < json_string_length(value))
+            return complain(OUTRIDER_EINVAL, "%s: holds a NUL", spelled);
         return assign_text(o, id, spelled, json_string_value(value), add);
     case JSON_INTEGER:
         snprintf(number, sizeof number, "%lld", (long long)json_integer_value(value));
@@ -85,19 +86,19 @@ static bool is_per_prompt(enum option_id id) {
     return !strcmp(group, "length") || !strcmp(group, "sampling") || !strcmp(group, "speculation");
 }
 
-static int read_field(struct batch_run *b, struct request *r, size_t line, const char *key, json_t *value) {
+/* A field that is an option, into *o; the others are used from where they are. */
+static int read_field(const struct batch_run *b, const struct request *r, const char *key, json_t *value,
+                      struct options *o) {
     char name[64], spelled[256];
-    snprintf(spelled, sizeof spelled, "%.100s: line %zu: %.100s", b->path, line, key);
+    snprintf(spelled, sizeof spelled, "%.100s: line %zu: %.100s", b->path, r->line, key);
     snprintf(name, sizeof name, "%s", key);
     for (char *c = name; *c; c++)
         if (*c == '_') *c = '-';
-    if (!strcmp(key, "id")) return r->id = json_incref(value), 0;
-    if (!strcmp(key, "prompt")) {
-        if (!json_is_string(value)) return complain(OUTRIDER_EINVAL, "%s: must be text", spelled);
-        return text_append(&r->prompt, json_string_value(value), json_string_length(value));
-    }
+    if (!strcmp(key, "id")) return 0;
+    if (!strcmp(key, "prompt"))
+        return json_is_string(value) ? 0 : complain(OUTRIDER_EINVAL, "%s: must be text", spelled);
     enum option_id id = option_find(CMD_RUN, name, true, false);
-    if (is_per_prompt(id)) return assign_field(&r->options, id, spelled, value);
+    if (is_per_prompt(id)) return assign_field(o, id, spelled, value);
     const char *nearest = id == N_OPTIONS ? option_nearest(CMD_RUN, name) : NULL;
     if (nearest) return complain(OUTRIDER_EINVAL, "%s: no such field; did you mean %s?", spelled, nearest);
     return complain(OUTRIDER_EINVAL,
@@ -106,22 +107,32 @@ static int read_field(struct batch_run *b, struct request *r, size_t line, const
                     spelled, id == N_OPTIONS ? "no such field" : "the same for all prompts");
 }
 
+/* The run's options with the line's own; *o is for options_free also on failure. */
+static int request_options(const struct batch_run *b, const struct request *r, struct options *o) {
+    const char *key;
+    json_t *value;
+    CHECK(options_copy(b->options, o));
+    json_object_foreach(r->fields, key, value) CHECK(read_field(b, r, key, value, o));
+    return 0;
+}
+
+/* All lines are looked at before the first is answered, and only their text is kept: options take far more.
+ */
 static int read_request(void *user, size_t line, json_t *object) {
     struct batch_run *b = user;
     struct request *grown = realloc(b->requests, (b->n + 1) * sizeof *grown);
     if (!grown) return complain_memory();
     b->requests = grown;
     struct request *r = &b->requests[b->n++];
-    *r = (struct request){0};
-    CHECK(options_copy(b->options, &r->options));
+    *r = (struct request){.line = line, .fields = json_incref(object)};
     if (!json_is_object(object) || !json_object_get(object, "prompt"))
         return complain(OUTRIDER_EINVAL, "%s: line %zu: no object with a \"prompt\"", b->path, line);
-    const char *key;
-    json_t *value;
-    json_object_foreach(object, key, value) CHECK(read_field(b, r, line, key, value));
+    struct options options;
     outrider_settings settings = {0};
-    int code = setup_settings(&r->options, NULL, &settings);
+    int code = request_options(b, r, &options);
+    if (!code) code = setup_settings(&options, NULL, &settings);
     setup_settings_free(&settings);
+    options_free(&options);
     return code;
 }
 
@@ -130,7 +141,8 @@ static int read_request(void *user, size_t line, json_t *object) {
 static int finish(struct batch_run *b, struct request *r, json_t *result) {
     if (!result) return complain_memory();
     json_object_set_new(result, "index", json_integer(r - b->requests));
-    if (r->id) json_object_set(result, "id", r->id);
+    json_t *id = json_object_get(r->fields, "id"); /* given back as it came */
+    if (id) json_object_set(result, "id", id);
     r->result = result;
     r->done = true;
     b->done++;
@@ -171,15 +183,20 @@ static int leave(struct batch_run *b, struct seat *seat) {
 /* ---- rounds ---- */
 
 static int open_seat(struct batch_run *b, struct seat *seat, struct request *r) {
+    struct options options;
     outrider_settings settings = {0};
-    CHECK(setup_settings(&r->options, b->engine, &settings));
+    const json_t *prompt = json_object_get(r->fields, "prompt");
     outrider_session_close(seat->session);
     seat->session = NULL;
-    outrider_status status = outrider_session_open(b->engine, &settings, &seat->session);
+    int code = request_options(b, r, &options);
+    if (!code) code = setup_settings(&options, b->engine, &settings);
+    outrider_status status = code ? OUTRIDER_OK : outrider_session_open(b->engine, &settings, &seat->session);
     setup_settings_free(&settings);
+    options_free(&options);
+    CHECK(code);
     if (status == OUTRIDER_OK)
-        status = outrider_session_append_text(seat->session, r->prompt.data ? r->prompt.data : "",
-                                              r->prompt.bytes);
+        status = outrider_session_append_text(seat->session, json_string_value(prompt),
+                                              json_string_length(prompt));
     if (status == OUTRIDER_EINVAL) return finish_failed(b, r);
     CHECK(tell(status));
     text_clear(&seat->answer);
@@ -276,9 +293,7 @@ static void close_all(struct batch_run *b) {
     free(b->seats);
     outrider_engine_close(b->engine);
     for (size_t i = 0; i < b->n; i++) {
-        options_free(&b->requests[i].options);
-        text_clear(&b->requests[i].prompt);
-        json_decref(b->requests[i].id);
+        json_decref(b->requests[i].fields);
         json_decref(b->requests[i].result);
     }
     free(b->requests);
