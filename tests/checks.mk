@@ -88,6 +88,7 @@ $(BUILD)/tests/test_faults: TEST_LIBS = -ledit -lseccomp
 comma := ,
 $(BUILD)/tests/test_jinja: LDFLAGS += $(addprefix -Wl$(comma)--wrap=,take_step list_create list_push dict_create \
     dict_set buffer_add arena_take)
+$(BUILD)/tests/test_encode: LDFLAGS += -Wl,--wrap=clock
 $(BUILD)/tests/test_sandbox: $(BUILD)/tools/sandbox.o
 $(BUILD)/tests/test_sandbox: TEST_LIBS = -lseccomp
 

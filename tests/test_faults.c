@@ -430,6 +430,26 @@ static outrider_status render(struct scene *scene) {
     return OUTRIDER_OK;
 }
 
+/* A chat in one of the templates' forms, written whole and then one turn on. */
+static struct tokenizer *chat_tokenizer;
+static enum chat_kind chat_form;
+
+static outrider_status write_chat(struct scene *scene) {
+    static const struct chat_message messages[] = {{CHAT_SYSTEM, "Be brief.\n", 10},
+                                                   {CHAT_USER, " Who? \xE6\x97\xA5", 9},
+                                                   {CHAT_ASSISTANT, "<think>\nHm.\n</think>\nI.", 23},
+                                                   {CHAT_USER, "no", 2},
+                                                   {CHAT_ASSISTANT, "<think>\nHm.\n</think>\nI.", 23}};
+    struct token_list list = {0};
+    outrider_status status =
+        chat_encode(chat_tokenizer, chat_form, messages, 5, 0, false, false, false, &list);
+    if (status == OUTRIDER_OK)
+        status = chat_encode(chat_tokenizer, chat_form, messages, 4, 3, true, true, false, &list);
+    if (status == OUTRIDER_OK) note(scene, (const char *)list.ids, list.n * sizeof *list.ids);
+    token_list_free(&list);
+    return status;
+}
+
 /* ---- every k ---- */
 
 struct fault_row {
@@ -547,6 +567,14 @@ static void tokenizers(void **state) {
     }
 }
 
+static void chats(void **state) {
+    (void)state;
+    const struct fault_row row = {"chat", write_chat, 1, 0};
+    if (tokenizer_open(tiny_folder(), &chat_tokenizer)) fail_msg("%s", outrider_error());
+    for (chat_form = CHAT_ZEPHYR; chat_form <= CHAT_OWN; chat_form++) every_k(&row, &until_fault);
+    tokenizer_close(chat_tokenizer);
+}
+
 static void templates(void **state) {
     (void)state;
     json_t *root = json_load_file("tests/golden/templates.json", 0, NULL), *t;
@@ -575,6 +603,7 @@ int main(void) {
         cmocka_unit_test(files),
         cmocka_unit_test(families),
         cmocka_unit_test(tokenizers),
+        cmocka_unit_test(chats),
         cmocka_unit_test(templates),
         {"device memory: load", device_memory, NULL, NULL, (void *)&rows[0]},
     };
