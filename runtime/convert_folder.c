@@ -156,19 +156,10 @@ static outrider_status write_configs(const struct job *j) {
     return status;
 }
 
-/* What cannot be read back is not written. */
-static outrider_status check_tokenizer(const struct job *j) {
-    struct tokenizer *t;
-    TRY(tokenizer_open(j->c->from, &t));
-    tokenizer_close(t);
-    return OUTRIDER_OK;
-}
-
 static outrider_status write_tokenizer(const struct job *j) {
     struct tokenizer_files t;
     TRY(gguf_tokenizer(j->g, &t));
     outrider_status status = t.model ? OUTRIDER_OK : tokenizer_gguf_json(j->g, &t.json);
-    if (status == OUTRIDER_OK) status = check_tokenizer(j);
     if (status == OUTRIDER_OK) status = write_json(j, "tokenizer_config.json", t.config);
     if (status == OUTRIDER_OK && t.model) status = write_bytes(j, "tokenizer.model", t.model, t.model_bytes);
     if (status == OUTRIDER_OK && t.json) status = write_json(j, "tokenizer.json", t.json);

@@ -227,9 +227,9 @@ def tokenizers(m, merged):
         m.refuses("another pre-tokenizer", "tokenizer.ggml.pre", {"tokenizer.ggml.pre": (g.STRING, "x" * 100)})
         m.refuses("a byte that is missing", "no token for the byte 0x21", tokens_with(m, 0, b"!!!"), only="run")
         first = m.entries[tokens][1][1][0]
-        m.refuses("a token twice", f"{tokens}[300]", tokens_with(m, 300, first), only="convert")
-        m.refuses("a token of no UTF-8", "UTF-8", tokens_with(m, 300, b"\xff"), only="convert")
-        m.refuses("a token with a NUL", f"{tokens}[300]", tokens_with(m, 300, b"a\0"), only="convert")
+        m.refuses("a token twice", f"{tokens}[{n - 1}]", tokens_with(m, n - 1, first, 1), only="convert")
+        m.refuses("a token of no UTF-8", "UTF-8", tokens_with(m, n - 1, b"\xff"), only="convert")
+        m.refuses("a token with a NUL", f"{tokens}[{n - 1}]", tokens_with(m, n - 1, b"a\0"), only="convert")
         m.takes("a token without a use", tokens_with(m, n - 1, b"[PAD]", 5))
         m.takes("no pre-tokenizer's BOS", {"tokenizer.ggml.add_bos_token": (g.BOOL, False)})
     else:
