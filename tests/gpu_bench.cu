@@ -34,7 +34,7 @@ struct bench {
     int32_t *rows, *table, *tokens;
     size_t bytes;
 };
-enum { DEPTH = 512, BENCH_PAGE = 64, BENCH_POSITIONS = 2048 };
+enum { DEPTH = 512, SHALLOW = 128, BENCH_PAGE = 64, BENCH_POSITIONS = 2048 };
 static uint64_t next_key = 1000;
 
 static struct bench open_bench(const struct big &s) {
@@ -60,8 +60,9 @@ static struct bench open_bench(const struct big &s) {
     must(ops->alloc(be, 512 * width * 4, &b.attended));
     must(ops->alloc(be, 512 * (size_t)s.ffn * 4, &b.hidden));
     must(ops->alloc(be, 64 * (size_t)s.vocab * 4, (void **)&b.logits));
-    std::vector<int32_t> rows(3 * 512), table;
-    for (int i = 0; i < 512; i++) rows[i] = i, rows[512 + i] = DEPTH + i, rows[1024 + i] = 0;
+    std::vector<int32_t> rows(4 * 512), table;
+    for (int i = 0; i < 512; i++)
+        rows[i] = i, rows[512 + i] = DEPTH + i, rows[1024 + i] = 0, rows[1536 + i] = SHALLOW + i;
     for (int i = 0; i < BENCH_POSITIONS / BENCH_PAGE; i++) table.push_back(i);
     b.rows = on_device(rows);
     b.table = on_device(table);
@@ -137,16 +138,17 @@ template <typename Issue> static double time_queued(int repeats, Issue issue_onc
 }
 
 /* Milliseconds of one pass, median of `repeats`; recorded unless it is a prompt's. */
-static double time_pass(const struct bench &b, int n, int parts, bool prefill, int repeats) {
+static double time_pass(const struct bench &b, int n, int parts, bool prefill, int repeats,
+                        int depth = DEPTH) {
     struct rows rows = {n,
                         b.rows,
-                        b.rows + (prefill ? 0 : 512),
+                        b.rows + (prefill ? 0 : depth == DEPTH ? 512 : 1536),
                         b.rows + 1024,
                         b.table,
                         BENCH_POSITIONS / BENCH_PAGE,
                         prefill ? n - 1
-                        : n < 9 ? 1023
-                                : (DEPTH + n - 1) / 128 * 128 + 127, /* as runtime/model.c bounds them */
+                        : n < 9 ? 2 * depth - 1
+                                : (depth + n - 1) / 128 * 128 + 127, /* as runtime/model.c bounds them */
                         prefill};
     if (prefill) return time_queued(repeats, [&] { issue(b, rows, parts); });
     const uint64_t key = next_key++;
@@ -220,14 +222,17 @@ static void warm_up(const struct bench &b) {
 static void bench(const struct big &s, double gb_per_s, bool brief) {
     struct bench b = open_bench(s);
     warm_up(b);
-    double limit = b.bytes / (gb_per_s * 1e6), one = 0;
+    double limit = b.bytes / (gb_per_s * 1e6), one = 0, one_shallow = 0;
     printf("%s: %.3f GB, limit %.3f ms\n", s.name, b.bytes / 1e9, limit);
     for (int n : {1, 2, 3, 4, 5, 8, 9, 16, 32, 64}) {
         if (brief && n != 1 && n != 4 && n != 8 && n != 16) continue;
         double ms = time_pass(b, n, ALL, false, 15);
-        if (n == 1) one = ms;
-        printf("  %2d rows  %7.3f ms  %5.1f%% of limit  %.3f x one row   without attention %7.3f ms\n", n, ms,
-               100 * limit / ms, ms / one, time_pass(b, n, ALL & ~ATTENTION, false, 9));
+        double shallow = time_pass(b, n, ALL, false, 15, SHALLOW);
+        if (n == 1) one = ms, one_shallow = shallow;
+        printf("  %2d rows  %7.3f ms  %5.1f%% of limit  %.3f x one row, %.3f at depth %d   without attention "
+               "%7.3f ms\n",
+               n, ms, 100 * limit / ms, ms / one, shallow / one_shallow, SHALLOW,
+               time_pass(b, n, ALL & ~ATTENTION, false, 9));
     }
     if (brief) {
         close_bench(b);

@@ -148,7 +148,9 @@ struct finish finish_from(struct finish f, int32_t row) {
 
 template <int RT> void launch_rows(struct backend *be, struct product *p) {
     if (p->m <= 8) return launch_skinny<bf16_weights<128>, RT, 1>(be, p);
-    if (p->m <= 16) return launch_skinny<bf16_weights<128>, RT, 2>(be, p);
+    /* Beside the squares of wider rows the ring would have but one stage. */
+    if (p->m <= 16 && (!p->squares || p->k <= 8192)) return launch_skinny<bf16_weights<128>, RT, 2>(be, p);
+    if (p->m <= 16) return launch_skinny<bf16_weights<64>, RT, 2>(be, p);
     if (p->m <= 32) return launch_skinny<bf16_weights<64>, RT, 4>(be, p);
     launch_skinny<bf16_weights<64>, RT, 8>(be, p);
 }
@@ -440,6 +442,7 @@ cudaError_t prepare_products(struct backend *be) {
                              (const void *)skinny<narrow, 1, 4>, (const void *)skinny<narrow, 1, 8>,
                              (const void *)skinny<wide, 2, 1>,   (const void *)skinny<wide, 2, 2>,
                              (const void *)skinny<narrow, 2, 4>, (const void *)skinny<narrow, 2, 8>,
+                             (const void *)skinny<narrow, 1, 2>, (const void *)skinny<narrow, 2, 2>,
                              (const void *)skinny<q8, 1, 1>,     (const void *)skinny<q8, 2, 1>,
                              (const void *)skinny<q4, 1, 1>,     (const void *)skinny<q4, 2, 1>,
                              (const void *)skinny<one_q8, 1, 1>, (const void *)skinny<one_q8, 2, 1>,

@@ -46,7 +46,7 @@ struct product {
 };
 
 constexpr int MAX_STAGES = 8;
-constexpr int FINISH_COLUMNS = 8; /* columns whose sums meet in shared memory at a time */
+constexpr int FINISH_COLUMNS = 16; /* most columns whose sums meet in shared memory at a time */
 constexpr int SHARED_BYTES = 227 << 10;
 constexpr int SQUARES_ROWS = 32; /* most rows whose squares are brought to shared memory ahead */
 
@@ -220,36 +220,43 @@ __device__ __forceinline__ void find_scales(const struct product &p, const float
     }
 }
 
-/* The pair and row a thread finishes, of 8 rows from row j * 8 on. */
-template <int TILE>
-__device__ __forceinline__ float2 old_values(const struct product &p, int tile, int j, int thread) {
-    const int pair = tile * (TILE / 2) + thread % (TILE / 2), row = j * 8 + thread / (TILE / 2);
-    if (!p.finish.norm || row >= min(p.m, j * 8 + 8) || pair >= p.finish.pairs) return make_float2(0, 0);
+/* Columns that are finished together, of NT tiles of 8. */
+template <int NT> constexpr int TOGETHER = NT * 8 < FINISH_COLUMNS ? NT * 8 : FINISH_COLUMNS;
+
+/* The pair and row a thread finishes, of the columns that are finished together from `first` on. */
+template <int TILE, int COLUMNS>
+__device__ __forceinline__ float2 old_values(const struct product &p, int tile, int first, int thread) {
+    const int pair = tile * (TILE / 2) + thread % (TILE / 2), row = first + thread / (TILE / 2);
+    if (!p.finish.norm || row >= min(p.m, first + COLUMNS) || pair >= p.finish.pairs)
+        return make_float2(0, 0);
     const float *x = p.finish.x + (size_t)row * p.finish.n + pair;
     return make_float2(__ldcg(x), pair + p.finish.half < p.finish.n ? __ldcg(x + p.finish.half) : 0);
 }
 
-/* Adds the warps' sums of a tile in warp order and finishes them, FINISH_COLUMNS columns at a time, by the
+/* Adds the warps' sums of a tile in warp order and finishes them, TOGETHER columns at a time, by the
  * threads that count as the first. SWITCHED: the caller gives another `part` each time, so that the other
  * warps go on to the next tile meanwhile. */
 template <int WARPS, int RT, int NT, bool SWITCHED>
 __device__ __forceinline__ void finish_tile(const struct product &p, int tile, int thread,
-                                            const float (&c)[RT][NT][4], const float2 (&old)[NT], float *part,
+                                            const float (&c)[RT][NT][4], const float2 *old, float *part,
                                             const struct tables *s) {
-    static_assert(NT == 1 || !SWITCHED, "one part a tile");
-    constexpr int TILE = RT * 16, LANES = TILE / 2, COLUMN = TILE + 4;
+    constexpr int TILE = RT * 16, LANES = TILE / 2, COLUMN = TILE + 4, COLUMNS = TOGETHER<NT>;
+    static_assert(COLUMNS == NT * 8 || !SWITCHED, "one part a tile");
+    static_assert(COLUMNS * LANES <= WARPS * 32, "a thread finishes one pair of a row");
     const int warp = threadIdx.x / 32, g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
     const int in_tile = thread % LANES, column = thread / LANES, pair = tile * LANES + in_tile;
 #pragma unroll
-    for (int j = 0; j < NT; j++) {
-        const int columns = min(p.m - j * 8, FINISH_COLUMNS), row = j * 8 + column;
+    for (int at = 0; at < NT * 8; at += COLUMNS) {
+        const int columns = min(p.m - at, COLUMNS), row = at + column;
         if (columns <= 0) break;
 #pragma unroll
         for (int r = 0; r < RT; r++)
 #pragma unroll
-            for (int i = 0; i < 4; i++) {
-                const int to = t * 2 + i % 2;
-                if (to < columns) part[(warp * columns + to) * COLUMN + r * 16 + g + i / 2 * 8] = c[r][j][i];
+            for (int i = 0; i < COLUMNS / 2; i++) {
+                const int j = i / 4, to = j * 8 + t * 2 + i % 2;
+                if (to < columns)
+                    part[(warp * columns + to) * COLUMN + r * 16 + g + i % 4 / 2 * 8] =
+                        c[r][at / 8 + j][i % 4];
             }
         __syncthreads();
         if (thread / 32 * 32 / LANES < columns) { /* whole warps, for the sums of squares */
@@ -260,11 +267,11 @@ __device__ __forceinline__ void finish_tile(const struct product &p, int tile, i
                 first += part[(v * columns + from) * COLUMN + in_tile];
                 second += part[(v * columns + from) * COLUMN + in_tile + LANES];
             }
-            first *= s->scale[j * 8 + from];
-            second *= s->scale[j * 8 + from];
+            first *= s->scale[at + from];
+            second *= s->scale[at + from];
             if (p.finish.norm)
-                finish_normed(p.finish, row, pair, tile, p.tiles, column < columns, first, second, old[j],
-                              LANES);
+                finish_normed(p.finish, row, pair, tile, p.tiles, column < columns, first, second,
+                              old[at / COLUMNS], LANES);
             else if (column < columns && pair < p.finish.pairs)
                 finish_pair(p.finish, row, s->place[row], pair, first, second);
         }
@@ -299,9 +306,11 @@ __global__ __launch_bounds__(F::WARPS * 32, F::MOST_REGISTERS
     int slot = 0, thread = threadIdx.x, part = 0;
     for (int tile = blockIdx.x; tile < p.tiles; tile += gridDim.x) {
         float c[RT][NT][4] = {};
-        float2 old[NT];
+        constexpr int COLUMNS = TOGETHER<NT>;
+        float2 old[NT * 8 / COLUMNS];
 #pragma unroll
-        for (int j = 0; j < NT; j++) old[j] = old_values<TILE>(p, tile, j, thread);
+        for (int i = 0; i < NT * 8 / COLUMNS; i++)
+            old[i] = old_values<TILE, COLUMNS>(p, tile, i * COLUMNS, thread);
         for (int turn = 0; turn < feed.turns; turn++) {
             wait_all_but(p.stages - 1);
             __syncwarp();
