@@ -251,8 +251,8 @@ struct ops {
     void (*record_end)(struct backend *be); /* and runs it */
 
     /* -- meters -- */
-    /* Microseconds by the device's own clock, of what began with an upload and ended with a small download
-     * since this was last asked: in which it worked, and in which it waited for the host before. NULL where
+    /* Microseconds by the device's own clock, of what began with a pass and ended with a small download since
+     * this was last asked: in which it worked, and in which it waited for that pass before. NULL where
      * the host is the device. */
     void (*round_times)(struct backend *be, double *busy_us, double *idle_us);
     /* Reads `bytes` bytes as fast as the device can, several times; the best rate. */

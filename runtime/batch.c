@@ -18,9 +18,10 @@
 #include "runtime/engine.h"
 #include "runtime/status.h"
 
-/* Backend memory: position, slot and token of every row, then the verifier's picks; one place each a row. The
- * last two come back. Before them stands what a tree has besides: of each row the way to it, as in struct
- * rows, and the rows behind it. */
+/* Backend memory: position, slot and token of every row, one place each, and as much room again for the picks
+ * of the verifier, which begin right behind the last row's token: tokens and picks come back together. Before
+ * them stands what a tree has besides: of each row the way to it, as in struct rows, and the rows behind it.
+ */
 enum { POSITION, SLOT, TOKEN, PICK, COLUMNS };
 enum { PATHS = TREE_ROWS * TREE_ROWS, TREE_INTS = PATHS + TREE_ROWS * TREE_WIDTH };
 
@@ -92,6 +93,11 @@ void batch_add_tree(outrider_engine *e, int32_t slot, int32_t root, int32_t toke
     memcpy(b->host + tree_at(b) + PATHS, t->child, sizeof t->child);
 }
 
+static void send(outrider_engine *e, size_t from, size_t n) {
+    struct batch *b = &e->batch;
+    e->ops->upload(e->be, b->device + from, b->host + from, n * sizeof *b->host);
+}
+
 void batch_upload(outrider_engine *e) {
     struct batch *b = &e->batch;
     int32_t stride;
@@ -99,8 +105,9 @@ void batch_upload(outrider_engine *e) {
     if (b->version != kv_version(e->kv))
         e->ops->upload(e->be, b->tables, tables, (size_t)slots_of(e) * (size_t)stride * sizeof *tables);
     b->version = kv_version(e->kv);
-    size_t used = column(b, TOKEN) + (size_t)b->base + (size_t)b->n;
-    e->ops->upload(e->be, b->device, b->host, used * sizeof *b->host);
+    const size_t first = (size_t)(b->base - b->n_lag), n = (size_t)(b->n_lag + b->n);
+    for (int32_t which = POSITION; which <= TOKEN; which++) send(e, column(b, which) + first, n);
+    if (b->tree) send(e, tree_at(b), TREE_INTS);
 }
 
 void batch_pass(outrider_engine *e, outrider_which which, int32_t first, int32_t n, int32_t n_logits,
@@ -150,7 +157,7 @@ outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n
 outrider_status batch_argmax(outrider_engine *e, outrider_which which, int32_t n) {
     struct batch *b = &e->batch;
     const struct model *m = e->model[which];
-    size_t from = column(b, PICK) + (size_t)b->base;
+    size_t from = column(b, TOKEN) + (size_t)(b->base + b->n);
     e->ops->argmax(e->be, m->logits, n, m->config.vocab_size, batch_picks(e));
     return e->ops->download(e->be, b->host + from, b->device + from, (size_t)n * sizeof *b->host);
 }
@@ -163,7 +170,7 @@ outrider_status batch_fetch(outrider_engine *e) {
     else
         e->ops->argmax(e->be, m->logits, b->n, m->config.vocab_size, batch_picks(e));
     int32_t results = b->on_device ? 2 * b->n_trials : b->n; /* verdicts or picks */
-    size_t from = column(b, TOKEN) + (size_t)b->base, n = (size_t)(b->capacity + results);
+    size_t from = column(b, TOKEN) + (size_t)b->base, n = (size_t)(b->n + results);
     return e->ops->download(e->be, b->host + from, b->device + from, n * sizeof *b->host);
 }
 
@@ -171,11 +178,11 @@ int32_t *batch_tokens(const outrider_engine *e) {
     return e->batch.device + column(&e->batch, TOKEN) + e->batch.base;
 }
 int32_t *batch_picks(const outrider_engine *e) {
-    return e->batch.device + column(&e->batch, PICK) + e->batch.base;
+    return batch_tokens(e) + e->batch.n;
 }
 int32_t batch_token(const outrider_engine *e, int32_t row) {
     return e->batch.host[column(&e->batch, TOKEN) + (size_t)(e->batch.base + row)];
 }
 int32_t batch_pick(const outrider_engine *e, int32_t row) {
-    return e->batch.host[column(&e->batch, PICK) + (size_t)(e->batch.base + row)];
+    return batch_token(e, e->batch.n + row);
 }

@@ -70,6 +70,8 @@ struct backend {
     bf16 *widened;     /* the largest quantised matrix, for products that know only bf16 */
     size_t widened_bytes;
 
+    uint64_t *started; /* when the first pass since the last download began, by now_ns; 0: none has */
+
     int32_t *picks;   /* [MOST_TRIALS][OUTRIDER_MAX_DRAFT + 1], see round.cu */
     uint64_t *masses; /* the same */
 };
@@ -146,6 +148,13 @@ static __device__ __forceinline__ void pdl_release() {
 #if __CUDA_ARCH__ >= 900
     asm volatile("griddepcontrol.launch_dependents;");
 #endif
+}
+
+/* Nanoseconds on the device's clock. */
+static __device__ __forceinline__ uint64_t now_ns() {
+    uint64_t ns;
+    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
+    return ns;
 }
 
 /* rows_place of ops.h, for a row of `path` in device memory. */

@@ -2,8 +2,10 @@
  *
  * One stream carries everything but the loading of weights. The first error is kept and reported by sync or
  * download. Uploads are copied to pinned memory at once and sent by one small kernel in front of whatever
- * runs next; small downloads are written to pinned memory by a kernel while the host watches a ticket, which
- * is several microseconds quicker than a copy and an event. Not done here: more than one device. */
+ * runs next; small downloads are written to pinned memory by a kernel while the host watches them come, which
+ * is several microseconds quicker than a copy and an event. That kernel stays for a moment and takes the
+ * uploads that follow, so that between two rounds only the next pass has to be launched. Not done here: more
+ * than one device. */
 #include "kernels/cuda/quantized.cuh"
 
 #include <algorithm>
@@ -22,6 +24,8 @@ namespace {
 constexpr size_t LINK_BYTES = 8 << 20; /* uploads use its first part in two halves, downloads the second */
 constexpr size_t HALF_BYTES = 2 << 20, SMALL_BYTES = 16 << 10, BOUNCE_BYTES = LINK_BYTES - 2 * HALF_BYTES;
 constexpr int WAITING = 8;
+constexpr uint32_t LETTER_WORDS = 256;   /* that a download's kernel takes: a thread each */
+constexpr uint64_t PATIENCE_NS = 100000; /* that it waits for them */
 
 struct parcel {
     void *to;
@@ -32,32 +36,73 @@ struct parcels {
     int n;
 };
 
-/* Nanoseconds on the device's clock: when the first upload after a download began, and when that ended. */
-struct stamps {
-    uint64_t begin, end;
+/* What host and kernel write to each other, in pinned memory: words that stand beside the number of the
+ * download, so that each is its own sign that it has come and nothing else need be waited for. A read over the
+ * bus takes one to two microseconds, and so does a fence. */
+struct letters {
+    /* What the kernel brings: when the first pass since the last download began and when it ended (nanoseconds
+     * of the device's clock, two words each), then the words asked for. */
+    uint64_t down[4 + SMALL_BYTES / 4];
+    /* What it takes along: how many parcels; of each its address, in two words, and its number of words; then
+     * the words of all. */
+    uint64_t up[LETTER_WORDS];
+    uint64_t declined; /* the number of the last download whose kernel waited in vain */
 };
 
-__device__ __forceinline__ uint64_t now_ns() {
-    uint64_t ns;
-    asm volatile("mov.u64 %0, %globaltimer;" : "=l"(ns));
-    return ns;
+__host__ __device__ __forceinline__ uint64_t sealed(uint32_t number, uint32_t word) {
+    return (uint64_t)number << 32 | word;
+}
+__host__ __device__ __forceinline__ bool has_come(uint64_t word, uint32_t number) {
+    return word >> 32 == number;
 }
 
-__global__ void scatter(const __grid_constant__ struct parcels all, const char *pinned, uint64_t *begin) {
-    if (begin && blockIdx.x == 0 && threadIdx.x == 0) *begin = now_ns();
+__global__ void scatter(const __grid_constant__ struct parcels all, const char *pinned) {
     const struct parcel p = all.parcel[blockIdx.x];
     for (uint32_t i = threadIdx.x; i < p.bytes / 4; i += blockDim.x)
         ((uint32_t *)p.to)[i] = ((const volatile uint32_t *)(pinned + p.from))[i];
 }
 
-__global__ void deliver(const uint32_t *from, uint32_t *to, uint32_t words, uint64_t *ticket,
-                        uint64_t number, uint64_t *end) {
-    pdl_wait();
-    for (uint32_t i = threadIdx.x; i < words; i += blockDim.x) to[i] = __ldcg(from + i);
-    if (threadIdx.x == 0) *end = now_ns();
-    __threadfence_system();
+/* Waits for what goes up; false when patience ends before it is there. Each side writes its own words before
+ * it looks at the other's, so that at least one of them sees that they have missed each other: then the host
+ * sends its parcels in another way, and that they may come twice does no harm. */
+__device__ bool read_letter(struct letters *l, uint32_t number, uint32_t *word) {
+    const volatile uint64_t *mine = &l->up[threadIdx.x];
+    const uint64_t since = now_ns();
+    uint64_t read = *mine;
+    while (!has_come(read, number) && now_ns() - since < PATIENCE_NS) read = *mine;
+    if (!__syncthreads_and(has_come(read, number))) {
+        if (threadIdx.x == 0) *(volatile uint64_t *)&l->declined = number;
+        __threadfence_system();
+        __syncthreads();
+        read = *mine;
+        if (!__syncthreads_and(has_come(read, number))) return false;
+    }
+    word[threadIdx.x] = (uint32_t)read;
     __syncthreads();
-    if (threadIdx.x == 0) *(volatile uint64_t *)ticket = number;
+    return true;
+}
+
+/* A small download, and the uploads that follow it at once. */
+__global__ __launch_bounds__(LETTER_WORDS) void exchange(const uint32_t *from, uint32_t words,
+                                                         uint32_t number, uint64_t *started,
+                                                         struct letters *l) {
+    __shared__ uint32_t word[LETTER_WORDS];
+    volatile uint64_t *down = l->down;
+    pdl_wait();
+    for (uint32_t i = threadIdx.x; i < words; i += blockDim.x) down[4 + i] = sealed(number, __ldcg(from + i));
+    if (threadIdx.x == 0) {
+        const uint64_t stamps[] = {__ldcg(started), now_ns()};
+        for (int i = 0; i < 4; i++) down[i] = sealed(number, (uint32_t)(stamps[i / 2] >> i % 2 * 32));
+        *started = 0;
+    }
+    if (!read_letter(l, number, word)) return;
+    const uint32_t *next = word + 1 + 3 * word[0];
+    for (uint32_t i = 0; i < word[0]; i++) {
+        const uint32_t *parcel = word + 1 + 3 * i;
+        uint32_t *const into = (uint32_t *)(parcel[0] | (uint64_t)parcel[1] << 32);
+        for (uint32_t j = threadIdx.x; j < parcel[2]; j += blockDim.x) into[j] = next[j];
+        next += parcel[2];
+    }
 }
 
 } // namespace
@@ -68,20 +113,19 @@ struct link {
     int half;
     cudaEvent_t left[2]; /* all that came from a half has been read */
     struct parcels waiting;
-    uint64_t *ticket, number;
 
-    struct stamps *stamps; /* pinned */
-    bool begun;            /* an upload has been stamped since the last download */
-    uint64_t last_end;     /* 0: something else ran since */
+    struct letters *letters; /* behind the pinned bytes */
+    uint32_t number;         /* of the last small download */
+    bool open;               /* its kernel may still wait */
+    uint64_t last_end;       /* when it was done; 0: something else ran since */
     double busy_us, idle_us;
 };
 
 static cudaError_t link_open(struct link *l) {
-    cudaError_t error = cudaHostAlloc((void **)&l->pinned, LINK_BYTES + 128, cudaHostAllocDefault);
+    cudaError_t error = cudaHostAlloc((void **)&l->pinned, LINK_BYTES + sizeof *l->letters, cudaHostAllocDefault);
     if (error != cudaSuccess) return error;
-    l->ticket = (uint64_t *)(l->pinned + LINK_BYTES);
-    *l->ticket = 0;
-    l->stamps = (struct stamps *)(l->pinned + LINK_BYTES + 64);
+    l->letters = (struct letters *)(l->pinned + LINK_BYTES);
+    memset(l->letters, 0, sizeof *l->letters);
     for (int i = 0; i < 2 && error == cudaSuccess; i++)
         error = cudaEventCreateWithFlags(&l->left[i], cudaEventDisableTiming);
     return error;
@@ -95,15 +139,47 @@ static void link_close(struct link *l) {
     delete l;
 }
 
+/* The words that go up; false when the waiting parcels have more. */
+static bool write_words(const struct link *l, uint32_t *word) {
+    uint32_t n = 1;
+    for (int i = 0; i < l->waiting.n; i++) {
+        const struct parcel *p = &l->waiting.parcel[i];
+        const uint32_t head[] = {(uint32_t)(uintptr_t)p->to, (uint32_t)((uintptr_t)p->to >> 32), p->bytes / 4};
+        memcpy(word + 1 + 3 * i, head, sizeof head);
+        n += 3;
+    }
+    for (int i = 0; i < l->waiting.n; i++) {
+        const struct parcel *p = &l->waiting.parcel[i];
+        if (p->bytes / 4 > LETTER_WORDS - n) return false;
+        memcpy(word + n, l->pinned + p->from, p->bytes);
+        n += p->bytes / 4;
+    }
+    word[0] = (uint32_t)l->waiting.n;
+    return true;
+}
+
+/* Gives the waiting parcels to the last download's kernel and lets it go; false when it does not take them. */
+static bool hand_over(struct link *l) {
+    if (!l->open) return false;
+    uint32_t word[LETTER_WORDS] = {};
+    const bool fits = write_words(l, word);
+    if (!fits) word[0] = 0;
+    l->open = false;
+    for (uint32_t i = 0; i < LETTER_WORDS; i++)
+        __atomic_store_n(&l->letters->up[i], sealed(l->number, word[i]), __ATOMIC_RELAXED);
+    __atomic_thread_fence(__ATOMIC_SEQ_CST);
+    return fits && __atomic_load_n(&l->letters->declined, __ATOMIC_RELAXED) != l->number;
+}
+
 void flush_uploads(struct backend *be) {
     struct link *l = be->link;
-    if (l->waiting.n == 0) return;
+    const bool taken = hand_over(l);
     struct parcels all = l->waiting;
+    if (all.n == 0) return;
     l->waiting.n = 0;
     be->serial = true;
-    launch_raw(be, "upload", scatter, all.n, 256, 0, 1, all, (const char *)l->pinned,
-               l->begun ? (uint64_t *)nullptr : &l->stamps->begin);
-    l->begun = true;
+    if (!taken)
+        launch_raw(be, "upload", scatter, all.n, 256, 0, 1, all, (const char *)l->pinned);
     be->serial = true;
 }
 
@@ -157,36 +233,50 @@ void settle(struct backend *be) {
 static outrider_status cuda_sync(struct backend *be) {
     const struct range here("sync");
     settle(be);
-    be->link->begun = false;
     be->link->last_end = 0;
+    note(be, cudaMemsetAsync(be->started, 0, sizeof *be->started, be->stream), "sync");
     note(be, cudaStreamSynchronize(be->stream), "sync");
     return report(be);
 }
 
-/* After a small download: the stamps are those of what it ended. */
-static void count_times(struct link *l) {
-    if (l->begun) {
-        l->busy_us += 1e-3 * (double)(l->stamps->end - l->stamps->begin);
-        if (l->last_end) l->idle_us += 1e-3 * (double)(l->stamps->begin - l->last_end);
+/* The stamps of a download. */
+static void count_times(struct link *l, const uint32_t *stamps) {
+    const uint64_t begin = stamps[0] | (uint64_t)stamps[1] << 32, end = stamps[2] | (uint64_t)stamps[3] << 32;
+    if (begin) {
+        l->busy_us += 1e-3 * (double)(end - begin);
+        if (l->last_end) l->idle_us += 1e-3 * (double)(begin - l->last_end);
     }
-    l->last_end = l->begun ? l->stamps->end : 0;
-    l->begun = false;
+    l->last_end = begin ? end : 0;
+}
+
+/* Waits for word i of a download; false when it will never come. */
+static bool await_word(struct backend *be, size_t i, uint32_t *out) {
+    const struct link *l = be->link;
+    auto read = [&] { return __atomic_load_n(&l->letters->down[i], __ATOMIC_ACQUIRE); };
+    /* A failed kernel writes nothing, so look at the stream now and then. */
+    for (uint32_t spins = 1; !has_come(read(), l->number) && be->error == cudaSuccess; spins++)
+        if (spins % (1 << 20) == 0 && cudaStreamQuery(be->stream) != cudaErrorNotReady) break;
+    const uint64_t word = read();
+    *out = (uint32_t)word;
+    return has_come(word, l->number);
 }
 
 static outrider_status download_small(struct backend *be, void *host_to, const void *from, size_t bytes) {
     const struct range here("download");
     struct link *l = be->link;
-    char *bounce = l->pinned + 2 * HALF_BYTES;
-    launch(be, "download", deliver, 1, 256, 0, (const uint32_t *)from, (uint32_t *)bounce,
-           (uint32_t)(bytes / 4), l->ticket, ++l->number, &l->stamps->end);
-    /* A failed kernel never writes the ticket, so look at the stream now and then. */
-    for (uint32_t spins = 1; __atomic_load_n(l->ticket, __ATOMIC_ACQUIRE) != l->number; spins++)
-        if (be->error != cudaSuccess ||
-            (spins % (1 << 20) == 0 && cudaStreamQuery(be->stream) != cudaErrorNotReady))
-            break;
-    if (__atomic_load_n(l->ticket, __ATOMIC_ACQUIRE) != l->number) return cuda_sync(be);
-    memcpy(host_to, bounce, bytes);
-    count_times(l);
+    uint32_t stamps[4], word;
+    settle(be); /* before the number changes by which the last download's kernel waits */
+    launch(be, "download", exchange, 1, LETTER_WORDS, 0, (const uint32_t *)from, (uint32_t)(bytes / 4),
+           ++l->number, be->started, l->letters);
+    l->open = true;
+    for (size_t i = 0; i < bytes / 4 + 4; i++) {
+        if (!await_word(be, i, &word)) return cuda_sync(be);
+        if (i < 4)
+            stamps[i] = word;
+        else
+            memcpy((char *)host_to + (i - 4) * 4, &word, 4);
+    }
+    count_times(l, stamps);
     return report(be);
 }
 
@@ -229,7 +319,7 @@ static outrider_status cuda_alloc(struct backend *be, size_t bytes, void **out) 
 
 static void cuda_release(struct backend *be, void *p) {
     if (!p) return;
-    release_held(be);
+    settle(be);
     note(be, cudaFree(p), "release");
 }
 
@@ -532,7 +622,7 @@ static void cuda_close(struct backend *be) {
     discard_held(be);
     blas_close(be);
     void *scratch[] = {be->normed, be->scale,   be->squares, be->padded,
-                       be->sums,   be->widened, be->picks,   be->masses};
+                       be->sums,   be->widened, be->started, be->picks, be->masses};
     for (void *p : scratch) cudaFree(p);
     if (be->stream) cudaStreamDestroy(be->stream);
     delete be;
@@ -597,6 +687,8 @@ static cudaError_t open_parts(struct backend *be) {
     be->architecture = properties.major * 10 + properties.minor;
     if ((error = cudaStreamCreateWithFlags(&be->stream, cudaStreamNonBlocking)) != cudaSuccess) return error;
     if ((error = link_open(be->link)) != cudaSuccess) return error;
+    if ((error = cudaMalloc(&be->started, sizeof *be->started)) != cudaSuccess) return error;
+    if ((error = cudaMemsetAsync(be->started, 0, sizeof *be->started, be->stream)) != cudaSuccess) return error;
     if ((error = blas_open(be)) != cudaSuccess) return error;
     if ((error = prepare_round(be)) != cudaSuccess) return error;
     return prepare_products(be);

@@ -31,9 +31,13 @@ __global__ __launch_bounds__(NORM_THREADS) void norm_rows(const float *x,
     if (threadIdx.x == 0) scale[blockIdx.x] = factor;
 }
 
-template <typename T> __global__ void embed_rows(const int32_t *token, const T *table, int n, float scale, float *x) {
+/* A pass begins with it. */
+template <typename T>
+__global__ void embed_rows(const int32_t *token, const T *table, int n, float scale, float *x,
+                           uint64_t *started) {
     pdl_release();
     pdl_wait();
+    if (blockIdx.x == 0 && threadIdx.x == 0 && __ldcg(started) == 0) *started = now_ns();
     const T *row = table + (size_t)token[blockIdx.x] * n;
     for (int i = threadIdx.x; i < n; i += blockDim.x) x[(size_t)blockIdx.x * n + i] = widen(row[i]) * scale;
 }
@@ -55,11 +59,11 @@ void rmsnorm(struct backend *be, const float *x, struct picks pick, const float 
 void cuda_embed(struct backend *be, const struct rows *rows, const struct matrix *table, float scale, float *x) {
     if (table->dtype == DTYPE_BF16)
         launch(be, "embed", embed_rows<bf16>, rows->n, 256, 0, rows->token, (const bf16 *)table->data,
-               table->k, scale, x);
+               table->k, scale, x, be->started);
     else if (table->dtype == DTYPE_F16)
         launch(be, "embed", embed_rows<__half>, rows->n, 256, 0, rows->token, (const __half *)table->data,
-               table->k, scale, x);
+               table->k, scale, x, be->started);
     else
         launch(be, "embed", embed_rows<float>, rows->n, 256, 0, rows->token, (const float *)table->data,
-               table->k, scale, x);
+               table->k, scale, x, be->started);
 }
