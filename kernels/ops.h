@@ -9,9 +9,9 @@
  * or the launch shape. So: one accumulation order along k for any number of rows, and attention in splits of
  * one page each, merged in page order.
  *
- * Arithmetic: activations are rounded to bf16 before a product with bf16 weights, and kept in f32 for f32 and
- * f16 weights; products are accumulated in f32. The residual stream x and the logits are f32. Norms, softmax,
- * RoPE and SiLU are computed in f32.
+ * Arithmetic: activations are rounded to bf16 before a product with bf16 weights, and kept in f32 for f32,
+ * f16 and F8 weights; products are accumulated in f32. The residual stream x and the logits are f32. Norms,
+ * softmax, RoPE and SiLU are computed in f32.
  *
  * Memory: pointers named here are *backend memory* (from ops->alloc or ops->weight) unless marked host; on
  * the CPU that is ordinary memory. Operations are asynchronous where the device is; ops->download and
@@ -168,6 +168,7 @@ struct verdict {
 struct ops {
     const char *name;
     bool mixed_cache; /* keys and values may be kept in different types */
+    bool f8_weights;  /* matrices may be F8 */
 
     /* -- memory -- */
     outrider_status (*alloc)(struct backend *be, size_t bytes,

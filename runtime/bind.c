@@ -136,9 +136,9 @@ static outrider_status refuse_unknown(const struct model_config *c, const struct
 
 /* ---- one tensor ---- */
 
-enum dtype bind_type(enum use use, enum quant quant, enum dtype file, int64_t k) {
-    if (use == EMBEDDING) return dtype_is_quantized(file) ? DTYPE_BF16 : file;
-    return quant_choose(quant, file, k, use == HEAD);
+enum dtype bind_type(enum use use, enum quant quant, enum dtype file, int64_t k, bool f8) {
+    if (use == EMBEDDING) return dtype_is_quantized(file) || !dtype_is_computed(file) ? DTYPE_BF16 : file;
+    return quant_choose(quant, file, k, use == HEAD, f8);
 }
 
 enum use bind_use(const struct tensor *t) {
@@ -206,6 +206,7 @@ static outrider_status bind_rows(struct model *m, const char *name, enum dtype t
     const void *rows;
     TRY(find_tensor(m->weights, name, all, k, &t));
     struct tensor view = *t;
+    view.scales.first += (size_t)first;
     view.data = (const char *)t->data + (size_t)first * dtype_row_bytes(t->dtype, (size_t)k);
     view.shape[0] = n;
     view.bytes = (size_t)n * dtype_row_bytes(t->dtype, (size_t)k);
@@ -220,7 +221,7 @@ static outrider_status bind_matrix(struct model *m, const char *name, enum use u
                                    struct matrix *out) {
     const struct tensor *t;
     TRY(find_tensor(m->weights, name, n, k, &t));
-    return bind_rows(m, name, bind_type(use, m->quant, t->dtype, k), n, 0, n, k, out);
+    return bind_rows(m, name, bind_type(use, m->quant, t->dtype, k, m->ops->f8_weights), n, 0, n, k, out);
 }
 
 /* Elements first.. of a vector of `all`, which the first to come makes. Vectors are few and small: they are
@@ -259,9 +260,9 @@ static enum dtype type_of_part(const struct model *m, int32_t index, const struc
         if (parts[i].kind != MATRIX || is_mlp(&parts[i]) != is_mlp(p)) continue;
         const struct tensor *t = weights_find(m->weights, name_of(&parts[i], index).text);
         if (!t || t->n_dims != 2) continue; /* of another family, or about to be refused */
-        const enum dtype type = bind_type(LAYER, m->quant, t->dtype, t->shape[1]);
+        const enum dtype type = bind_type(LAYER, m->quant, t->dtype, t->shape[1], m->ops->f8_weights);
         mixed |= n++ > 0 && type != own;
-        blocks |= dtype_is_quantized(type) || dtype_is_quantized(t->dtype);
+        blocks |= dtype_is_quantized(type) || dtype_is_quantized(t->dtype) || t->dtype == DTYPE_E4M3;
         if (!mixed || strcmp(parts[i].name, p->name) == 0) own = type;
     }
     return mixed && blocks ? DTYPE_BF16 : own;
@@ -307,7 +308,7 @@ static outrider_status bind_head(struct model *m) {
     const char *name = head_name(c);
     const struct tensor *t;
     TRY(find_tensor(m->weights, name, c->vocab_size, c->hidden_size, &t));
-    const enum dtype type = bind_type(HEAD, m->quant, t->dtype, c->hidden_size);
+    const enum dtype type = bind_type(HEAD, m->quant, t->dtype, c->hidden_size, m->ops->f8_weights);
     if (c->tie_word_embeddings && type == m->embedding.dtype) {
         m->head.w = m->embedding;
         return OUTRIDER_OK;

@@ -8,8 +8,9 @@
  * making it smaller. */
 enum use { EMBEDDING, LAYER, HEAD };
 
-/* The element type that a matrix of k columns is held in, and what a tensor is by its name. */
-enum dtype bind_type(enum use use, enum quant quant, enum dtype file, int64_t k);
+/* The element type that a matrix of k columns is held in, f8 where kernels read that, and what a tensor is by
+ * its name. */
+enum dtype bind_type(enum use use, enum quant quant, enum dtype file, int64_t k, bool f8);
 enum use bind_use(const struct tensor *t);
 
 /* Every tensor that the configuration needs is there in its shape, and there is none that nothing computes

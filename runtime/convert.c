@@ -65,7 +65,7 @@ enum dtype conversion_type(const struct conversion *c, const struct tensor *t) {
 
 static outrider_status find_type(const char *name, bool to_gguf, enum dtype *out) {
     for (int t = 0; t < DTYPES; t++)
-        if (strcasecmp(name, dtype_name((enum dtype)t)) == 0 &&
+        if (strcasecmp(name, dtype_name((enum dtype)t)) == 0 && t != DTYPE_F8 && t != DTYPE_E4M3 &&
             (to_gguf || !dtype_is_quantized((enum dtype)t))) {
             *out = (enum dtype)t;
             return OUTRIDER_OK;

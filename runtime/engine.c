@@ -156,6 +156,9 @@ static outrider_status open_model(outrider_engine *e, const outrider_engine_opti
     int32_t verify_rows = batched * (OUTRIDER_MAX_DRAFT + 1);
     enum quant quant;
     TRY(quant_by_name(which == OUTRIDER_VERIFIER ? o->quant : o->draft_quant, &quant));
+    if (quant == QUANT_F8 && !e->ops->f8_weights)
+        return fail(OUTRIDER_EINVAL, "quantisation fp8: %s has no kernels for it; q8 takes as much",
+                    e->ops->name);
     static const char *const stages[][KV_MODELS] = {{"loading the verifier", "loading the draft"},
                                                     {"quantising the verifier", "quantising the draft"}};
     struct load load = {o, stages[quant != QUANT_NONE][which]};

@@ -230,8 +230,8 @@ void model_move(struct model *m, int32_t n, const struct kv_place *from, const s
 
 /* ---- description ---- */
 
-static uint64_t held_bytes(const struct tensor *t, enum use use, enum quant quant) {
-    const enum dtype type = t->n_dims == 2 ? bind_type(use, quant, t->dtype, t->shape[1]) : t->dtype;
+static uint64_t held_bytes(const struct tensor *t, enum use use, enum quant quant, bool f8) {
+    const enum dtype type = t->n_dims == 2 ? bind_type(use, quant, t->dtype, t->shape[1], f8) : t->dtype;
     return (uint64_t)t->bytes / dtype_bytes(t->dtype) * dtype_block(t->dtype) / dtype_block(type) *
            dtype_bytes(type);
 }
@@ -245,25 +245,25 @@ static void count_type(const struct tensor *t, outrider_model_info *info) {
 }
 
 /* Sizes in memory and of what a token reads. */
-static void describe_sizes(const struct model_config *c, const struct weights *w, enum quant quant,
+static void describe_sizes(const struct model_config *c, const struct weights *w, enum quant quant, bool f8,
                            outrider_model_info *info) {
     for (size_t i = 0; i < weights_count(w); i++) {
         const struct tensor *t = weights_at(w, i);
         const enum use use = bind_use(t);
-        const uint64_t bytes = held_bytes(t, use, quant);
+        const uint64_t bytes = held_bytes(t, use, quant, f8);
         count_type(t, info);
         info->parameters += t->bytes / dtype_bytes(t->dtype) * dtype_block(t->dtype);
         info->memory_bytes += bytes;
         if (use != EMBEDDING) info->streamed_bytes += bytes;
         if (use != EMBEDDING || !c->tie_word_embeddings) continue;
-        const uint64_t head = held_bytes(t, HEAD, quant);
+        const uint64_t head = held_bytes(t, HEAD, quant, f8);
         info->streamed_bytes += head;
         if (head != bytes) info->memory_bytes += head;
     }
 }
 
 static void describe(const struct model_config *c, const struct weights *w, enum dtype cache_k,
-                     enum dtype cache_v, enum quant quant, outrider_model_info *info) {
+                     enum dtype cache_v, enum quant quant, bool f8, outrider_model_info *info) {
     const struct tensor *sample = weights_find(w, "model.layers.0.self_attn.o_proj.weight");
     *info = (outrider_model_info){
         .vocab_size = c->vocab_size,
@@ -282,13 +282,13 @@ static void describe(const struct model_config *c, const struct weights *w, enum
     const enum dtype file = sample ? sample->dtype : DTYPE_F32;
     snprintf(info->file_dtype, sizeof info->file_dtype, "%s", sample ? dtype_name(file) : "none");
     snprintf(info->dtype, sizeof info->dtype, "%s",
-             sample ? dtype_name(bind_type(LAYER, quant, file, sample->shape[1])) : "none");
-    describe_sizes(c, w, quant, info);
+             sample ? dtype_name(bind_type(LAYER, quant, file, sample->shape[1], f8)) : "none");
+    describe_sizes(c, w, quant, f8, info);
 }
 
 void model_info(const struct model *m, outrider_model_info *info) {
     const struct kv_layer *kv = &m->layers[0].kv;
-    describe(&m->config, m->weights, kv->k_dtype, kv->v_dtype, m->quant, info);
+    describe(&m->config, m->weights, kv->k_dtype, kv->v_dtype, m->quant, m->ops->f8_weights, info);
 }
 
 outrider_status model_inspect(const char *folder, enum dtype cache_k, enum dtype cache_v, enum quant quant,
@@ -299,7 +299,7 @@ outrider_status model_inspect(const char *folder, enum dtype cache_k, enum dtype
     TRY(config_read(folder, &config, &generation));
     TRY(weights_open(folder, &w));
     outrider_status status = bind_check(&config, w);
-    if (status == OUTRIDER_OK) describe(&config, w, cache_k, cache_v, quant, info);
+    if (status == OUTRIDER_OK) describe(&config, w, cache_k, cache_v, quant, true, info);
     weights_close(w);
     return status;
 }

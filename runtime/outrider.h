@@ -77,7 +77,8 @@ typedef struct {
     int32_t page_size;        /* tokens a cache page: a power of two, 16 to 256 */
     const char *cache_type;   /* keys and values as "f16", "f32" or "q8" (8 bits, each 32 of them a scale) */
     const char *cache_type_v; /* values, where they differ from keys; on a card they cannot. NULL: as keys */
-    /* Matrices in fewer bits, quantised as they are loaded: "q8", "q4", or "none" (as the files have them).
+    /* Matrices in fewer bits, quantised as they are loaded: "q8", "q4", "fp8" (8-bit floats; not on a
+     * card), or "none" (as the files have them; on a card bf16 where those are 8-bit floats).
      * The draft's precision changes the speed only, never what the verifier writes. */
     const char *quant, *draft_quant;
     const char *chat_template; /* by name ("zephyr"), or a file with one (Jinja); NULL: the model's own */

@@ -128,7 +128,7 @@ def safetensors_cases():
     for key in ["dtype", "shape", "data_offsets"]:
         yield f"no {key}", entry(NORM, **{key: DROPPED}), NORM
     yield "a field that the format does not know", entry(NORM, color="red"), NORM
-    for dtype in ["F64", "I8", "U8", "BOOL", "F8_E4M3", "f32", "", "F" * 1000, 3, None, []]:
+    for dtype in ["F64", "I8", "U8", "BOOL", "F8_E5M2", "f32", "", "F" * 1000, 3, None, []]:
         yield f"dtype {str(dtype)[:20]}", entry(NORM, dtype=dtype), "dtype"
     for shape in [16, "16", None, {}, [-1], [16.0], ["16"], [None], [2**31], [2**63 - 1], [2**63 - 1, 2**63 - 1],
                   [2**32, 2**32], [2**62, 4], [2**61, 8], [1, 1, 1, 1, 16], [15], [17], [0], [2**31, 0], [[16]]]:

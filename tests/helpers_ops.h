@@ -85,7 +85,14 @@ static inline void *random_blocks(uint64_t *seed, enum dtype type, int32_t n, in
     const double most = type == DTYPE_Q8_0 ? 127 : 8;
     uint8_t *data = malloc(bytes);
     for (size_t at = 0; at < bytes; at++) data[at] = (uint8_t)(int)(random_float(seed) * 128 + 128);
+    for (size_t at = 0; type == DTYPE_F8 && at < bytes; at++)
+        if ((data[at] & 0x7f) == 0x7f) data[at] ^= 1; /* no number */
     for (size_t at = 0; at < bytes; at += step) {
+        const float wide = (float)sqrt(3.0 / k) / 128 * random_float(seed);
+        if (type == DTYPE_F8) {
+            memcpy(data + at, &wide, 4);
+            continue;
+        }
         const uint16_t scale = f16_bits(to_f16(sqrt(3.0 / k) / most * random_float(seed)));
         memcpy(data + at, &scale, 2);
     }
@@ -93,7 +100,17 @@ static inline void *random_blocks(uint64_t *seed, enum dtype type, int32_t n, in
 }
 
 /* Element `at` of such a row. */
+static inline double f8_value(const void *row, int32_t at) {
+    const uint8_t *block = (const uint8_t *)row + (size_t)(at / 128) * dtype_bytes(DTYPE_F8);
+    const int q = block[4 + at % 128], exponent = q >> 3 & 15, mantissa = q & 7;
+    const double size = exponent ? ldexp(8 + mantissa, exponent - 10) : ldexp(mantissa, -9);
+    float scale;
+    memcpy(&scale, block, 4);
+    return (float)((q & 0x80 ? -size : size) * scale);
+}
+
 static inline double block_value(enum dtype type, const void *row, int32_t at) {
+    if (type == DTYPE_F8) return f8_value(row, at);
     const uint8_t *block = (const uint8_t *)row + (size_t)(at / 32) * dtype_bytes(type);
     const int32_t i = at % 32;
     uint16_t scale;

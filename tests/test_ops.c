@@ -41,6 +41,9 @@ static const struct shape shapes[] = {
     {SHAPE("8-bit keys", 61, 51, 4, 2, 84, 77, 32, DTYPE_BF16, DTYPE_Q8_0), .mixed = true, .window = 19},
     {SHAPE("8-bit values", 96, 160, 6, 2, 64, 77, 16, DTYPE_BF16, DTYPE_F16), .mixed = true},
     {SHAPE("8-bit values, odd", 40, 48, 38, 2, 6, 30, 64, DTYPE_F32, DTYPE_F32), .mixed = true},
+    {SHAPE("8-bit floats", 384, 1024, 6, 2, 64, 131, 16, DTYPE_F8, DTYPE_F16)},
+    {SHAPE("8-bit floats, odd", 128, 256, 16, 4, 8, 77, 16, DTYPE_F8, DTYPE_F32), .bias = true,
+     .qk_norm = true},
     {SHAPE("4 bits", 384, 1024, 6, 2, 64, 131, 16, DTYPE_Q4_0, DTYPE_F16)},
     {SHAPE("4 bits, odd", 64, 352, 16, 4, 6, 113, 16, DTYPE_Q4_0, DTYPE_F32), .bias = true, .qk_norm = true},
 };
@@ -263,7 +266,8 @@ static void activations(const struct shape *s, const float *x, int32_t k, const 
         double near = to_bf16(exact), off = out[i].slack;
         out[i] = (struct value){near, fabs(to_bf16(exact + off) - to_bf16(exact - off))};
     }
-    for (int32_t i = 0; dtype_is_quantized(s->weights) && i < k; i += 32) group_activations(out + i);
+    const bool integers = s->weights == DTYPE_Q8_0 || s->weights == DTYPE_Q4_0;
+    for (int32_t i = 0; integers && i < k; i += 32) group_activations(out + i);
 }
 
 static struct value product(const struct world *world, const struct matrix *m, int32_t row,

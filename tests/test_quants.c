@@ -1,5 +1,6 @@
 /* Element types against the reference: recorded blocks and values of the `gguf` package
- * (tests/golden/quants.txt, made by tools/golden_quants.py), bit for bit. The K types, which it does not
+ * (tests/golden/quants.txt, made by tools/golden_quants.py) and of PyTorch (fp8.txt, golden_fp8.py), bit for
+ * bit. The K types, which it does not
  * encode, by the error that is left.
  */
 #include "tests/helpers_weights.h"
@@ -10,7 +11,7 @@
 #include "weights/floats.h"
 #include "weights/quants.h"
 
-#define RECORDS "tests/golden/quants.txt"
+static const char *const records[] = {"tests/golden/quants.txt", "tests/golden/fp8.txt"};
 
 static int clear(void **state) {
     (void)state;
@@ -48,13 +49,11 @@ static void check_record(const char *what, enum dtype t, const unsigned char *bl
             fail_msg("%s byte %zu of %zu values: %02x, not %02x", dtype_name(t), i, n, encoded[i], blocks[i]);
 }
 
-static void equals_reference(void **state) {
-    (void)state;
+static void read_records(const char *path, int decoded[DTYPES], int encoded[DTYPES]) {
     static char line[1 << 16];
     static unsigned char blocks[1 << 14];
     static float values[1 << 12];
-    int decoded[DTYPES] = {0}, encoded[DTYPES] = {0};
-    FILE *file = fopen(RECORDS, "r");
+    FILE *file = fopen(path, "r");
     assert_non_null(file);
     while (fgets(line, sizeof line, file)) {
         char *rest, *what = strtok_r(line, " ", &rest), *type = strtok_r(NULL, " ", &rest);
@@ -66,9 +65,40 @@ static void equals_reference(void **state) {
         ++*(strcmp(what, "decode") == 0 ? &decoded[t] : &encoded[t]);
     }
     fclose(file);
+}
+
+static void equals_reference(void **state) {
+    (void)state;
+    int decoded[DTYPES] = {0}, encoded[DTYPES] = {0};
+    for (size_t i = 0; i < sizeof records / sizeof *records; i++) read_records(records[i], decoded, encoded);
     for (int t = DTYPE_F16; t < DTYPES; t++) {
+        const bool ours = t == DTYPE_Q4_0 || t == DTYPE_F8 || (t >= DTYPE_Q4_K && t <= DTYPE_Q6_K);
         assert_true(decoded[t] > 0);
-        assert_true(encoded[t] > 0 || t == DTYPE_Q4_0 || t >= DTYPE_Q4_K);
+        assert_true(encoded[t] > 0 || ours);
+    }
+}
+
+/* The group's greatest becomes 448, and each element the nearest of what e4m3 can say. */
+static void floats_of_8_bits_lose_half_a_step(void **state) {
+    (void)state;
+    float x[128], back[128], most = 0, scale;
+    unsigned char block[132];
+    uint32_t random = 1;
+    for (int trial = 0; trial < 200; trial++) {
+        for (int i = 0; i < 128; i++) {
+            random = random * 1664525 + 1013904223;
+            x[i] = (float)((int32_t)random) * 0x1p-31f * (i % 3 ? 1 : 0.01f);
+            most = i && most > fabsf(x[i]) ? most : fabsf(x[i]);
+        }
+        quants_from_f32(DTYPE_F8, x, 128, block);
+        quants_to_f32(DTYPE_F8, block, 128, back);
+        memcpy(&scale, block, sizeof scale);
+        assert_true(scale == most / 448);
+        for (int i = 0; i < 128; i++)
+            for (int code = 0; code < 256; code++)
+                if ((code & 0x7f) != 0x7f)
+                    assert_true(fabsf(back[i] - x[i]) <=
+                                fabsf(scale * e4m3_to_f32((uint8_t)code) - x[i]) + most * 1e-7f);
     }
 }
 
@@ -145,7 +175,7 @@ static void odd_values(void **state) {
     static float x[256], back[256];
     static unsigned char blocks[1024];
     const float odd[] = {0, 1, -1, 65504, 1e-30f, -1e-8f, INFINITY, -INFINITY, NAN};
-    for (int t = 0; t < DTYPES; t++)
+    for (int t = 0; t < DTYPE_E4M3; t++) /* which alone has no scale */
         for (size_t o = 0; o < sizeof odd / sizeof *odd; o++)
             for (int many = 0; many < 2; many++) {
                 for (int i = 0; i < 256; i++) x[i] = many || i == 77 ? odd[o] : 0;
@@ -164,6 +194,7 @@ int main(void) {
     ADD(&tests, halves_round_trip);
     ADD(&tests, halves_round_to_even);
     ADD(&tests, k_types_lose_little);
+    ADD(&tests, floats_of_8_bits_lose_half_a_step);
     ADD(&tests, odd_values);
     return test_run(&tests, "quants");
 }

@@ -14,6 +14,7 @@ static void print_model(const char *role, const char *folder, const outrider_mod
     printf("%s: %s\n", role, folder);
     printf("  kind        %s, %s weights", m->model_type, m->file_dtype);
     if (strcmp(m->dtype, m->file_dtype) != 0) printf(", held as %s", m->dtype);
+    if (strcmp(m->file_dtype, "e4m3") == 0) printf(" (as bf16 on a card)");
     printf("\n");
     printf("  shape       %d layers of %d, feed-forward %d, vocabulary %d\n", m->num_hidden_layers,
            m->hidden_size, m->intermediate_size, m->vocab_size);

@@ -32,15 +32,16 @@ static const struct option_spec table[N_OPTIONS] = {
     [OPT_CACHE_TYPE_V] = {"cache-type-v", "ctv", NULL, KIND_CHOICE, CMD_ALL, "model", "f16|f32|q8|q8_0",
         .shown = "that of the keys", .help = "the same of values alone, on the processor: they take q8 better than "
         "keys do"},
-    [OPT_QUANT] = {"quant", NULL, NULL, KIND_CHOICE, CMD_ALL & ~CMD_EVAL, "model", "none|q8|q4", .initial = "none",
-        .help = "hold the model's matrices in about 8 or 4 bits a weight, quantised as they are loaded"},
+    [OPT_QUANT] = {"quant", NULL, NULL, KIND_CHOICE, CMD_ALL & ~CMD_EVAL, "model", "none|q8|q4|fp8", .initial = "none",
+        .help = "hold the model's matrices in about 8 or 4 bits a weight, quantised as they are loaded; fp8 is 8-bit "
+        "floats, on the processor only"},
     [OPT_EVAL_QUANT] = {"quant", NULL, NULL, KIND_TEXT, CMD_EVAL, "model", "LIST", .initial = "none",
-        .help = "hold the model's matrices as the file has them (none), in about 8 or 4 bits (q8, q4); each of several, "
+        .help = "hold the model's matrices as the file has them (none), in about 8 or 4 bits (q8, q4, fp8); each of several, "
         "such as none,q8,q4, is compared with the first"},
     [OPT_EVAL_AB] = {"ab", NULL, NULL, KIND_LIST, CMD_EVAL, "model", "A B", .values = 2,
         .help = "compare two models, or two sets of options in quotes: --ab a.gguf '-m b/ --quant q4'"},
     [OPT_DRAFT_QUANT] = {"draft-quant", NULL, NULL, KIND_CHOICE, CMD_WRITES | CMD_INSPECT | CMD_CHECK,
-        "model", "none|q8|q4", .initial = "none",
+        "model", "none|q8|q4|fp8", .initial = "none",
         .help = "the same for the draft; changes the speed, never what the verifier writes"},
     [OPT_PAGE_SIZE] = {"page-size", NULL, NULL, KIND_INT, CMD_LOADS, "model", "N", 16, 256,
         .shown = "chosen by the engine", .help = "tokens in a page of the cache: 16, 32, 64, 128 or 256"},

@@ -11,6 +11,7 @@
  *   Q5_1  d, m, 32 fifth bits, 16 bytes of halves         d * q + m
  *   Q4_K  d, m, 12 bytes of 8 scales s and 8 minima t of 6 bits, 128 bytes      (d * s) * q - (m * t)
  *   Q5_K  the same with 32 bytes of fifth bits before the 128                   (d * s) * q - (m * t)
+ *   F8    a scale s in f32, 128 e4m3 q (not GGUF's, but our own)        s * q
  *   Q6_K  128 bytes of low, 64 of high bits, 16 signed scales s of 8 bits, d    (d * s) * (q - 32)
  *
  * Invariant: the order of operations above is the reference's, and nothing is contracted; so are the bits. */
@@ -22,7 +23,7 @@
 
 #include "weights/floats.h"
 
-enum { SMALL = 32, SUPER = 256 };
+enum { SMALL = 32, SUPER = 256, F8_GROUP = 128 };
 
 /* ---- decoding ---- */
 
@@ -88,6 +89,12 @@ static void decode_q6_k(const uint8_t *b, float *out) {
     }
 }
 
+static void decode_f8(const uint8_t *b, float *out) {
+    float scale;
+    memcpy(&scale, b, sizeof scale);
+    for (int i = 0; i < F8_GROUP; i++) out[i] = scale * e4m3_to_f32(b[4 + i]);
+}
+
 static void decode_block(enum dtype t, const uint8_t *b, float *out) {
     switch (t) {
     case DTYPE_F32:
@@ -105,6 +112,12 @@ static void decode_block(enum dtype t, const uint8_t *b, float *out) {
     case DTYPE_Q4_0:
     case DTYPE_Q4_1:
         decode_small(b, t == DTYPE_Q4_1, false, out);
+        break;
+    case DTYPE_F8:
+        decode_f8(b, out);
+        break;
+    case DTYPE_E4M3:
+        *out = e4m3_to_f32(*b);
         break;
     case DTYPE_Q5_0:
     case DTYPE_Q5_1:
@@ -146,6 +159,15 @@ static float visible(float scale, const float *x, int n) {
 static float between(float least, float x, float most) {
     const float low = x > least ? x : least;
     return low < most ? low : most;
+}
+
+/* The greatest element becomes 448. Scales of less than the least normal would lose bits of their own. */
+static void encode_f8(const float *x, uint8_t *b) {
+    float most = 0;
+    for (int i = 0; i < F8_GROUP; i++) most = fmaxf(most, fabsf(x[i]));
+    const float scale = visible(most / 448 >= 0x1p-126f ? most / 448 : 0, x, F8_GROUP);
+    memcpy(b, &scale, sizeof scale);
+    for (int i = 0; i < F8_GROUP; i++) b[4 + i] = scale > 0 ? e4m3_from_f32(x[i] / scale) : 0;
 }
 
 static void encode_q8_0(const float *x, uint8_t *b) {
@@ -382,6 +404,12 @@ static void encode_block(enum dtype t, const float *x, uint8_t *b) {
         break;
     case DTYPE_Q4_0:
         encode_q4_0(x, b);
+        break;
+    case DTYPE_F8:
+        encode_f8(x, b);
+        break;
+    case DTYPE_E4M3:
+        *b = e4m3_from_f32(*x);
         break;
     case DTYPE_Q4_1:
         encode_small(x, true, false, b);

@@ -68,6 +68,21 @@ static outrider_status check_heads(const struct document *doc, struct model_conf
 
 /* ---- what kind of model ---- */
 
+/* Floats of 8 bits are read; what they are called differs with who wrote them. Other quantisations have
+ * tensors of other names and types. */
+static outrider_status read_quantization(const struct document *doc) {
+    static const char *const methods[] = {"fp8", "fbgemm_fp8", "compressed-tensors"};
+    const json_t *q = document_get(doc, "quantization_config");
+    const char *method = json_string_value(json_object_get(q, "quant_method"));
+    if (!q) return OUTRIDER_OK;
+    for (size_t i = 0; method && i < sizeof methods / sizeof *methods; i++)
+        if (strcmp(method, methods[i]) == 0) return OUTRIDER_OK;
+    return fail(
+        OUTRIDER_EMODEL,
+        "%s: quantization_config: quant_method %.40s is not supported (fp8 is); use a bf16 or GGUF file",
+        doc->path, method ? method : "unsaid");
+}
+
 static outrider_status read_type(const struct document *doc, struct model_config *m) {
     const char *type = NULL;
     TRY(document_text(doc, "model_type", &type));
@@ -82,10 +97,7 @@ static outrider_status read_type(const struct document *doc, struct model_config
                     architecture);
     m->family = *family;
     snprintf(m->model_type, sizeof m->model_type, "%s", type);
-    if (document_get(doc, "quantization_config"))
-        return fail(OUTRIDER_EMODEL, "%s: quantization_config is not supported; use a bf16 or GGUF file",
-                    doc->path);
-    return OUTRIDER_OK;
+    return read_quantization(doc);
 }
 
 static outrider_status read_biases(const struct document *doc, struct family *f) {

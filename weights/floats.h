@@ -42,6 +42,23 @@ static inline uint16_t f16_from_f32(float f) {
     return (uint16_t)(sign | (((bits + 0xfff + (bits >> 13 & 1)) >> 13) - (112 << 10)));
 }
 
+/* OCP's e4m3: no infinity, NaN where all bits but the sign's are set. As f16 it is shifted in exponent by 8.
+ */
+static inline float e4m3_to_f32(uint8_t q) {
+    if ((q & 0x7f) == 0x7f) return f32_from_bits(0x7fc00000 | (uint32_t)(q & 0x80) << 24);
+    return f16_to_f32((uint16_t)((q & 0x80) << 8 | (q & 0x7f) << 7)) * 256;
+}
+/* What is beyond 448 counts as that. */
+static inline uint8_t e4m3_from_f32(float f) {
+    uint32_t bits = f32_bits(f), sign = bits >> 24 & 0x80;
+    bits &= 0x7fffffff;
+    if (bits > 0x7f800000) return (uint8_t)(sign | 0x7f);
+    if (bits > 0x43e00000) bits = 0x43e00000;
+    if (bits < 0x3c800000) /* below 2^-6: the sum's last place is that of the least e4m3, 2^-9 */
+        return (uint8_t)(sign | (f32_bits(f32_from_bits(bits) + 0x1p14f) - f32_bits(0x1p14f)));
+    return (uint8_t)(sign | (((bits + 0x7ffff + (bits >> 20 & 1)) >> 20) - (120 << 3)));
+}
+
 /* At any address. */
 static inline float f16_load(const void *p) {
     uint16_t h;

@@ -71,8 +71,11 @@ void gguf_put_array(struct gguf_header *h, const char *key, enum gguf_type type,
 }
 
 static uint32_t file_type(enum dtype t) {
-    static const uint32_t types[DTYPES] = {0, 1, 30, 8, 2, 3, 6, 7, 12, 13, 14};
-    return types[t];
+    static const uint32_t types[DTYPES] = {
+        [DTYPE_F32] = 0,   [DTYPE_F16] = 1,   [DTYPE_BF16] = 30, [DTYPE_Q8_0] = 8,
+        [DTYPE_Q4_0] = 2,  [DTYPE_Q4_1] = 3,  [DTYPE_Q5_0] = 6,  [DTYPE_Q5_1] = 7,
+        [DTYPE_Q4_K] = 12, [DTYPE_Q5_K] = 13, [DTYPE_Q6_K] = 14};
+    return types[t]; /* nothing is converted to the others */
 }
 
 void gguf_put_tensor(struct gguf_header *h, const char *name, enum dtype dtype, int32_t n_dims,

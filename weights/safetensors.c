@@ -38,21 +38,31 @@ outrider_status tensor_list_push(struct tensor_list *list, const struct tensor *
     return OUTRIDER_OK;
 }
 
+int tensor_by_name(const void *a, const void *b) {
+    return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
+}
+
+const struct tensor *tensor_list_find(const struct tensor_list *list, const char *name) {
+    struct tensor key = {.name = name};
+    return bsearch(&key, list->at, list->n, sizeof key, tensor_by_name);
+}
+
 static outrider_status fail_tensor(const struct tensor *t, const char *field, const char *what) {
     return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\": %s %s", t->file, t->name, field, what);
 }
 
 static outrider_status read_dtype(const json_t *value, struct tensor *t) {
-    static const char *const names[] = {[DTYPE_F32] = "F32", [DTYPE_F16] = "F16", [DTYPE_BF16] = "BF16"};
+    static const char *const names[DTYPES] = {
+        [DTYPE_F32] = "F32", [DTYPE_F16] = "F16", [DTYPE_BF16] = "BF16", [DTYPE_E4M3] = "F8_E4M3"};
     const char *name = json_string_value(value);
     if (!name) return fail_tensor(t, "dtype", "is not a string");
-    for (size_t i = 0; i < sizeof names / sizeof *names; i++)
-        if (!strcmp(name, names[i])) {
+    for (size_t i = 0; i < DTYPES; i++)
+        if (names[i] && !strcmp(name, names[i])) {
             t->dtype = (enum dtype)i;
             return OUTRIDER_OK;
         }
-    return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\": dtype %.20s is none of F32, F16, BF16", t->file,
-                t->name, name);
+    return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\": dtype %.20s is none of F32, F16, BF16, F8_E4M3",
+                t->file, t->name, name);
 }
 
 /* Also the bytes that dtype and shape ask for. */

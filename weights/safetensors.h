@@ -11,6 +11,9 @@ struct tensor_list {
 };
 outrider_status tensor_list_push(struct tensor_list *list, const struct tensor *tensor); /* copies the name */
 void tensor_list_free(struct tensor_list *list);                                         /* zeroed is fine */
+int tensor_by_name(const void *a, const void *b);                                        /* for qsort */
+/* In a list that is sorted by name; NULL when absent. */
+const struct tensor *tensor_list_find(const struct tensor_list *list, const char *name);
 
 /* Appends every tensor of the file to `list`; they point into the mapping and its path. The promises checked
  * are those of weights_open. After a failure the list may hold a part of them, and is good only to free. */

@@ -15,6 +15,7 @@
 #include "weights/gguf.h"
 #include "weights/names.h"
 #include "weights/quants.h"
+#include "weights/scales.h"
 #include "weights/source.h"
 
 #define SINGLE "model.safetensors"
@@ -123,18 +124,14 @@ static outrider_status check_against_index(const struct document *index, const s
 
 /* ---- either way ---- */
 
-static int by_name(const void *a, const void *b) {
-    return strcmp(((const struct tensor *)a)->name, ((const struct tensor *)b)->name);
-}
-
 static outrider_status sort_tensors(struct weights *w) {
     struct tensor *at = w->tensors.at;
     if (w->tensors.n == 0)
         return fail(OUTRIDER_EMODEL, "%s: header: no tensors",
                     w->gguf ? gguf_path(w->gguf) : w->files[0].path);
-    qsort(at, w->tensors.n, sizeof *at, by_name);
+    qsort(at, w->tensors.n, sizeof *at, tensor_by_name);
     for (size_t i = 1; i < w->tensors.n; i++)
-        if (by_name(&at[i - 1], &at[i]) == 0)
+        if (tensor_by_name(&at[i - 1], &at[i]) == 0)
             return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\" is in %s too", at[i].file, at[i].name,
                         at[i - 1].file);
     return OUTRIDER_OK;
@@ -215,7 +212,8 @@ static outrider_status open_gguf(const char *file, struct weights *w) {
 static outrider_status open_folder(const char *dir, struct weights *w) {
     bool found;
     TRY(open_single(dir, &found, w));
-    return found ? OUTRIDER_OK : open_indexed(dir, w);
+    if (!found) TRY(open_indexed(dir, w));
+    return scales_attach(&w->tensors);
 }
 
 outrider_status weights_open(const char *path, struct weights **out) {
@@ -238,8 +236,8 @@ outrider_status weights_open(const char *path, struct weights **out) {
 /* ---- elements ---- */
 
 outrider_status weights_rows(const struct tensor *t, enum dtype type, int32_t threads, void *out) {
-    return quants_convert(t->dtype, t->data, type, out, (size_t)t->shape[0], (size_t)t->shape[1],
-                          (size_t)t->head_rows, threads);
+    return quants_convert(t->dtype, t->data, t->scales.data ? &t->scales : NULL, type, out,
+                          (size_t)t->shape[0], (size_t)t->shape[1], (size_t)t->head_rows, threads);
 }
 
 outrider_status weights_hold(struct weights *w, const struct tensor *t, enum dtype type, int32_t threads,
@@ -262,7 +260,8 @@ outrider_status weights_hold(struct weights *w, const struct tensor *t, enum dty
 outrider_status weights_vector(const struct tensor *t, float *out) {
     size_t n = t->bytes / dtype_bytes(t->dtype) * dtype_block(t->dtype);
     /* a row for each element, so that pairs fall apart as those of a matrix do */
-    if (t->head_rows) return quants_convert(t->dtype, t->data, DTYPE_F32, out, n, 1, (size_t)t->head_rows, 1);
+    if (t->head_rows)
+        return quants_convert(t->dtype, t->data, NULL, DTYPE_F32, out, n, 1, (size_t)t->head_rows, 1);
     quants_to_f32(t->dtype, t->data, n, out);
     for (size_t i = 0; t->one_added && i < n; i++) out[i] -= 1;
     return OUTRIDER_OK;
@@ -271,8 +270,7 @@ outrider_status weights_vector(const struct tensor *t, float *out) {
 /* ---- the list ---- */
 
 const struct tensor *weights_find(const struct weights *w, const char *name) {
-    struct tensor key = {.name = name};
-    return bsearch(&key, w->tensors.at, w->tensors.n, sizeof key, by_name);
+    return tensor_list_find(&w->tensors, name);
 }
 
 size_t weights_count(const struct weights *w) {

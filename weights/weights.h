@@ -17,6 +17,7 @@
 #include "runtime/outrider.h"
 #include "weights/dtype.h"
 #include "weights/family.h"
+#include "weights/quants.h"
 
 enum { TENSOR_MAX_DIMS = 4 };
 
@@ -29,8 +30,9 @@ struct tensor {
     const void *data;               /* row-major, 2-byte aligned at least, in the mapping */
     size_t bytes;
     /* How a GGUF file keeps it unlike a folder would; weights_rows and weights_vector see to it. */
-    int32_t head_rows; /* rows of a head whose halves alternate; 0: they follow each other */
-    bool one_added;    /* to each element */
+    int32_t head_rows;    /* rows of a head whose halves alternate; 0: they follow each other */
+    bool one_added;       /* to each element */
+    struct scales scales; /* of E4M3 */
 };
 
 struct weights;
@@ -39,8 +41,9 @@ struct weights;
  * Checks each promise of the format: header size (<= 100 MB, inside the file), a JSON object without
  * duplicate keys, known dtypes, shapes whose product times the element size equals the byte range (overflow
  * checked), ranges that are sorted without holes or overlap and cover the data exactly, __metadata__ strings
- * only. With an index: shard names without '/' or '..', each tensor in the shard the index names, none lost
- * and none twice. A shard may be a symlink (hub caches use them). Of a GGUF file see gguf.h. */
+ * only. The scales of E4M3 are no tensors of their own here. With an index: shard names without '/' or '..',
+ * each tensor in the shard the index names, none lost and none twice. A shard may be a symlink (hub caches
+ * use them). Of a GGUF file see gguf.h. */
 outrider_status weights_open(const char *path, struct weights **out);
 void weights_close(struct weights *w); /* NULL is fine */
 

@@ -2,7 +2,8 @@
  *
  * A product walks k in steps of dot_step elements. A step's elements are taken up in parts of one register of
  * weights and one of activations each:
- *  - f32 and f16 weights: LANES elements, activations in f32;
+ *  - f32 and f16 weights: LANES elements, activations in f32; F8 likewise, in groups with a scale between
+ *    them (matmul.c);
  *  - bf16 weights where the machine multiplies bf16: a register of 32 elements of both;
  *  - bf16 weights elsewhere: a register of 2 LANES elements, whose even ones become floats by a shift and
  * whose odd ones by a mask. Activations are rounded to bf16, held in f32, and lie in that order: the even
@@ -30,6 +31,10 @@ INLINE int32_t dot_step(enum dtype t) {
 INLINE size_t acts_bytes(enum dtype t) {
     return NATIVE_BF16 && t == DTYPE_BF16 ? 2 : 4;
 }
+/* Quantised activations, in panels (panel.h). */
+INLINE bool acts_are_integers(enum dtype t) {
+    return t == DTYPE_Q8_0 || t == DTYPE_Q4_0;
+}
 /* Of one row of k elements. */
 INLINE size_t acts_row_bytes(enum dtype t, int32_t k) {
     const int32_t step = dot_step(t);
@@ -56,6 +61,7 @@ INLINE vu halves_load_n(const char *p, int32_t n) {
 INLINE vf weights_part(enum dtype t, const char *p, int32_t part) {
     if (t == DTYPE_F32) return vf_load(p);
     if (t == DTYPE_F16) return vf_load_f16(p);
+    if (t == DTYPE_F8) return vf_load_e4m3(p);
     const vu both = halves_load(p);
     return NATIVE_BF16 ? (vf)both : part == 0 ? (vf)(both << 16) : (vf)(both & 0xffff0000);
 }

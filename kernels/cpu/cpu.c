@@ -231,13 +231,18 @@ outrider_status cpu_weight(struct backend *be, const void *host, enum dtype dtyp
     *out = (struct matrix){.dtype = dtype, .n = n, .k = k};
     out->data = host;
     if (!dtype_is_quantized(dtype)) return OUTRIDER_OK;
-    void *panels;
+    void *held;
     out->data = NULL;
     if (!dtype_is_computed(dtype))
-        return fail(OUTRIDER_EINVAL, "%s weights: the CPU computes with q8_0 and q4_0", dtype_name(dtype));
-    TRY(cpu_alloc(be, panels_bytes(dtype, n, k), &panels));
-    panels_pack(dtype, host, n, k, panels);
-    out->data = panels;
+        return fail(OUTRIDER_EINVAL, "%s weights: the CPU computes with q8_0, q4_0 and f8",
+                    dtype_name(dtype));
+    const size_t rows = (size_t)n * dtype_row_bytes(dtype, (size_t)k);
+    TRY(cpu_alloc(be, dtype == DTYPE_F8 ? rows : panels_bytes(dtype, n, k), &held));
+    if (dtype == DTYPE_F8)
+        memcpy(held, host, rows);
+    else
+        panels_pack(dtype, host, n, k, held);
+    out->data = held;
     return OUTRIDER_OK;
 }
 

@@ -61,21 +61,47 @@ INLINE void walk_step(enum dtype t, int32_t outs, int32_t rows, int32_t n, const
     }
 }
 
+/* A group of F8: each weight is multiplied by its scale, which is exact but for its last rounding, and is
+ * then what a weight in f32 would be. */
+INLINE void walk_group(int32_t outs, int32_t rows, const char *w, size_t w_row, const char *a, size_t a_row,
+                       vf *acc) {
+    float scale[8];
+    UNROLL for (int32_t o = 0; o < outs; o++) {
+        memcpy(&scale[o], w + o * w_row, sizeof *scale);
+        scale[o] *= 256; /* vf_load_e4m3 */
+    }
+    w += sizeof *scale;
+    for (int32_t i = 0; i < (int32_t)dtype_block(DTYPE_F8); i += LANES, a += sizeof(vf))
+        UNROLL for (int32_t o = 0; o < outs; o++) {
+            const vf weight = vf_load_e4m3(w + o * w_row + i) * scale[o];
+            UNROLL for (int32_t r = 0; r < rows; r++) acc[r * outs + o] =
+                vf_fma(weight, vf_load((const float *)(a + r * a_row)), acc[r * outs + o]);
+        }
+}
+
 /* y[r][o] for o < outs, r < rows. Both are constants at each call, so acc is all registers. */
 INLINE void walk(enum dtype t, int32_t outs, int32_t rows, const char *w, const char *a, size_t a_row,
                  int32_t k, float *y) {
-    const size_t w_step = dot_step(t) * dtype_bytes(t), a_step = dot_step(t) * acts_bytes(t);
-    const size_t w_row = (size_t)k * dtype_bytes(t);
-    const int32_t step = dot_step(t), sums = (outs * rows + SUMS - 1) / SUMS * SUMS;
+    const bool groups = t == DTYPE_F8;
+    const int32_t step = groups ? (int32_t)dtype_block(t) : dot_step(t);
+    const size_t w_step = dtype_row_bytes(t, step), a_step = step * acts_bytes(t);
+    const size_t w_row = dtype_row_bytes(t, k);
+    const int32_t sums = (outs * rows + SUMS - 1) / SUMS * SUMS;
     vf acc[24];
     float sum[24];
     const char *ahead = w + AHEAD;
     UNROLL for (int32_t i = 0; i < sums; i++) acc[i] = vf_zero();
     for (; k >= step; k -= step, w += w_step, a += a_step) {
-        UNROLL for (int32_t o = 0; o < outs; o++, ahead += w_step) __builtin_prefetch(ahead, 0, 2);
-        walk_step(t, outs, rows, step, w, w_row, a, a_row, acc);
+        UNROLL for (int32_t o = 0; o < outs; o++, ahead += w_step) {
+            __builtin_prefetch(ahead, 0, 2);
+            if (groups) __builtin_prefetch(ahead + 64, 0, 2);
+        }
+        if (groups)
+            walk_group(outs, rows, w, w_row, a, a_row, acc);
+        else
+            walk_step(t, outs, rows, step, w, w_row, a, a_row, acc);
     }
-    if (k) walk_step(t, outs, rows, k, w, w_row, a, a_row, acc);
+    if (k && !groups) walk_step(t, outs, rows, k, w, w_row, a, a_row, acc);
     UNROLL for (int32_t i = 0; i < sums; i += SUMS) vf_sums(acc + i, sum + i);
     UNROLL for (int32_t r = 0; r < rows; r++) UNROLL for (int32_t o = 0; o < outs; o++) y[r * BLOCK_MAX + o] =
         sum[r * outs + o];
@@ -83,7 +109,7 @@ INLINE void walk(enum dtype t, int32_t outs, int32_t rows, const char *w, const 
 
 INLINE void tile_rows(enum dtype t, int32_t rows, const char *w, int32_t count, const char *a, size_t a_row,
                       int32_t k, float *y) {
-    const size_t w_row = (size_t)k * dtype_bytes(t);
+    const size_t w_row = dtype_row_bytes(t, k);
     const int32_t outs = tile_outs(rows);
     int32_t o = 0;
     for (; o + outs <= count; o += outs) walk(t, outs, rows, w + o * w_row, a, a_row, k, y + o);
@@ -122,7 +148,7 @@ INLINE void tile_of(enum dtype t, int32_t rows, const char *w, int32_t count, co
 
 void tile(const struct matrix *w, int32_t first, int32_t count, const struct acts *a, int32_t row,
           int32_t rows, float (*y)[BLOCK_MAX]) {
-    const char *from = (const char *)w->data + (size_t)first * (size_t)w->k * dtype_bytes(w->dtype);
+    const char *from = (const char *)w->data + (size_t)first * dtype_row_bytes(w->dtype, (size_t)w->k);
     const char *acts = a->data + (size_t)row * a->row_bytes;
     switch (w->dtype) {
     case DTYPE_F32:
@@ -133,6 +159,9 @@ void tile(const struct matrix *w, int32_t first, int32_t count, const struct act
         break;
     case DTYPE_BF16:
         tile_of(DTYPE_BF16, rows, from, count, acts, a->row_bytes, w->k, *y);
+        break;
+    case DTYPE_F8:
+        tile_of(DTYPE_F8, rows, from, count, acts, a->row_bytes, w->k, *y);
         break;
     default:
         quant_tile(w, first, count, acts, a->row_bytes, rows, y);

@@ -61,7 +61,7 @@ INLINE vf normed(const struct inputs *in, const float *x, vf scale, int32_t i) {
 static void prepare_row(const struct inputs *in, int32_t row, char *to) {
     const float *x = in->x + (size_t)(in->pick ? in->pick[row] : row) * (size_t)in->k;
     const vf scale = vf_all(in->norm ? rms_scale(x, in->k, in->norm_eps) : 1);
-    if (dtype_is_quantized(in->dtype))
+    if (acts_are_integers(in->dtype))
         for (int32_t i = 0; i < in->k; i += GROUP) {
             float x32[GROUP];
             for (int32_t j = 0; j < GROUP; j += LANES) vf_store(x32 + j, normed(in, x, scale, i + j));
@@ -78,7 +78,7 @@ static void prepare_row(const struct inputs *in, int32_t row, char *to) {
 /* Rows a power of two apart would all want the same few places of the first-level cache. */
 static size_t row_bytes(const struct inputs *in) {
     const size_t bytes =
-        dtype_is_quantized(in->dtype) ? quant_row_bytes(in->k) : acts_row_bytes(in->dtype, in->k);
+        acts_are_integers(in->dtype) ? quant_row_bytes(in->k) : acts_row_bytes(in->dtype, in->k);
     return (bytes + 63) / 64 * 64 + ROW_PADDING;
 }
 

@@ -7,6 +7,7 @@ extern const struct ops cpu_ops;
 const struct ops cpu_ops = {
     .name = "cpu",
     .mixed_cache = true,
+    .f8_weights = true,
     .alloc = cpu_alloc,
     .release = cpu_release,
     .weight = cpu_weight,

@@ -138,6 +138,11 @@ INLINE vf vf_load_f16(const void *p) {
 INLINE vf vf_load_f16_n(const void *p, int32_t n) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(lanes_mask(n), p));
 }
+/* Bytes of e4m3, as f16 of 1/256 of their value: the sign is extended over the bit that f16 has more. */
+INLINE vf vf_load_e4m3(const void *p) {
+    const __m256i q = _mm256_slli_epi16(_mm256_cvtepi8_epi16(_mm_loadu_si128(p)), 7);
+    return _mm512_cvtph_ps(_mm256_and_si256(q, _mm256_set1_epi16((short)0xbfff)));
+}
 INLINE void vf_put_f16(void *p, vf v, int32_t n) {
     __mmask16 mask = n < LANES ? lanes_mask(n) : 0xffff;
     _mm256_mask_storeu_epi16(p, mask, _mm512_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT));
@@ -192,6 +197,10 @@ INLINE vf vf_load_f16(const void *p) {
 INLINE vf vf_load_f16_n(const void *p, int32_t n) {
     return _mm256_cvtph_ps(halves_n(p, n));
 }
+INLINE vf vf_load_e4m3(const void *p) {
+    const __m128i q = _mm_slli_epi16(_mm_cvtepi8_epi16(_mm_loadl_epi64(p)), 7);
+    return _mm256_cvtph_ps(_mm_and_si128(q, _mm_set1_epi16((short)0xbfff)));
+}
 INLINE void vf_put_f16(void *p, vf v, int32_t n) {
     __m128i h = _mm256_cvtps_ph(v, _MM_FROUND_TO_NEAREST_INT);
     memcpy(p, &h, 2 * (size_t)(n < LANES ? n : LANES));
@@ -245,6 +254,14 @@ INLINE vf vf_load_f16_n(const void *p, int32_t n) {
     vf magnitude = (vf)((h & 0x7fff) << 13) * 0x1p112f;
     vu infinite = (vu)((h & 0x7c00) == 0x7c00) & 0x7f800000;
     return (vf)((vu)magnitude | infinite | (h & 0x8000) << 16);
+}
+INLINE vf vf_load_e4m3(const void *p) {
+    vu h = {0};
+    for (int32_t i = 0; i < LANES; i++) {
+        const uint32_t q = ((const uint8_t *)p)[i];
+        h[i] = (q & 0x80) << 24 | (q & 0x7f) << 20;
+    }
+    return (vf)h * 0x1p112f;
 }
 INLINE vf vf_load_f16(const void *p) {
     return vf_load_f16_n(p, LANES);

@@ -466,7 +466,7 @@ static outrider_status reserve_widened(struct backend *be, size_t bytes) {
 static outrider_status cuda_weight(struct backend *be, const void *host, enum dtype dtype, int32_t n,
                                    int32_t k, struct matrix *out) {
     *out = (struct matrix){NULL, dtype, n, k};
-    if (!dtype_is_computed(dtype))
+    if (!dtype_is_computed(dtype) || dtype == DTYPE_F8)
         return fail(OUTRIDER_EINVAL, "cuda:%d: no kernels for %s", be->device, dtype_name(dtype));
     size_t bytes = (size_t)n * dtype_row_bytes(dtype, (size_t)k);
     void *copy, *packed;
@@ -632,6 +632,7 @@ static void cuda_close(struct backend *be) {
  * current device of the calling thread, which is why one thread may use only one backend at a time. */
 static const struct ops cuda_ops = {
     "cuda",
+    false,
     false,
     cuda_alloc,
     cuda_release,
