@@ -54,6 +54,13 @@ static inline void gguf_kv_str(struct gguf_image *g, const char *key, const char
     gguf_u32(g, NULL, 8);
     gguf_str(g, NULL, NULL, value);
 }
+static inline void gguf_array_head(struct gguf_image *g, const char *key, const char *type_field,
+                                   uint32_t type, const char *n_field, uint64_t n) {
+    gguf_str(g, NULL, NULL, key);
+    gguf_u32(g, NULL, 9);
+    gguf_u32(g, type_field, type);
+    gguf_u64(g, n_field, n);
+}
 /* dims innermost first, 0 for none */
 static inline void gguf_info(struct gguf_image *g, const char *name, uint64_t a, uint64_t b, uint32_t type,
                              uint64_t offset) {

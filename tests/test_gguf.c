@@ -7,6 +7,8 @@
 
 #include "weights/floats.h"
 #include "weights/gguf.h"
+#include "weights/names.h"
+#include "weights/source.h"
 #include "weights/quants.h"
 #include "weights/weights.h"
 
@@ -24,31 +26,23 @@ static int clear(void **state) {
 
 enum { DATA_BYTES = 192 + 210 };
 
-static void put_array(struct gguf_image *g, const char *key, const char *type_field, uint32_t type,
-                      const char *n_field, uint64_t n) {
-    gguf_str(g, NULL, NULL, key);
-    gguf_u32(g, NULL, 9);
-    gguf_u32(g, type_field, type);
-    gguf_u64(g, n_field, n);
-}
-
 static void put_values(struct gguf_image *g) {
     gguf_str(g, "key length", "key", "general.architecture");
     gguf_u32(g, "value type", 8);
     gguf_str(g, "value length", "value", "llama");
     gguf_kv_u32(g, "general.alignment", 32);
     gguf_kv_u32(g, "llama.attention.head_count", 2);
-    put_array(g, "a.ints", "ints type", 5, "ints length", 3);
+    gguf_array_head(g, "a.ints", "ints type", 5, "ints length", 3);
     for (uint32_t i = 0; i < 3; i++) gguf_u32(g, NULL, i - 1);
-    put_array(g, "a.texts", "texts type", 8, "texts length", 2);
+    gguf_array_head(g, "a.texts", "texts type", 8, "texts length", 2);
     gguf_str(g, "text length", NULL, "one");
     gguf_str(g, "last text length", NULL, "three");
-    put_array(g, "a.floats", "floats type", 6, "floats length", 2);
+    gguf_array_head(g, "a.floats", "floats type", 6, "floats length", 2);
     gguf_put(g, NULL, (float[]){0.5f, -2}, 8);
     gguf_str(g, NULL, NULL, "a.bool");
     gguf_u32(g, "bool type", 7);
     gguf_put(g, "bool", "\1", 1);
-    put_array(g, "a.bools", "bools type", 7, "bools length", 2);
+    gguf_array_head(g, "a.bools", "bools type", 7, "bools length", 2);
     gguf_put(g, "bools", "\1\0", 2);
 }
 
@@ -173,6 +167,51 @@ static void rows_in_pairs(void **state) {
     static const int from[8] = {0, 2, 1, 3, 4, 6, 5, 7};
     for (int i = 0; i < 8; i++) assert_memory_equal(rows[i], (const char *)t->data + 8 * from[i], 8);
     weights_close(w);
+}
+
+/* A bias stands in the same order as its matrix. */
+static void vectors_in_pairs(void **state) {
+    (void)state;
+    static struct gguf_image g;
+    static const float from[8] = {0, 1, 2, 3, 4, 5, 6, 7}, to[8] = {0, 2, 1, 3, 4, 6, 5, 7};
+    struct weights *w;
+    float out[8];
+    gguf_head(&g, 1, 2);
+    gguf_kv_str(&g, "general.architecture", "llama");
+    gguf_kv_u32(&g, "llama.attention.head_count", 2);
+    gguf_info(&g, "blk.0.attn_q.bias", 8, 0, 0, 0);
+    gguf_data(&g, 32, 0);
+    gguf_put(&g, NULL, from, sizeof from);
+    save(&g);
+    assert_int_equal(weights_open(folder.path, &w), 0);
+    assert_int_equal(weights_vector(weights_find(w, "model.layers.0.self_attn.q_proj.bias"), out), 0);
+    assert_memory_equal(out, to, sizeof to);
+    weights_close(w);
+}
+
+/* Names cross only in one spelling. */
+static void names_of_tensors(void **state) {
+    (void)state;
+    static const struct {
+        const char *gguf, *hf; /* NULL: none, the name stays */
+    } rows[] = {{"blk.0.attn_q.weight", "model.layers.0.self_attn.q_proj.weight"},
+                {"blk.99999.ffn_up.weight", "model.layers.99999.mlp.up_proj.weight"},
+                {"blk.100000.ffn_up.weight", NULL},
+                {"blk.00.attn_q.weight", NULL},
+                {"blk.x.attn_q.weight", NULL},
+                {"blk.0attn_q.weight", NULL},
+                {"blk.0.attn_q", NULL},
+                {"output_norm.weight", "model.norm.weight"},
+                {"other", NULL}};
+    const struct naming naming = {0};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char out[NAMES_MAX];
+        bool known = name_to_hf(&naming, rows[i].gguf, out);
+        if (known != (rows[i].hf != NULL) || strcmp(out, known ? rows[i].hf : rows[i].gguf) != 0)
+            fail_msg("%s is %s", rows[i].gguf, out);
+        if (known) assert_true(name_to_gguf(&naming, rows[i].hf, out));
+        if (known) assert_string_equal(out, rows[i].gguf);
+    }
 }
 
 /* ---- bad: one field ---- */
@@ -444,6 +483,120 @@ static void several_models(void **state) {
     weights_close(w);
 }
 
+static void parts_are_known_by_their_names(void **state) {
+    (void)state;
+    static const struct {
+        const char *name;
+        bool opens; /* a model: a file of its own, or the first part of one */
+    } rows[] = {{"m.gguf", true},
+                {"m-00001-of-00003.gguf", true},
+                {"m-00002-of-00003.gguf", false},
+                {"best-of-8.gguf", true},
+                {"best-of-8-00001-of-00003.gguf", true},
+                {"best-of-8-00003-of-00003.gguf", false},
+                {"m-0002-of-0003.gguf", true},
+                {"m-00002-of-0000x.gguf", true},
+                {"m_00002-of-00003.gguf", true},
+                {"m-0000:-of-00003.gguf", true},
+                {"-00002-of-00003.gguf", false},
+                {"mmproj-m.gguf", false},
+                {".gguf", false},
+                {"m.gguf.part", false}};
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        if (source_is_gguf(rows[i].name) != rows[i].opens) fail_msg("%s", rows[i].name);
+}
+
+/* A part whose own numbers are of another type, or that has no numbers. */
+static void parts_without_numbers(void **state) {
+    (void)state;
+    static const char *const keys[] = {"split.no", "split.count", "split.tensors.count"};
+    struct weights *w;
+    for (size_t wrong = 0; wrong < 3; wrong++) {
+        static struct gguf_image g;
+        save_split();
+        gguf_head(&g, 1, 3);
+        for (uint32_t i = 0; i < 3; i++)
+            if (i == wrong)
+                gguf_kv_str(&g, keys[i], "1");
+            else
+                gguf_kv_u32(&g, keys[i], i == 0 ? 0 : 3);
+        gguf_info(&g, "a", 4, 0, 0, 0);
+        gguf_data(&g, 32, 16);
+        folder_write(&folder, "m-00001-of-00003.gguf", g.data, g.n);
+        assert_refused(weights_open(folder_file(&folder, "m-00001-of-00003.gguf"), &w), "m-00001",
+                       keys[wrong]);
+        if (wrong == 2) continue;
+        gguf_spoil(&g, "n values", 0); /* the same file as a later part says that its numbers are missing */
+        folder_write(&folder, "m-00002-of-00003.gguf", g.data, g.n);
+        save_part(0, 3, 3, "a", "m-00001-of-00003.gguf");
+        assert_refused(weights_open(folder_file(&folder, "m-00001-of-00003.gguf"), &w), "m-00002", "");
+    }
+    save_split();
+    save_part(0, 3, 3, "a", "m.gguf"); /* renamed */
+    assert_refused(weights_open(folder_file(&folder, "m.gguf"), &w), "m.gguf", "the name does not end in");
+    save_part(0, 3, 3, "a", "m_00001-of-00003.gguf");
+    assert_refused(weights_open(folder_file(&folder, "m_00001-of-00003.gguf"), &w), "m_00001",
+                   "the name does not end in");
+}
+
+static void assert_shown(const struct gguf *g, const char *key, size_t size, const char *text) {
+    char out[64];
+    const struct gguf_value *v = gguf_find(g, key);
+    assert_non_null(v);
+    memset(out, 'x', sizeof out);
+    gguf_show(v, out, size);
+    assert_string_equal(out, text);
+}
+
+/* As people see it: any number, and texts without control characters, cut between characters. */
+static void values_are_shown(void **state) {
+    (void)state;
+    static struct gguf_image image;
+    static const struct {
+        const char *key;
+        uint32_t type;
+        size_t bytes;
+        int64_t bits;
+        const char *shown;
+    } numbers[] = {{"u8", 0, 1, 200, "200"},
+                   {"i8", 1, 1, -100, "-100"},
+                   {"u16", 2, 2, 60000, "60000"},
+                   {"i16", 3, 2, -30000, "-30000"},
+                   {"u32", 4, 4, 4000000000, "4000000000"},
+                   {"i32", 5, 4, -2000000000, "-2000000000"},
+                   {"u64", 10, 8, -1, "9223372036854775807"},
+                   {"i64", 11, 8, -5, "-5"},
+                   {"f64", 12, 8, 0x3FE0000000000000, "0.5"}};
+    enum { NUMBERS = sizeof numbers / sizeof *numbers };
+    struct gguf *g;
+    gguf_head(&image, 1, NUMBERS + 3);
+    for (size_t i = 0; i < NUMBERS; i++) {
+        gguf_str(&image, NULL, NULL, numbers[i].key);
+        gguf_u32(&image, NULL, numbers[i].type);
+        gguf_put(&image, NULL, &numbers[i].bits, numbers[i].bytes);
+    }
+    gguf_kv_str(&image, "odd", "a\n\x1b[2J\x7f");
+    gguf_kv_str(&image, "long", "0123456789abcdefghijklmnopqrstuvwxyz");
+    gguf_kv_str(&image, "accents", "\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9");
+    gguf_info(&image, "t", 4, 0, 0, 0);
+    gguf_data(&image, 32, 16);
+    save(&image);
+    assert_int_equal(gguf_open(folder_file(&folder, FILE_NAME), &g), 0);
+    for (size_t i = 0; i < NUMBERS; i++) {
+        int64_t n = 7;
+        assert_shown(g, numbers[i].key, 64, numbers[i].shown);
+        if (strcmp(numbers[i].key, "f64") != 0)
+            assert_int_equal(gguf_int(g, numbers[i].key, INT64_MIN, INT64_MAX, &n), 0);
+    }
+    assert_shown(g, "odd", 64, "a  [2J ");
+    assert_shown(g, "long", 37, "0123456789abcdefghijklmnopqrstuvwxyz");
+    assert_shown(g, "long", 12, "01234567...");
+    assert_shown(g, "long", 7, "012345");
+    assert_shown(g, "accents", 14, "\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9...");
+    assert_shown(g, "accents", 13, "\xC3\xA9\xC3\xA9\xC3\xA9\xC3\xA9...");
+    gguf_close(g);
+}
+
 /* ---- damage without a plan ---- */
 
 static bool loads(const unsigned char *image, size_t bytes) {
@@ -496,6 +649,8 @@ int main(void) {
     ADD(&tests, good_file);
     ADD(&tests, good_metadata);
     ADD(&tests, rows_in_pairs);
+    ADD(&tests, vectors_in_pairs);
+    ADD(&tests, names_of_tensors);
     ADD_ROWS(&tests, bad_fields, bad_field, "%s %llx", bad_fields[i].field,
              (unsigned long long)bad_fields[i].value);
     ADD(&tests, duplicates);
@@ -506,6 +661,9 @@ int main(void) {
     ADD(&tests, split_model);
     ADD_ROWS(&tests, bad_splits, bad_split, "split: %s", bad_splits[i].name);
     ADD(&tests, several_models);
+    ADD(&tests, parts_are_known_by_their_names);
+    ADD(&tests, parts_without_numbers);
+    ADD(&tests, values_are_shown);
     ADD(&tests, every_prefix);
     ADD(&tests, flipped_bits);
     int failed = test_run(&tests, "gguf");

@@ -151,6 +151,44 @@ static void bad_refs(void **state) {
     assert_refuses("org/name", "not a regular file");
 }
 
+/* A variable that is empty says nothing; a path that no file can have is the path of no model. */
+static void odd_caches(void **state) {
+    (void)state;
+    static char long_path[5000];
+    char below[512];
+    snprintf(below, sizeof below, "%s", folder_file(&folder, "cache"));
+    for (size_t i = 0; i < 3; i++) setenv(variables[i], "", 1);
+    sh("mkdir -p %s/home/.cache/huggingface && cp -a %s %s/home/.cache/huggingface/hub", folder.path, below,
+       folder.path);
+    setenv("HOME", folder_file(&folder, "home"), 1);
+    assert_finds("org/name", "/home/.cache/huggingface/hub/models--org--name/snapshots/" HASH);
+    for (size_t n = 4080; n < 4999; n += 300) {
+        memset(long_path, '/', n);
+        long_path[n] = '\0';
+        setenv("HF_HUB_CACHE", long_path, 1);
+        assert_refuses("org/name", "hf download org/name");
+    }
+}
+
+/* A snapshot without its folder, a file in its place, a ref that no name can hold. */
+static void odd_snapshots(void **state) {
+    (void)state;
+    char hex[301];
+    memset(hex, 'a', 300);
+    hex[300] = '\0';
+    sh("printf %s >%s/cache/models--org--name/refs/main", hex, folder.path);
+    assert_refuses("org/name", "not the hash of a commit");
+    sh("printf " OTHER " >%s/cache/models--org--name/refs/main", folder.path);
+    assert_refuses("org/name", "hf download org/name");
+    sh("cd %s/cache/models--org--name && echo x >snapshots/" OTHER, folder.path);
+    assert_refuses("org/name", "Not a directory");
+    sh("cd %s/cache/models--org--name/snapshots && rm " OTHER " && mkdir " OTHER " && ln -s gone " OTHER
+       "/config.json",
+       folder.path);
+    assert_finds("org/name", "/snapshots/" OTHER); /* the link to nothing is its reader's to report */
+    assert_refuses("org/name:Q8", "no GGUF file with \"Q8\"");
+}
+
 static void links_outside(void **state) {
     (void)state;
     sh("cd %s/cache/models--org--name/snapshots/" HASH " && ln -s /etc/passwd config.json", folder.path);
@@ -177,6 +215,8 @@ int main(void) {
     ADD(&tests, missing);
     ADD(&tests, odd_names);
     ADD(&tests, bad_refs);
+    ADD(&tests, odd_caches);
+    ADD(&tests, odd_snapshots);
     ADD(&tests, links_outside);
     int failed = test_run(&tests, "hub");
     sh("rm -rf %s", folder.path);

@@ -188,6 +188,29 @@ static void odd_values(void **state) {
             }
 }
 
+/* Of each matrix the smaller of what the file has and what is asked, the head in q8 at least, rows of whole
+ * blocks alone. */
+static void types_are_chosen(void **state) {
+    (void)state;
+    static const struct {
+        enum quant asked;
+        enum dtype file, want;
+        int64_t k;
+        bool head;
+    } rows[] = {
+        {QUANT_NONE, DTYPE_BF16, DTYPE_BF16, 64, false}, {QUANT_NONE, DTYPE_Q5_0, DTYPE_BF16, 64, false},
+        {QUANT_Q8, DTYPE_BF16, DTYPE_Q8_0, 64, false},   {QUANT_Q4, DTYPE_BF16, DTYPE_Q4_0, 64, false},
+        {QUANT_Q4, DTYPE_BF16, DTYPE_Q8_0, 64, true},    {QUANT_Q8, DTYPE_Q4_0, DTYPE_Q4_0, 64, false},
+        {QUANT_Q8, DTYPE_BF16, DTYPE_BF16, 40, false},   {QUANT_Q4, DTYPE_Q4_0, DTYPE_Q4_0, 64, true}};
+    enum quant q;
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++)
+        assert_int_equal(quant_choose(rows[i].asked, rows[i].file, rows[i].k, rows[i].head), rows[i].want);
+    assert_true(quant_by_name(NULL, &q) == OUTRIDER_OK && q == QUANT_NONE);
+    assert_true(quant_by_name("q4", &q) == OUTRIDER_OK && q == QUANT_Q4);
+    assert_int_equal(quant_by_name("q5", &q), OUTRIDER_EINVAL);
+    assert_non_null(strstr(outrider_error(), "quantisation q5: there are none, q8 and q4"));
+}
+
 int main(void) {
     static struct test_list tests;
     ADD(&tests, equals_reference);
@@ -196,5 +219,6 @@ int main(void) {
     ADD(&tests, k_types_lose_little);
     ADD(&tests, floats_of_8_bits_lose_half_a_step);
     ADD(&tests, odd_values);
+    ADD(&tests, types_are_chosen);
     return test_run(&tests, "quants");
 }

@@ -63,7 +63,7 @@ static outrider_status fail_missing(const struct name *n, const char *text, cons
     bool main = strcmp(n->revision, "main") == 0;
     return fail(
         OUTRIDER_EMODEL,
-        "%s: no such path, and no such model in the Hugging Face cache %s; to download it: hf download "
+        "%s: no such path, and no such model in the Hugging Face cache %.200s; to download it: hf download "
         "%s/%s%s%s",
         text, cache, n->org, n->repo, main ? "" : " --revision ", main ? "" : n->revision);
 }

@@ -21,11 +21,21 @@ static bool ends_with(const char *name, const char *end) {
     return n > m && strcmp(name + n - m, end) == 0;
 }
 
+/* Whether the name ends as a part of a split model's does; *first tells the first part. */
+static bool is_part(const char *name, bool *first) {
+    static const char form[] = "-00001-of-00003.gguf";
+    if (strlen(name) < sizeof form - 1) return false;
+    const char *end = name + strlen(name) - (sizeof form - 1);
+    *first = strncmp(end, form, 6) == 0;
+    for (size_t i = 0; form[i]; i++)
+        if (form[i] >= '0' && form[i] <= '9' ? end[i] < '0' || end[i] > '9' : end[i] != form[i]) return false;
+    return true;
+}
+
 bool source_is_gguf(const char *name) {
-    const char *of = strstr(name, "-of-");
+    bool first;
     if (!ends_with(name, ".gguf") || strncmp(name, "mmproj", 6) == 0) return false;
-    bool part = of && of - name >= 6 && of[-6] == '-' && strspn(of - 5, "0123456789") == 5;
-    return !part || strncmp(of - 5, "00001", 5) == 0;
+    return !is_part(name, &first) || first;
 }
 
 static outrider_status find_in_folder(const char *dir, DIR *folder, char **file) {
