@@ -1,14 +1,15 @@
 /* Attention over the paged cache.
  *
- * fast   f16 or 8-bit cache, heads of 64 or 128, Hopper: tensor cores, with up to 16 query vectors (rows of
- * one sequence times the query heads of one key head) as the 16-row operand, so that the rows of a verify
- * pass and the heads of a group read the keys and values once. A row's positions are split into at most
- * ATTENTION_SPANS spans of a length that depends on its own position only; a cluster of blocks takes a span
- * each and merges them in order through its shared memory. Inside a span pieces of 128 positions follow each
- * other with an online softmax (Milakov and Gimelshein 2018). Keys and values that this pass does not write
- * are fetched while the product that writes the others still runs. Integers of an 8-bit cache become f16 on
- * their way into the tensor cores: exact, then times their scale. plain  any head up to MAX_HEAD_DIM, any
- * cache: one warp a query vector, one position after the other.
+ * fast   f16 or 8-bit cache, heads of 64, 96, 128 or 256, Hopper: tensor cores, with up to 16 query vectors
+ * (rows of one sequence times the query heads of one key head) as the 16-row operand, so that the rows of a
+ * verify pass and the heads of a group read the keys and values once. A row's positions are split into at
+ * most ATTENTION_SPANS spans of a length that depends on its own position only; a cluster of blocks takes a
+ * span each and merges them in order through its shared memory. Inside a span pieces of 128 positions follow
+ * each other with an online softmax (Milakov and Gimelshein 2018). Keys and values that this pass does not
+ * write are fetched while the product that writes the others still runs. Integers of an 8-bit cache become
+ * f16 on their way into the tensor cores: exact, then times their scale.
+ *
+ * plain  any head up to MAX_HEAD_DIM, any cache: one warp a query vector, one position after the other.
  *
  * Rows of a tree of proposals keep their own ways' order: the tree's keys and values are brought beside the
  * piece, scores of the places from the root on are put where each row's way has them, and where the values of
@@ -138,8 +139,9 @@ __device__ __forceinline__ uint2 scaled(uint32_t bytes, __half2 scale) {
 template <int D> struct byte_cache {
     static constexpr bool IN_REGISTERS = true;
     static constexpr int VALUES = 16, GROUPS = D / 2 / KV_GROUP, EACH = PIECE * D / VALUES / THREADS;
+    static constexpr int SCALES = GROUPS % 2 ? GROUPS : GROUPS / 2; /* that a thread's keys are under */
     uint2 keys[2][D / 32];
-    __half key_scale[2][D / 64]; /* of group t / 2 of every two */
+    __half key_scale[2][SCALES]; /* of 32 elements t / 2 names the half, a group; round and round */
     uint4 values[EACH];
     __half value_scale[EACH];
 
@@ -156,10 +158,10 @@ template <int D> struct byte_cache {
 #pragma unroll
         for (int c = 0; c < D / 32; c++) keys[n][c] = __ldcg((const uint2 *)(vector(p, at) + c * 32 + t * 8));
 #pragma unroll
-        for (int i = 0; i < D / 64; i++) key_scale[n][i] = __ldcg(scales(p, at) + i * 2 + t / 2);
+        for (int i = 0; i < SCALES; i++) key_scale[n][i] = __ldcg(scales(p, at) + (i * 2 + t / 2) % GROUPS);
     }
     __device__ __forceinline__ uint4 key(int n, int c, int) const {
-        const __half2 scale = __half2half2(key_scale[n][c % (D / 64)]);
+        const __half2 scale = __half2half2(key_scale[n][c % SCALES]);
         const uint2 low = scaled(keys[n][c].x, scale), high = scaled(keys[n][c].y, scale);
         return make_uint4(low.x, low.y, high.x, high.y);
     }
@@ -186,7 +188,7 @@ template <int D> struct tree_tiles {
 };
 
 template <int D> struct tiles {
-    __half q[VECTORS][D + 32]; /* 64 bytes off a multiple of 128: 16-byte reads without conflicts */
+    __half q[VECTORS][D % 64 ? D : D + 32]; /* 64 bytes off a multiple of 128: reads do not conflict */
     union {
         __half v[PIECE][D + 8]; /* 16 bytes off: ldmatrix without conflicts */
         float out[VECTORS][D];  /* once all pieces are done */
@@ -197,6 +199,14 @@ template <int D> struct tiles {
     int page[PIECE];
     struct crew crew;
 };
+
+/* Those of a wide head are more than a kernel gets as its own, and stand in front of what is beside. Casts of
+ * plain bytes instead cost the narrow ones registers. */
+template <int D>
+constexpr size_t WIDE_TILES = sizeof(struct tiles<D>) > 48 << 10 ? (sizeof(struct tiles<D>) + 127) / 128 * 128
+                                                                 : 0;
+template <int D, bool WIDE = WIDE_TILES<D> != 0> struct own_tiles { struct tiles<D> tiles; };
+template <int D> struct own_tiles<D, true> {};
 
 /* Cards before Hopper, on which this kernel is compiled but never launched, have no clusters. */
 __device__ __forceinline__ void cluster_sync() {
@@ -248,8 +258,10 @@ template <int D, class Cache, bool SPECIAL>
 __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles<D> &s,
                                             struct tree_tiles<D> &tree, int row, int kv, int head, int heads,
                                             bool first) {
-    constexpr int CHUNKS = D / 32, COLUMNS = D / WARPS; /* columns of the output a warp makes */
+    constexpr int CHUNKS = D / 32, COLUMNS = D <= 64 ? 8 : D <= 128 ? 16 : 32; /* of the output, a warp's */
+    static_assert(D % COLUMNS == 0 && D / COLUMNS <= WARPS && D % 32 == 0, "heads of this size");
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, g = lane / 4, t = lane % 4;
+    const bool makes = D == WARPS * COLUMNS || warp * COLUMNS < D; /* any of the output */
     const int vectors = s.crew.rows * heads, last = s.crew.last, stable = s.crew.stable;
     const int span = span_of(p, last), spans = last / span + 1;
     const int end = min((int)blockIdx.z * span + span - 1, last) + 1;
@@ -368,21 +380,25 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
     };
     /* out += weights of 32 positions times their values. */
     auto gather = [&](const uint32_t(&weights)[2][4], auto value) {
-        uint32_t values[2][4];
-        if constexpr (COLUMNS == 16) {
-            load_transposed(values[0], value(lane % 16) + warp * 16 + lane / 16 * 8);
-            load_transposed(values[1], value(16 + lane % 16) + warp * 16 + lane / 16 * 8);
-        } else {
-            load_transposed(values[0], value(lane) + warp * 8);
-        }
 #pragma unroll
-        for (int h = 0; h < 2; h++) {
-            const auto &w = weights[h];
-            if constexpr (COLUMNS == 16) {
-                mma_f16(out[0], w[0], w[1], w[2], w[3], values[h][0], values[h][1]);
-                mma_f16(out[1], w[0], w[1], w[2], w[3], values[h][2], values[h][3]);
+        for (int n = 0; n < (COLUMNS + 15) / 16; n++) {
+            uint32_t values[2][4];
+            if constexpr (COLUMNS >= 16) {
+                const int column = warp * COLUMNS + n * 16 + lane / 16 * 8;
+                load_transposed(values[0], value(lane % 16) + column);
+                load_transposed(values[1], value(16 + lane % 16) + column);
             } else {
-                mma_f16(out[0], w[0], w[1], w[2], w[3], values[0][h * 2], values[0][h * 2 + 1]);
+                load_transposed(values[0], value(lane) + warp * 8);
+            }
+#pragma unroll
+            for (int h = 0; h < 2; h++) {
+                const auto &w = weights[h];
+                if constexpr (COLUMNS >= 16) {
+                    mma_f16(out[n * 2], w[0], w[1], w[2], w[3], values[h][0], values[h][1]);
+                    mma_f16(out[n * 2 + 1], w[0], w[1], w[2], w[3], values[h][2], values[h][3]);
+                } else {
+                    mma_f16(out[0], w[0], w[1], w[2], w[3], values[0][h * 2], values[0][h * 2 + 1]);
+                }
             }
         }
     };
@@ -476,6 +492,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
                 const uint32_t own[2][4] = {
                     {weights[0][0] & low, weights[0][1] & high, weights[0][2] & low, weights[0][3] & high},
                     {weights[1][0] & low, weights[1][1] & high, weights[1][2] & low, weights[1][3] & high}};
+                if (!makes) continue;
                 gather(own, [&](int at) -> const __half * {
                     return turns ? row_value(r, piece, j + at) : s.v[j + at];
                 });
@@ -488,7 +505,7 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
     for (int h = 0; h < 2; h++) {
         if (warp == 0 && t == 0) s.total[g + h * 8] = make_float2(maximum[h], sum[h]);
 #pragma unroll
-        for (int n = 0; n < COLUMNS / 8; n++)
+        for (int n = 0; makes && n < COLUMNS / 8; n++)
             *(float2 *)&s.out[g + h * 8][warp * COLUMNS + n * 8 + t * 2] =
                 make_float2(out[n][h * 2], out[n][h * 2 + 1]);
     }
@@ -500,9 +517,11 @@ __device__ __forceinline__ void attend_crew(const struct attend &p, struct tiles
 /* Grid: windows of rows, groups of up to VECTORS query heads of a key head, spans. A cluster takes the crews
  * of its window one after the other: one, when the rows are of one sequence. */
 template <int D, class Cache, bool SPECIAL>
-__global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant__ struct attend p) {
-    __shared__ __align__(128) struct tiles<D> s;
+__global__
+__launch_bounds__(THREADS, WIDE_TILES<D> ? 1 : 2) void attend_fast(const __grid_constant__ struct attend p) {
     extern __shared__ __align__(128) char beside[];
+    __shared__ __align__(128) struct own_tiles<D> own;
+    struct tiles<D> &s = *(struct tiles<D> *)(WIDE_TILES<D> ? beside : (char *)&own);
     const int per_kv = p.heads / p.kv_heads, group = min(per_kv, VECTORS),
               parts = (per_kv + group - 1) / group;
     const int kv = blockIdx.y / parts, head = kv * per_kv + blockIdx.y % parts * group;
@@ -517,8 +536,8 @@ __global__ __launch_bounds__(THREADS, 2) void attend_fast(const __grid_constant_
         }
         __syncthreads();
         rows = s.crew.rows;
-        attend_crew<D, Cache, SPECIAL>(p, s, *(struct tree_tiles<D> *)beside, row, kv, head, heads,
-                                       row == first);
+        attend_crew<D, Cache, SPECIAL>(p, s, *(struct tree_tiles<D> *)(beside + WIDE_TILES<D>), row, kv, head,
+                                       heads, row == first);
     }
 }
 
@@ -581,13 +600,20 @@ template <int D, class Cache> void run_fast(struct backend *be, struct attend *p
     p->window = VECTORS / group;
     const bool special = p->sees != INT_MAX || p->softcap != 0 || p->path;
     const auto kernel = special ? attend_fast<D, Cache, true> : attend_fast<D, Cache, false>;
-    const size_t beside = p->path ? sizeof(struct tree_tiles<D>) : 0;
+    const size_t beside = WIDE_TILES<D> + (p->path ? sizeof(struct tree_tiles<D>) : 0);
     if (beside) /* with the static memory more than a kernel gets unasked */
         note(be, cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (int)beside),
              "attention");
     launch_columns(be, "attention", kernel,
                    dim3(ceil_div(p->rows, p->window), p->kv_heads * ceil_div(per_kv, group), spans), THREADS,
                    beside, *p);
+}
+
+template <int D> void run_size(struct backend *be, struct attend *p, bool bytes, int32_t max_position) {
+    if (bytes)
+        run_fast<D, byte_cache<D>>(be, p, max_position);
+    else
+        run_fast<D, half_cache<D>>(be, p, max_position);
 }
 
 } // namespace
@@ -617,16 +643,16 @@ void cuda_attention(struct backend *be, const struct rows *rows, const struct at
     if (attention_is_fast(be, b, kv)) p.softcap *= 1.4426950408889634f; /* as the queries' scale */
     const bool bytes = kv->k_dtype == DTYPE_Q8_0;
     if (attention_is_fast(be, b, kv)) {
-        void (*run)(struct backend *, struct attend *, int32_t) =
-            b->head_dim == 64 ? (bytes ? run_fast<64, byte_cache<64>> : run_fast<64, half_cache<64>>)
-                              : (bytes ? run_fast<128, byte_cache<128>> : run_fast<128, half_cache<128>>);
-        return run(be, &p, rows->max_position);
+        if (b->head_dim == 64) return run_size<64>(be, &p, bytes, rows->max_position);
+        if (b->head_dim == 96) return run_size<96>(be, &p, bytes, rows->max_position);
+        if (b->head_dim == 128) return run_size<128>(be, &p, bytes, rows->max_position);
+        return run_size<256>(be, &p, bytes, rows->max_position);
     }
-    const int block =
-        (int)(kv_head_bytes(kv->k_dtype, kv->page_size, b->head_dim) / (bytes ? 1 : dtype_bytes(kv->k_dtype)));
+    const int block = (int)(kv_head_bytes(kv->k_dtype, kv->page_size, b->head_dim) /
+                            (bytes ? 1 : dtype_bytes(kv->k_dtype)));
     launch(be, "plain attention",
-           bytes                    ? attend_plain<int8_t>
+           bytes                      ? attend_plain<int8_t>
            : kv->k_dtype == DTYPE_F16 ? attend_plain<__half>
-                                    : attend_plain<float>,
+                                      : attend_plain<float>,
            dim3(rows->n, b->heads), 32, 0, p, (const float *)q, b->head_dim, block);
 }

@@ -266,7 +266,9 @@ void blas_close(struct backend *be);
 /* Whether q is the f16 of the tensor-core attention. */
 static inline bool attention_is_fast(const struct backend *be, const struct attention_block *b,
                                      const struct kv_layer *kv) {
-    return be->architecture >= 90 && kv->k_dtype != DTYPE_F32 && (b->head_dim == 64 || b->head_dim == 128);
+    const int dim = b->head_dim;
+    return be->architecture >= 90 && kv->k_dtype != DTYPE_F32 &&
+           (dim == 64 || dim == 96 || dim == 128 || dim == 256);
 }
 
 /* Lets the kernels of a file use the shared memory they need; once, at open. */
