@@ -249,6 +249,35 @@ static void gguf_files_of_scores_are_sentencepiece_models(void **state) {
     tokenizer_close(shipped);
 }
 
+/* add_prefix_space: a text has the ids that it has behind a space, unless it begins with one. */
+static void prefixes_of_bytes(void **state) {
+    (void)state;
+    json_t *root = json_load_file(GOLDEN "/gpt2/tokenizer.json", 0, NULL);
+    struct tokenizer *plain = open_family("gpt2"), *prefixed;
+    static const char *const texts[] = {"Hello", " Hello", "\xC3\xA9t\xC3\xA9", "1 a", " "};
+    assert_non_null(root);
+    json_object_set_new(json_object_get(root, "pre_tokenizer"), "add_prefix_space", json_true());
+    char *text = json_dumps(root, 0);
+    put_file("tokenizer.json", text, strlen(text));
+    assert_int_equal(tokenizer_open(folder(), &prefixed), OUTRIDER_OK);
+    for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
+        struct token_list got = {0}, expected = {0};
+        char spaced[32];
+        snprintf(spaced, sizeof spaced, "%s%s", texts[i][0] == ' ' ? "" : " ", texts[i]);
+        assert_int_equal(tokenizer_encode(prefixed, texts[i], strlen(texts[i]), &got), OUTRIDER_OK);
+        assert_int_equal(tokenizer_encode(plain, spaced, strlen(spaced), &expected), OUTRIDER_OK);
+        assert_int_equal(got.n, expected.n);
+        assert_memory_equal(got.ids, expected.ids, got.n * sizeof *got.ids);
+        token_list_free(&got);
+        token_list_free(&expected);
+    }
+    free(text);
+    json_decref(root);
+    tokenizer_close(plain);
+    tokenizer_close(prefixed);
+    drop_file("tokenizer.json");
+}
+
 /* ---- bad files ---- */
 
 /* tokenizer.json of the smallest model with one thing wrong: the line names file and field. */
@@ -619,6 +648,7 @@ int main(void) {
         cmocka_unit_test(ids_are_those_of_the_reference),
         cmocka_unit_test(gguf_files_give_the_same_ids),
         cmocka_unit_test(gguf_files_of_scores_are_sentencepiece_models),
+        cmocka_unit_test(prefixes_of_bytes),
         cmocka_unit_test(unusual_files_are_read),
         cmocka_unit_test(bad_files_are_refused),
         cmocka_unit_test(damaged_files_are_an_error_or_a_tokenizer),

@@ -615,6 +615,47 @@ static void own_templates_alone_write_control_tokens(void **state) {
     }
 }
 
+/* Tokens of a template take the white space beside them, of the template's text and of the turns', as the
+ * reference does with the rendered text. */
+static void tokens_of_templates_take_white_space(void **state) {
+    (void)state;
+    static const struct {
+        const char *fields, *source, *digits;
+    } rows[] = {
+        {"", "<x> {{ messages[0].content }} <x>", "4313134"},
+        {", \"lstrip\": true", "<x> {{ messages[0].content }} <x>", "43131 4"},
+        {", \"rstrip\": true", "<x> {{ messages[0].content }} <x>", "4 131 34"},
+        {", \"rstrip\": true", "<x>  ", "4"},
+        {", \"rstrip\": true, \"lstrip\": true", " <x>  <x> ", "44"},
+        {"", "{{ bos_token }}{{ eos_token }}|{{ '' }}", "0"},
+        {"", "", ""},
+    };
+    drop_file("tokenizer.model");
+    for (size_t i = 0; i < sizeof rows / sizeof *rows; i++) {
+        char text[1024], got[64] = "", expected[64] = "";
+        struct tokenizer *t;
+        struct token_list list = {0};
+        const struct chat_message m[] = {MESSAGE(CHAT_USER, "a a")};
+        snprintf(
+            text, sizeof text,
+            "{\"model\": {\"unk_token\": \"u\", \"vocab\": {\"u\": 0, \"a\": 1, \"b\": 2, \" \": 3}, "
+            "\"merges\": []}, \"added_tokens\": [{\"id\": 4, \"content\": \"<x>\", \"special\": true%s}]}",
+            rows[i].fields);
+        put_file("tokenizer.json", text, strlen(text));
+        put_file("chat_template.jinja", rows[i].source, strlen(rows[i].source));
+        if (tokenizer_open(folder(), &t)) fail_msg("%s", outrider_error());
+        assert_int_equal(chat_encode(t, CHAT_OWN, m, 1, 0, false, false, false, &list), OUTRIDER_OK);
+        for (size_t k = 0; k < list.n; k++) got[k] = (char)('0' + list.ids[k]);
+        for (const char *c = rows[i].digits; *c; c++)
+            if (*c != ' ') strncat(expected, c, 1);
+        if (strcmp(got, expected) != 0) fail_msg("%s: %s, not %s", rows[i].source, got, expected);
+        token_list_free(&list);
+        tokenizer_close(t);
+    }
+    drop_file("tokenizer.json");
+    drop_file("chat_template.jinja");
+}
+
 static void wrong_templates_are_errors(void **state) {
     (void)state;
     static const char *const wrong[] = {"{% for %}", "{{ raise_exception('no') }}",
@@ -651,6 +692,7 @@ int main(void) {
         cmocka_unit_test(unknown_templates_are_interpreted),
         cmocka_unit_test(own_templates_go_on_turn_by_turn),
         cmocka_unit_test(own_templates_alone_write_control_tokens),
+        cmocka_unit_test(tokens_of_templates_take_white_space),
         cmocka_unit_test(wrong_templates_are_errors),
     };
     return cmocka_run_group_tests(tests, NULL, remove_folder);

@@ -26,6 +26,8 @@
 #include "tools/chat.h"
 #include "tools/setup.h"
 #include "weights/gguf_config.h"
+#include "weights/hub.h"
+#include "weights/source.h"
 
 /* ---- allocations that fail ---- */
 
@@ -430,6 +432,18 @@ static outrider_status render(struct scene *scene) {
     return OUTRIDER_OK;
 }
 
+/* A name of the Hugging Face cache, and what lies in a folder. */
+static outrider_status find_model(struct scene *scene) {
+    char *model = NULL, *file = NULL;
+    outrider_status status = hub_resolve("org/name:q8", &model);
+    if (status == OUTRIDER_OK) status = source_gguf(FOLDER "/models--org--name/snapshots/main", &file);
+    if (status == OUTRIDER_OK) note(scene, model, strlen(model));
+    if (status == OUTRIDER_OK) note(scene, file, strlen(file));
+    free(model);
+    free(file);
+    return status;
+}
+
 /* A chat in one of the templates' forms, written whole and then one turn on. */
 static struct tokenizer *chat_tokenizer;
 static enum chat_kind chat_form;
@@ -567,6 +581,17 @@ static void tokenizers(void **state) {
     }
 }
 
+static void names(void **state) {
+    (void)state;
+    const struct fault_row row = {"a model's name", find_model, 1, 0};
+    assert_int_equal(
+        system("d=" FOLDER "/models--org--name/snapshots/main && mkdir -p $d && touch $d/m-q8.gguf"), 0);
+    setenv("HF_HUB_CACHE", FOLDER, 1);
+    every_k(&row, &until_fault);
+    unsetenv("HF_HUB_CACHE");
+    assert_int_equal(system("rm -r " FOLDER), 0);
+}
+
 static void chats(void **state) {
     (void)state;
     const struct fault_row row = {"chat", write_chat, 1, 0};
@@ -603,6 +628,7 @@ int main(void) {
         cmocka_unit_test(files),
         cmocka_unit_test(families),
         cmocka_unit_test(tokenizers),
+        cmocka_unit_test(names),
         cmocka_unit_test(chats),
         cmocka_unit_test(templates),
         {"device memory: load", device_memory, NULL, NULL, (void *)&rows[0]},

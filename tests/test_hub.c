@@ -142,7 +142,7 @@ static void odd_names(void **state) {
 
 static void bad_refs(void **state) {
     (void)state;
-    static const char *const texts[] = {"../../../etc", "main", HASH "/..", HASH "\\nx", "0123", " " HASH};
+    static const char *const texts[] = {"../../../etc", "main", HASH "/..", HASH "\\nx", "0123", (" " HASH)};
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
         sh("printf '%s' >%s/cache/models--org--name/refs/main", texts[i], folder.path);
         assert_refuses("org/name", "not the hash of a commit");
