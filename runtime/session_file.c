@@ -364,6 +364,14 @@ static outrider_status get_turns(outrider_session *s, struct stream *f, const st
     return status;
 }
 
+/* A system turn waits for the one behind it; all others are written, or taking them back would leave an
+ * answer open to nobody. */
+static bool turns_fit(const outrider_session *s, const struct header *h) {
+    for (size_t i = (size_t)h->turns_encoded; i < s->n_turns; i++)
+        if (s->turns[i].message.role != CHAT_SYSTEM) return false;
+    return true;
+}
+
 static outrider_status get_cache(outrider_session *s, struct stream *f, const struct header *h, int which) {
     outrider_engine *e = s->engine;
     outrider_which model = (outrider_which)which;
@@ -379,6 +387,7 @@ static outrider_status get_session(outrider_session *s, struct stream *f) {
     TRY(get_header(s->engine, f, &h));
     TRY(get_tokens(s, f, h.n));
     TRY(get_turns(s, f, &h));
+    if (!turns_fit(s, &h)) return damaged(f, "a turn");
     for (int m = 0; m < KV_MODELS; m++) TRY(get_cache(s, f, &h, m));
     uint64_t expected = f->hash, found;
     TRY(get(f, &found, sizeof found));

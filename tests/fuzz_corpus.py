@@ -231,6 +231,16 @@ def fuzz_model():
     yield archive(model_safetensors=b"")
 
 
+def with_score(score):
+    """The tiny GGUF file with this score for its first byte piece."""
+    pieces = tiny.all_pieces()
+    scores = [score if i == 3 else -float(i) for i in range(len(pieces))]
+    entries = tiny_gguf.metadata()
+    key = "tokenizer.ggml.scores"
+    entries[key] = tiny_gguf.entry(key, tiny_gguf.ARRAY, (tiny_gguf.F32, scores))
+    return tiny_gguf.tiny_file(list(entries.values()))
+
+
 def fuzz_convert():
     for type in range(11):
         yield bytes([2 * type]) + archive()
@@ -246,7 +256,11 @@ def fuzz_convert():
 
 def found():
     """(target, input) of everything that once broke one, with what it was."""
-    return []
+    return [  # a user's turn that is not written: cut behind it, an answer was open to the turn before the first
+        ("fuzz_session_file", session_file(range(3, 23), [(1, 0, b"the"), (1, 1, b"a")], (19, 17), encoded=0)),
+        # a score that only matters for ordinary tokens, taken into a tokenizer.model that no one opens
+        ("fuzz_convert", b"\1" + with_score(float("nan"))),
+    ]
 
 
 TARGETS = [fuzz_safetensors, fuzz_index, fuzz_config, fuzz_sentencepiece, fuzz_tokenizer_config, fuzz_chat, fuzz_utf8,

@@ -1,6 +1,7 @@
 /* The file of outrider_session_save, loaded into an engine with the tiny pair. Fingerprints of 1 stand for
  * this engine's, and where only the checksum is wrong it is put right, so that all behind it is tried too.
- * What is refused leaves an empty session; what loads is saved again as the same file, and goes on writing.
+ * What is refused leaves an empty session; what loads is saved again as the same file, is cut somewhere,
+ * forked, and goes on writing.
  */
 #include "runtime/session_file.c" /* for its own steps */
 #include "tests/helpers_fuzz.h"
@@ -12,7 +13,7 @@ static char path[128], again[128];
 static void open_pair(void) {
     outrider_engine_options o = outrider_engine_defaults();
     o.model = o.draft = fuzz_tiny();
-    o.device = "cpu", o.threads = 1, o.max_sessions = 1, o.ctx_size = 64, o.page_size = 16;
+    o.device = "cpu", o.threads = 1, o.max_sessions = 2, o.ctx_size = 64, o.page_size = 16;
     if (outrider_engine_open(&o, &engine)) fuzz_die("the tiny model");
     outrider_settings set = outrider_settings_defaults(engine);
     set.n_predict = 3, set.draft_n = 2, set.seed = 1;
@@ -49,17 +50,26 @@ static void mend(uint8_t *data, size_t bytes) {
     fuzz_write("chat.json", data, bytes);
 }
 
+static void go_on(outrider_session *s) {
+    bool going = !outrider_session_append_message(s, "user", "the", 3);
+    while (going && outrider_session_stop(s) == OUTRIDER_RUNNING)
+        going = !outrider_round(&s, 1); /* a forged cache may leave no token possible */
+}
+
 static void use(uint64_t id) {
     uint64_t same;
     size_t n;
+    outrider_session *fork;
     outrider_session_tokens(session, &n);
     if (outrider_session_save(session, again, &same)) fuzz_die("what was loaded does not save");
     session_restart(session, 0);
     if (outrider_session_load(session, again, &id)) fuzz_die("what was saved does not load");
     if (id != same) fuzz_die("saving changes a session");
-    bool going = !outrider_session_append_message(session, "user", "the", 3);
-    while (going && outrider_session_stop(session) == OUTRIDER_RUNNING)
-        going = !outrider_round(&session, 1); /* a forged cache may leave no token possible */
+    if (outrider_session_fork(session, &fork) || outrider_session_truncate(fork, id % (n + 1)))
+        fuzz_die("what was loaded cannot be cut");
+    go_on(fork);
+    outrider_session_close(fork);
+    go_on(session);
     session_restart(session, 0);
 }
 
