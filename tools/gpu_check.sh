@@ -138,6 +138,10 @@ if wants speed; then
             --prompts "$FOLDER/$prompt.jsonl" -p 0 -n 256 -r 3 --spec-type draft --spec-draft-n-max 1-8 \
             -o json >"$FOLDER/8b-$prompt-q4.json" 2>"$FOLDER/8b-$prompt-q4.err"
         verdict "8B with 1B in q4, prompt $prompt" $? "$(figure "$FOLDER/8b-$prompt-q4.json" spec 2>&1 | tail -1)"
+        "$OUTRIDER" bench --device cuda -m "$MODELS/8b" -md "$MODELS/1b" --draft-quant q4 -c 1024 \
+            --prompts "$FOLDER/$prompt.jsonl" -p 0 -n 256 -r 3 --spec-type draft --spec-tree --spec-draft-n-max 1-4,6 \
+            -o json >"$FOLDER/8b-$prompt-q4-tree.json" 2>"$FOLDER/8b-$prompt-q4-tree.err"
+        verdict "8B with 1B in q4, prompt $prompt, trees" $? "$(figure "$FOLDER/8b-$prompt-q4-tree.json" spec 2>&1 | tail -1)"
     done
     note "1B in q4, a step" "$(figure "$FOLDER/8b-A-q4.json" verify 2>&1 | grep -o 'draft step.*')"
     for quant in q8 q4; do

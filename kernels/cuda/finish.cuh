@@ -22,7 +22,7 @@ struct finish {
     const float *q_norm, *k_norm; /* QKV: [2 * half], or null */
     const float *post_norm;       /* ADD: [n], or null */
     float norm_eps;
-    float *x;               /* ADD: x += sum, STORE: x = sum; [rows][n] */
+    float *x; /* ADD: x += sum, STORE: x = sum; [rows][n] */
     /* ADD, when the norm behind it is known: x norm as bf16 and the squares of each tile, [rows][tiles] */
     const float *norm;
     bf16 *normed;
@@ -124,24 +124,27 @@ static __device__ __forceinline__ void finish_pair(const struct finish &f, int32
 }
 
 /* ADD with the norm behind it: as finish_pair and rmsnorm() would do it, bit for bit; by `lanes` neighbouring
- * threads, one a pair of the tile. The old values come from the caller, who read them long before. */
+ * threads, one a pair of the tile. What comes from memory the caller read long before. */
+struct before {
+    float2 x, norm; /* of a pair */
+};
 static __device__ __forceinline__ void finish_normed(const struct finish &f, int32_t row, int32_t pair,
                                                      int32_t tile, int32_t tiles, bool mine, float a, float b,
-                                                     float2 old, int lanes) {
+                                                     const struct before &old, int lanes) {
     const bool live = mine && pair < f.pairs, both = live && pair + f.half < f.n;
     const size_t at = (size_t)row * f.n + pair;
     if (live) add_bias(f, pair, a, b);
-    a = live ? a + old.x : 0;
-    b = both ? b + old.y : 0;
+    a = live ? a + old.x.x : 0;
+    b = both ? b + old.x.y : 0;
     const float sum = tile_squares(a, b, lanes);
     if (mine && threadIdx.x % lanes == 0) f.squares[row * tiles + tile] = sum;
     if (live) {
         f.x[at] = a;
-        f.normed[at] = __float2bfloat16(a * f.norm[pair]);
+        f.normed[at] = __float2bfloat16(a * old.norm.x);
     }
     if (both) {
         f.x[at + f.half] = b;
-        f.normed[at + f.half] = __float2bfloat16(b * f.norm[pair + f.half]);
+        f.normed[at + f.half] = __float2bfloat16(b * old.norm.y);
     }
 }
 

@@ -6,54 +6,13 @@
  * plain     any type and shape: one warp an output. Correct, not fast.
  *
  * Quantised weights are widened to bf16, matrix by matrix, for the latter two. */
-#include "kernels/cuda/quantized.cuh"
+#include "kernels/cuda/packed.cuh"
 #include "kernels/cuda/rows.cuh"
 #include "kernels/cuda/skinny.cuh"
 
 #include <new>
 
 namespace {
-
-/* A thread's 16-byte read of a fragment serves two mma steps: k is permuted alike in both operands, which a
- * dot product allows. Of 128 bytes of a row thread t takes pieces 2t and 2t + 1, and piece c of row r lies at
- * c ^ r % 8. */
-template <int WIDTH_> struct bf16_weights {
-    static constexpr int WARPS = 8, WIDTH = WIDTH_, STEP = 128, ROW_BYTES = WIDTH * 2, SCALE_BYTES = 0;
-    static constexpr bool MOST_REGISTERS = false, SWITCHED = false, RESIDENT = false;
-    static __host__ __device__ __forceinline__ int resident_bytes(int) { return 0; }
-    static __device__ __forceinline__ void reside(const struct product &, char *) {}
-    static __device__ __forceinline__ size_t pitch(int k) { return (size_t)k * 2; }
-    static __device__ __forceinline__ int padded(int k) { return k; }
-    template <int> static __device__ __forceinline__ int swap(int piece, int row) {
-        return (piece & 8) | ((piece ^ row) & 7);
-    }
-    template <int RT, int NT>
-    static __device__ __forceinline__ void multiply(const char *stage, const char *, int, int, int m,
-                                                    float (&c)[RT][NT][4]) {
-        const int g = threadIdx.x % 32 / 4, t = threadIdx.x % 4;
-        const char *w = stage + g * ROW_BYTES, *a = stage + RT * 16 * ROW_BYTES;
-#pragma unroll
-        for (int h = 0; h < WIDTH / 32; h++) {
-            const int piece = h / 2 * 8 + t * 2 + h % 2, swapped = swap<ROW_BYTES>(piece, g);
-            uint4 lo[RT], hi[RT];
-#pragma unroll
-            for (int r = 0; r < RT; r++) {
-                lo[r] = *(const uint4 *)(w + r * 16 * ROW_BYTES + swapped * 16);
-                hi[r] = *(const uint4 *)(w + (r * 16 + 8) * ROW_BYTES + swapped * 16);
-            }
-#pragma unroll
-            for (int j = 0; j < NT; j++) {
-                const int row = min(j * 8 + g, m - 1);
-                const uint4 b = *(const uint4 *)(a + row * ROW_BYTES + swap<ROW_BYTES>(piece, row) * 16);
-#pragma unroll
-                for (int r = 0; r < RT; r++) {
-                    mma_bf16(c[r][j], lo[r].x, hi[r].x, lo[r].y, hi[r].y, b.x, b.y);
-                    mma_bf16(c[r][j], lo[r].z, hi[r].z, lo[r].w, hi[r].w, b.z, b.w);
-                }
-            }
-        }
-    }
-};
 
 constexpr int FINISH_THREADS = 256, FINISH_EACH = 4; /* pairs a thread, read together */
 
@@ -147,17 +106,26 @@ struct finish finish_from(struct finish f, int32_t row) {
 }
 
 template <int RT> void launch_rows(struct backend *be, struct product *p) {
-    if (p->m <= 8) return launch_skinny<bf16_weights<128>, RT, 1>(be, p);
+    if (p->m <= 8) return launch_skinny<128, RT, 1>(be, p);
     /* Beside the squares of wider rows the ring would have but one stage. */
-    if (p->m <= 16 && (!p->squares || p->k <= 8192)) return launch_skinny<bf16_weights<128>, RT, 2>(be, p);
-    if (p->m <= 16) return launch_skinny<bf16_weights<64>, RT, 2>(be, p);
-    if (p->m <= 32) return launch_skinny<bf16_weights<64>, RT, 4>(be, p);
-    launch_skinny<bf16_weights<64>, RT, 8>(be, p);
+    if (p->m <= 16 && (!p->squares || p->k <= 8192)) return launch_skinny<128, RT, 2>(be, p);
+    if (p->m <= 16) return launch_skinny<64, RT, 2>(be, p);
+    if (p->m <= 32) return launch_skinny<64, RT, 4>(be, p);
+    launch_skinny<64, RT, 8>(be, p);
+}
+
+/* Of one row and tiles of 16: what stands before attention, so that it begins to read early, and a short
+ * product behind it, all of which is under way meanwhile. */
+bool is_beside_attention(const struct backend *be, const struct product *p) {
+    const int32_t tiles = ceil_div(ceil_div(p->finish.pairs, 8), be->multiprocessors);
+    return p->finish.kind == FINISH_QKV ||
+           (p->finish.kind == FINISH_ADD && tiles * ceil_div(p->k, ALONG * QUANT_STEP) <= 2);
 }
 
 template <int RT, int BITS> void launch_quantized(struct backend *be, struct product *p) {
-    if (p->m == 1) return launch_skinny<quantized_weights<BITS, true>, RT, 1>(be, p);
-    launch_skinny<quantized_weights<BITS, false>, RT, 1>(be, p);
+    if (p->m > 1) return launch_packed<packed<BITS, RT, false, false>>(be, p);
+    if (RT == 1 && is_beside_attention(be, p)) return launch_packed<packed<BITS, 1, true, true>>(be, p);
+    launch_packed<packed<BITS, RT, false, true>>(be, p);
 }
 
 template <int RT> void launch_tiles(struct backend *be, struct product *p) {
@@ -166,8 +134,18 @@ template <int RT> void launch_tiles(struct backend *be, struct product *p) {
     launch_rows<RT>(be, p);
 }
 
+/* Outputs of a tile: as the norm behind it counts them, or so that no block has more to do than it must. */
+int32_t tile_of(const struct backend *be, const struct product *p) {
+    if (!dtype_is_quantized(p->dtype) || p->finish.kind == FINISH_ADD) return tile_outputs(be, p->finish.n);
+    if (p->finish.kind == FINISH_QKV && p->m == 1) return 16;
+    auto most = [&](int32_t tile) {
+        return ceil_div(ceil_div(p->finish.n, tile), be->multiprocessors) * tile;
+    };
+    return most(16) < most(32) ? 16 : 32;
+}
+
 void launch_product(struct backend *be, struct product *p) {
-    if (tile_outputs(be, p->finish.n) == 32)
+    if (tile_of(be, p) == 32)
         launch_tiles<2>(be, p);
     else
         launch_tiles<1>(be, p);
@@ -432,21 +410,26 @@ cudaError_t prepare_products(struct backend *be) {
     be->held = new (std::nothrow) struct held();
     if (!be->held) return cudaErrorMemoryAllocation;
     if (be->architecture < 90) return cudaSuccess;
-    using wide = bf16_weights<128>;
-    using narrow = bf16_weights<64>;
-    using q8 = quantized_weights<8, false>;
-    using q4 = quantized_weights<4, false>;
-    using one_q8 = quantized_weights<8, true>;
-    using one_q4 = quantized_weights<4, true>;
-    const void *kernels[] = {(const void *)skinny<wide, 1, 1>,   (const void *)skinny<wide, 1, 2>,
-                             (const void *)skinny<narrow, 1, 4>, (const void *)skinny<narrow, 1, 8>,
-                             (const void *)skinny<wide, 2, 1>,   (const void *)skinny<wide, 2, 2>,
-                             (const void *)skinny<narrow, 2, 4>, (const void *)skinny<narrow, 2, 8>,
-                             (const void *)skinny<narrow, 1, 2>, (const void *)skinny<narrow, 2, 2>,
-                             (const void *)skinny<q8, 1, 1>,     (const void *)skinny<q8, 2, 1>,
-                             (const void *)skinny<q4, 1, 1>,     (const void *)skinny<q4, 2, 1>,
-                             (const void *)skinny<one_q8, 1, 1>, (const void *)skinny<one_q8, 2, 1>,
-                             (const void *)skinny<one_q4, 1, 1>, (const void *)skinny<one_q4, 2, 1>};
+    const void *kernels[] = {(const void *)skinny<128, 1, 1>,
+                             (const void *)skinny<128, 1, 2>,
+                             (const void *)skinny<64, 1, 4>,
+                             (const void *)skinny<64, 1, 8>,
+                             (const void *)skinny<128, 2, 1>,
+                             (const void *)skinny<128, 2, 2>,
+                             (const void *)skinny<64, 2, 4>,
+                             (const void *)skinny<64, 2, 8>,
+                             (const void *)skinny<64, 1, 2>,
+                             (const void *)skinny<64, 2, 2>,
+                             (const void *)product_of_packed<packed<8, 1, false, false>>,
+                             (const void *)product_of_packed<packed<8, 2, false, false>>,
+                             (const void *)product_of_packed<packed<8, 1, false, true>>,
+                             (const void *)product_of_packed<packed<8, 2, false, true>>,
+                             (const void *)product_of_packed<packed<8, 1, true, true>>,
+                             (const void *)product_of_packed<packed<4, 1, false, false>>,
+                             (const void *)product_of_packed<packed<4, 2, false, false>>,
+                             (const void *)product_of_packed<packed<4, 1, false, true>>,
+                             (const void *)product_of_packed<packed<4, 2, false, true>>,
+                             (const void *)product_of_packed<packed<4, 1, true, true>>};
     for (const void *kernel : kernels) {
         cudaError_t error =
             cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, SHARED_BYTES);
