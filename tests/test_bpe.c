@@ -551,6 +551,16 @@ static const struct {
     {"a<x>b", 3,
      SMALL(VOCAB, "[\"a b\"]",
            ", \"added_tokens\": [{\"id\": 4, \"content\": \"<x>\", \"special\": false}]")},
+    {"ab", 2,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"added_tokens\": [{\"id\": 1, \"content\": \"a\", \"special\": true}]")}, /* no merge of */
+    {"ab", 2,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"added_tokens\": [{\"id\": 2, \"content\": \"b\", \"special\": true}]")}, /* or with */
+    {"ab", 2,
+     SMALL(VOCAB, "[\"a b\"]",
+           ", \"added_tokens\": [{\"id\": 3, \"content\": \"ab\", \"special\": true}]")}, /* or to a control
+                                                                                             token */
 };
 
 static void unusual_files_are_read(void **state) {

@@ -22,13 +22,14 @@
 #include <unistd.h>
 
 #include "tests/helpers_tiny.h"
+#include "tokenizer/tokenizer.h"
 
 /* ---- the calls ---- */
 
 static size_t most;     /* bytes of one read or write; 0: as asked */
 static bool interrupts; /* every other call */
 static long until_fault = -1, calls;
-static int fault; /* what the call then fails with */
+static int fault; /* what the call then fails with; 0: a read that finds the end */
 
 static bool must_fail(void) {
     calls++;
@@ -47,7 +48,8 @@ static size_t shortened(size_t bytes) {
 
 ssize_t read(int file, void *data, size_t bytes) {
     REAL(read, ssize_t(*)(int, void *, size_t));
-    return must_fail() ? -1 : real(file, data, shortened(bytes));
+    if (must_fail()) return errno ? -1 : 0;
+    return real(file, data, shortened(bytes));
 }
 ssize_t write(int file, const void *data, size_t bytes) {
     REAL(write, ssize_t(*)(int, const void *, size_t));
@@ -108,6 +110,17 @@ static void remove_beside(void) {
         if (e->d_name[0] != '.' && strcmp(name, path)) remove(name);
     }
     closedir(d);
+}
+
+static void remove_conversion(const char *out) {
+    static const char *const names[] = {"config.json", "generation_config.json", "model.safetensors",
+                                        "tokenizer.model", "tokenizer_config.json"};
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        char name[128];
+        snprintf(name, sizeof name, "%s/%s", out, names[i]);
+        remove(name);
+    }
+    rmdir(out);
 }
 
 static outrider_session *converse(const char *text) {
@@ -241,6 +254,65 @@ static void a_read_that_fails_leaves_the_session_empty(void **state) {
     }
 }
 
+/* To a GGUF file and from it, whichever call fails: a line, and nothing is left but what was there. */
+static void a_conversion_that_fails_leaves_nothing(void **state) {
+    (void)state;
+    char gguf[80], out[80];
+    snprintf(gguf, sizeof gguf, "%s/m.gguf", folder);
+    snprintf(out, sizeof out, "%s/out", folder);
+    const outrider_convert_options ways[] = {{.model = tiny_folder(), .output = gguf, .type = "q8_0"},
+                                             {.model = gguf, .output = out, .type = "bf16"}};
+    save(0);
+    fault = EIO;
+    for (int way = 0; way < 2; way++) {
+        const int there = count_beside();
+        for (long k = 0;; k++) {
+            until_fault = k;
+            outrider_status status = outrider_convert(&ways[way]);
+            bool came = until_fault < 0;
+            until_fault = -1;
+            if (status == OUTRIDER_OK && !came) break;
+            if (status == OUTRIDER_OK) { /* the last that may fail brings the folder to the disk */
+                remove_conversion(out);
+                if (way == 0) remove(gguf);
+                continue;
+            }
+            assert_true(status == OUTRIDER_EFAIL || status == OUTRIDER_EMODEL);
+            assert_non_null(strstr(outrider_error(), strerror(EIO)));
+            assert_int_equal(count_beside(), there);
+        }
+    }
+    remove_conversion(out);
+    remove(gguf);
+}
+
+/* Files that are read, not mapped: piecemeal they are the same, and one that ends early or fails is told. */
+static void a_tokenizer_that_cannot_be_read_is_told(void **state) {
+    (void)state;
+    struct tokenizer *t;
+    most = 5, interrupts = true;
+    assert_int_equal(tokenizer_open(tiny_folder(), &t), OUTRIDER_OK);
+    most = 0, interrupts = false;
+    tokenizer_close(t);
+    for (int how = 0; how < 2; how++)
+        for (long k = 0;; k++) {
+            fault = how ? EIO : 0;
+            until_fault = k;
+            outrider_status status = tokenizer_open(tiny_folder(), &t);
+            bool came = until_fault < 0;
+            until_fault = -1;
+            if (!came) {
+                assert_int_equal(status, OUTRIDER_OK);
+                assert_true(k > 1);
+                tokenizer_close(t);
+                break;
+            }
+            assert_int_equal(status, OUTRIDER_EMODEL);
+            assert_non_null(
+                strstr(outrider_error(), how ? strerror(EIO) : "became shorter while it was read"));
+        }
+}
+
 static double now_seconds(void) {
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
@@ -295,6 +367,8 @@ int main(void) {
         cmocka_unit_test(interrupted_and_short_calls_change_nothing),
         cmocka_unit_test(a_call_that_fails_leaves_the_old_file),
         cmocka_unit_test(a_read_that_fails_leaves_the_session_empty),
+        cmocka_unit_test(a_conversion_that_fails_leaves_nothing),
+        cmocka_unit_test(a_tokenizer_that_cannot_be_read_is_told),
         cmocka_unit_test(killed_there_is_the_old_file_or_the_new),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
