@@ -1,6 +1,6 @@
 /* Every operation of the CUDA backend against a plain double-precision reference, from one table of shapes;
  * and the promises: a row's bits alone and among others, over repeats, and replayed. Arguments: `quick` and
- * `sanitize` check less, `race` nothing of cuBLAS, `trees` those alone.
+ * `sanitize` check less, `race` nothing of cuBLAS, `trees` those alone, `shape` NAME that one.
  *
  * Activations between operations are the backend's own, so what is compared is what comes out: the cache, the
  * residual stream after each half of a layer, the logits and the tokens. Memory that must not count is NaN.
@@ -55,6 +55,7 @@ static const struct shape shapes[] = {
     {"8-bit cache, heads of 84", 320, 4, 2, 84, 672, 517, 16, DTYPE_BF16, DTYPE_Q8_0, 1.2e-2, true},
     {"all at once, f32", 192, 6, 3, 32, 250, 301, 16, DTYPE_F32, DTYPE_F32, 1e-5, true, true, true, true, 77,
      2, 3, 0.5f},
+    {"rows of 12288", 12288, 2, 1, 64, 1840, 77, 16, DTYPE_BF16, DTYPE_F16, 6e-3},
 };
 
 static std::vector<float> minus(const std::vector<float> &a, const std::vector<float> &b) {
@@ -439,6 +440,14 @@ int main(int argc, char **argv) {
         for (auto &s : {shapes[1], shapes[4], shapes[5], shapes[8]}) check_few(s, mode == "sanitize");
         for (auto &s : {shapes[1], shapes[2], shapes[5]}) check_tree(s, 121, false);
         check_top();
+    } else if (mode == "shape") {
+        bool found = false;
+        for (auto &s : shapes) {
+            if (argc < 3 || std::string(s.name) != argv[2]) continue;
+            check_shape(s, false);
+            found = true;
+        }
+        check(found, "a shape of that name");
     } else {
         check_refusals();
         check_memory();
