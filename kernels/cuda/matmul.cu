@@ -1,6 +1,6 @@
 /* Matrix products and what is fused around them: three ways to the same sums.
  *
- * skinny    bf16 and quantised weights, few rows, near the card's read bandwidth: skinny.cuh.
+ * skinny    few rows, near the card's read bandwidth: skinny.cuh for bf16, packed.cuh for quantised weights.
  * prefill   rows of a prompt: cuBLAS on PREFILL_ROWS rows, padded, so that it always sees one shape and a
  *           row's bits cannot depend on how many came with it.
  * plain     any type and shape: one warp an output. Correct, not fast.
