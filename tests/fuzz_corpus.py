@@ -28,6 +28,10 @@ def fuzz_safetensors():
     yield safetensors({"w": tensor()})
     yield safetensors({"w": tensor(), "e": tensor(shape=(0, 3), offsets=(8, 8)), "__metadata__": {"format": "pt"}})
     yield safetensors({"a": tensor("BF16", (2, 1), (0, 4)), "s": tensor("F32", (), (4, 8))})
+    for scale, shape in (("weight_scale", ()), ("weight_scale", (2, 1)), ("weight_scale_inv", (1, 1)), ("scale", (1, 2))):
+        floats = 1 if shape in ((), (1, 1)) else 2
+        yield safetensors({"a.weight": tensor("F8_E4M3", (2, 128), (8, 264)), f"a.{scale}": tensor("F32", shape, (0, 4 * floats)),
+                           "p": tensor("F32", (2 - floats,), (4 * floats, 8))}, bytes(range(256)) + b"\0" * 8)
     yield safetensors({"w": tensor(shape=(2**63 - 1, 4))})
     yield safetensors({"w": tensor(), "v": tensor()})
     yield safetensors({"w\u009b31m\n\u202e": tensor("U8")})
@@ -267,7 +271,7 @@ TARGETS = [fuzz_safetensors, fuzz_index, fuzz_config, fuzz_sentencepiece, fuzz_t
            fuzz_options, fuzz_session, fuzz_session_file, fuzz_model, fuzz_gguf, fuzz_convert,
            fuzz_tokenizer, fuzz_jinja]
 WORDS = {
-    "fuzz_safetensors": ["__metadata__", "dtype", "shape", "data_offsets", "F32", "F16", "BF16"],
+    "fuzz_safetensors": ["__metadata__", "dtype", "shape", "data_offsets", "F32", "F16", "BF16", "F8_E4M3", ".weight_scale"],
     "fuzz_index": ["weight_map", "metadata", "a.safetensors", "b.safetensors", "x", "y"],
     "fuzz_config": list(tiny.CONFIG) + [
         "rope_scaling", "rope_parameters", "rope_type", "type", "factor", "linear", "llama3", "yarn", "longrope",
