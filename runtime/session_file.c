@@ -69,7 +69,10 @@ static uint64_t hash_tensor(uint64_t h, const struct tensor *t) {
         size_t left = t->bytes - i * step;
         h = hash_bytes(h, (const char *)t->data + i * step, left < SAMPLE_BYTES ? left : SAMPLE_BYTES);
     }
-    return h;
+    const struct scales *s = &t->scales;
+    if (!s->data) return h;
+    const size_t blocks = ((size_t)t->shape[0] + s->rows - 1) / s->rows;
+    return hash_bytes(h, s->data, blocks * s->stride * dtype_bytes(s->dtype));
 }
 
 /* What the bits of a model's cache depend on: its shape, samples of every tensor, the cache's form, and the
