@@ -185,7 +185,13 @@ def fuzz_jinja():
     for hostile in ["{% for a in range(9999) %}{% for b in range(9999) %}x{% endfor %}{% endfor %}",
                     "{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}", "{{ 9223372036854775807 + 1 }}", "{{ " + "(" * 3000,
                     "{% set ns = namespace(a='x') %}{% for i in range(99) %}{% set ns.a = ns.a + ns.a %}{% endfor %}",
-                    "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns | tojson }}", "{% if true %}" * 200]:
+                    "{% set ns = namespace() %}{% set ns.a = ns %}{{ ns | tojson }}", "{% if true %}" * 200,
+                    "{{ 'a' * 1000000000 }}", "{{ 'a' | indent(1000000000) }}", "{{ range(0, 9223372036854775807) | list }}",
+                    "{{ (-9223372036854775807 - 1) // -1 }}", "{{ [1, 2][::-9223372036854775808] }}", "{{ ('9' * 400) | int }}",
+                    "{{ strftime_now('%999999999d') }}", "{{ 1" + " if 1 else 1" * 3000 + " }}",
+                    "{% set n = namespace(x=['a'], y=['a']) %}{% for i in range(60) %}{% set n.x = [n.x, n.x] %}"
+                    "{% set n.y = [n.y, n.y] %}{% endfor %}{{ n.x == n.y }}{{ n.x | tojson }}",
+                    "{% set n = namespace(x=['a']) %}{% for i in range(90000) %}{% set n.x = [n.x] %}{% endfor %}{{ n.x }}"]:
         yield hostile.encode() + said
 
 
@@ -229,10 +235,37 @@ def archive(**changed):
     return out
 
 
+EIGHT_BITS = json.dumps(dict(tiny.CONFIG, quantization_config={"quant_method": "fp8"})).encode()
+
+
+def eight_bits(scales):
+    """The tiny model with matrices of F8_E4M3, and scales of the shape scales(rows, columns)."""
+    header, data = {}, b""
+
+    def add(name, dtype, shape, values):
+        nonlocal data
+        header[name] = {"dtype": dtype, "shape": shape, "data_offsets": [len(data), len(data) + len(values)]}
+        data += values
+    shapes = list(tiny.shapes())
+    for name, shape in shapes:  # elements of four bytes first, so that all are aligned
+        if len(shape) == 2:
+            of = scales(*shape)
+            add(name + "_scale", "F32", of, struct.pack("<f", 1 / 256) * (of[0] if of else 1))
+    for name, shape in shapes:
+        if len(shape) == 1:
+            add(name, "BF16", shape, tiny.bf16([1.0] * shape[0]))
+    for name, shape in shapes:
+        if len(shape) == 2:
+            add(name, "F8_E4M3", shape, bytes(i * 31 % 251 & 0xBF for i in range(shape[0] * shape[1])))
+    return tiny.safetensors(header, data)
+
+
 def fuzz_model():
     yield archive()
     yield archive(config_json=json.dumps(dict(tiny.CONFIG, num_hidden_layers=1)).encode())
     yield archive(model_safetensors=b"")
+    yield archive(model_safetensors=eight_bits(lambda n, k: []), config_json=EIGHT_BITS)
+    yield archive(model_safetensors=eight_bits(lambda n, k: [n, 1]), config_json=EIGHT_BITS)
 
 
 def with_score(score):
@@ -299,6 +332,7 @@ WORDS = {
         "strftime_now", "trim", "tojson", "indent", "join", "split", "replace", "upper", "title", "length", "items",
         "startswith", "selectattr", "map", "list", "reverse", "[::-1]", "add_generation_prompt", "bos_token", "eos_token"],
     "fuzz_gguf": list(tiny_gguf.metadata()) + ["GGUF", "general.alignment", "output_norm.weight", "blk.0.attn_q.weight"],
+    "fuzz_model": list(tiny.CONFIG) + ["F8_E4M3", "BF16", "_scale", "_scale_inv", "quantization_config", "quant_method", "fp8"],
     "fuzz_convert": list(tiny.CONFIG) + list(tiny_gguf.metadata()),
     "fuzz_session": ["format", "settings", "messages", "role", "content", "user", "assistant", "system"],
     "fuzz_options": ["--stop", "--temp", "--seed", "--top-k", "-p", "-m", "--logit-bias", "auto", "1=-inf", "32K"],
