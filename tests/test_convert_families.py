@@ -5,10 +5,9 @@ tokenizers of both kinds survive."""
 import json
 import os
 import subprocess
-import sys
 import tempfile
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from checks import check, finish
 from tiny_families import BYTE_LEVEL, FAMILIES, make
 
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
@@ -37,7 +36,6 @@ def same_tokenizer(family, folder, back):
 
 
 def main():
-    fine = True
     for family in FAMILIES:
         with tempfile.TemporaryDirectory() as top:
             folder, gguf = f"{top}/model", f"{top}/model.gguf"
@@ -49,9 +47,8 @@ def main():
             expected, got, third = answer(folder), answer(gguf), answer(back)
             right = (done.returncode == again.returncode == 0 and expected == got == third and expected[0] == 0
                      and expected[1] and same_tokenizer(family, folder, back))
-            fine &= bool(right)
-            print(f"ok {family}" if right else f"FAIL {family}: {done.stderr} {again.stderr} {expected} {got} {third}", flush=True)
-    sys.exit(0 if fine else 1)
+            check(family, right, (done.stderr, again.stderr, expected, got, third))
+    finish()
 
 
 if __name__ == "__main__":

@@ -4,12 +4,11 @@ with code 3 and one line that names it. And what is unusual but good is read."""
 import os
 import struct
 import subprocess
-import sys
 import tempfile
 
-sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import tiny_families
 import tiny_gguf as g
+from checks import check, finish
 
 OUTRIDER = os.environ.get("OUTRIDER", "build/outrider")
 # One of each tokenizer and of each scaling of RoPE, windows, biases, norms of its own.
@@ -23,13 +22,6 @@ MORE = {"tokenizer.ggml.eot_token_id": g.U32, "tokenizer.ggml.eom_token_id": g.U
         "A.attention.sliding_window_pattern": g.U32, "A.rope.scaling.type": g.STRING}
 SCALED = {"A.rope.scaling.factor": g.F32, "A.rope.scaling.attn_factor": g.F32, "A.rope.scaling.yarn_beta_fast": g.F32,
           "A.rope.scaling.yarn_beta_slow": g.F32, "A.rope.scaling.original_context_length": g.U32}
-fine = True
-
-
-def report(name, wrong):
-    global fine
-    fine &= not wrong
-    print(f"FAIL {name}: {wrong}" if wrong else f"ok {name}", flush=True)
 
 
 # ---- GGUF files as entries, tensors and data ----
@@ -104,11 +96,11 @@ class Model:
             if only and command != only:
                 continue
             right = code == 3 and err.startswith("outrider: error: ") and err.count("\n") == 1 and names in err
-            report(f"{self.name}, {what}, {command}", None if right else f"code {code}: {err!r}")
+            check(f"{self.name}, {what}, {command}", right, (code, err))
 
     def takes(self, what, changed, *more):
         for command, code, err in self.answers(changed, *more):
-            report(f"{self.name}, {what}, {command}", None if code == 0 else f"code {code}: {err!r}")
+            check(f"{self.name}, {what}, {command}", code == 0, (code, err))
 
 
 # ---- entries of another type ----
@@ -132,7 +124,7 @@ def other_types(m):
                 continue  # the token's type says it
             if code != 3 or err.count("\n") != 1 or f'"{key}"' not in err:
                 wrong.append(f"{key}, {command}: code {code}: {err!r}")
-    report(f"{m.name}, each of {len(entries)} entries of another type", "; ".join(wrong) if wrong else None)
+    check(f"{m.name}, each of {len(entries)} entries of another type", not wrong, wrong)
 
 
 # ---- configurations ----
@@ -250,7 +242,7 @@ def main():
         configurations(*models.values())
         tokenizers(models["llama"], True)
         tokenizers(models["phi3"], False)
-    sys.exit(0 if fine else 1)
+    finish()
 
 
 if __name__ == "__main__":
