@@ -448,6 +448,26 @@ static outrider_status find_model(struct scene *scene) {
 static struct tokenizer *chat_tokenizer;
 static enum chat_kind chat_form;
 
+/* Tokens that the list has before, so that it must grow at each place where one is added. */
+static int32_t tokens_before;
+
+static void fill(struct token_list *list) {
+    long saved = until_fault;
+    until_fault = -1;
+    for (int32_t i = 0; i < tokens_before; i++) assert_int_equal(token_list_push(list, i), OUTRIDER_OK);
+    until_fault = saved;
+}
+
+static outrider_status encode(struct scene *scene) {
+    static const char text[] = "It's 42 <tool> a \n\n e\xCC\x81 \xE4\xB8\xAD\xFF\xFE <s> the";
+    struct token_list list = {0};
+    fill(&list);
+    outrider_status status = tokenizer_encode(chat_tokenizer, text, sizeof text - 1, &list);
+    if (status == OUTRIDER_OK) note(scene, (const char *)list.ids, list.n * sizeof *list.ids);
+    token_list_free(&list);
+    return status;
+}
+
 static outrider_status write_chat(struct scene *scene) {
     static const struct chat_message messages[] = {{CHAT_SYSTEM, "Be brief.\n", 10},
                                                    {CHAT_USER, " Who? \xE6\x97\xA5", 9},
@@ -455,6 +475,7 @@ static outrider_status write_chat(struct scene *scene) {
                                                    {CHAT_USER, "no", 2},
                                                    {CHAT_ASSISTANT, "<think>\nHm.\n</think>\nI.", 23}};
     struct token_list list = {0};
+    fill(&list);
     outrider_status status =
         chat_encode(chat_tokenizer, chat_form, messages, 5, 0, false, false, false, &list);
     if (status == OUTRIDER_OK)
@@ -592,6 +613,23 @@ static void names(void **state) {
     assert_int_equal(system("rm -r " FOLDER), 0);
 }
 
+static void lists_that_grow(void **state) {
+    (void)state;
+    static const char *const paths[] = {"llama3", "other", "phi3", "words", "gemma", "mistral", NULL};
+    const struct fault_row texts = {"text", encode, 1, 0}, chat = {"chat", write_chat, 1, 0};
+    for (size_t i = 0; i < sizeof paths / sizeof *paths; i++) {
+        char path[128];
+        snprintf(path, sizeof path, "tests/golden/tokenizers/%s", paths[i] ? paths[i] : "");
+        if (tokenizer_open(paths[i] ? path : tiny_folder(), &chat_tokenizer))
+            fail_msg("%s", outrider_error());
+        for (tokens_before = 0; tokens_before < 64; tokens_before++) every_k(&texts, &until_fault);
+        chat_form = CHAT_QWEN3;
+        for (tokens_before = 0; tokens_before < 64; tokens_before += 3) every_k(&chat, &until_fault);
+        tokenizer_close(chat_tokenizer);
+    }
+    tokens_before = 0;
+}
+
 static void chats(void **state) {
     (void)state;
     const struct fault_row row = {"chat", write_chat, 1, 0};
@@ -629,6 +667,7 @@ int main(void) {
         cmocka_unit_test(families),
         cmocka_unit_test(tokenizers),
         cmocka_unit_test(names),
+        cmocka_unit_test(lists_that_grow),
         cmocka_unit_test(chats),
         cmocka_unit_test(templates),
         {"device memory: load", device_memory, NULL, NULL, (void *)&rows[0]},
