@@ -131,7 +131,7 @@ def test_conversion(folder):
 
 
 def test_quantised():
-    none, fp8 = json.loads(outrider("eval", "-f", "-", "--json", "--quant", "none,fp8").stdout)
+    none, fp8 = json.loads(outrider("eval", "-m", "weights/tale/verifier", "-f", "-", "--json", "--quant", "none,fp8").stdout)
     check("--quant fp8 halves the layers and stays near", fp8["dtype"] == "f8" and 0 < fp8["kl_mean"] < 0.01 and fp8["top1"] > 0.9
           and fp8["streamed_bytes"] < 0.53 * none["streamed_bytes"], (none, fp8))
 
