@@ -157,6 +157,7 @@ def test_refusals(folder):
         if shape != [1, 1, 1]:
             refused(f"scales of {shape}", "down_proj.weight_scale", **{scale: ("F32", shape, bytes(size))})
     refused("scales of three dimensions", "down_proj.weight_scale", **{scale: ("F32", [1, 1, 1], bytes(4))})
+    refused("scales under both names", "both a weight_scale and", **{scale + "_inv": ("F32", [], bytes(4))})
     refused("scales in e4m3", "down_proj.weight_scale", **{scale: ("F8_E4M3", [1, 1], bytes(1))})
     refused("a norm in e4m3", "model.norm.weight", **{"model.norm.weight": ("F8_E4M3", [128], bytes(128))})
     refused("another method", "gptq", method="gptq")

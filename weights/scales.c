@@ -22,15 +22,20 @@ static size_t stem(const char *name, const char *suffix) {
     return n > end && strcmp(name + n - end, suffix) == 0 ? n - end : 0;
 }
 
-static const struct tensor *find_scale(const struct tensor_list *list, const struct tensor *t) {
+/* NULL when there is none; *several when both names are there. */
+static const struct tensor *find_scale(const struct tensor_list *list, const struct tensor *t,
+                                       bool *several) {
     const size_t n = stem(t->name, ".weight");
+    const struct tensor *found = NULL;
     char name[NAME_MAX_BYTES];
+    *several = false;
     for (size_t i = 0; n > 0 && i < sizeof suffixes / sizeof *suffixes; i++) {
         if (snprintf(name, sizeof name, "%.*s%s", (int)n, t->name, suffixes[i]) >= (int)sizeof name) continue;
         const struct tensor *s = tensor_list_find(list, name);
-        if (s) return s;
+        *several |= s && found;
+        if (s) found = s;
     }
-    return NULL;
+    return found;
 }
 
 static int64_t blocks(int64_t n) {
@@ -41,7 +46,11 @@ static outrider_status attach(const struct tensor_list *list, struct tensor *t) 
     if (t->n_dims != 2 || t->shape[0] < 1 || t->shape[1] < 1)
         return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\": F8_E4M3 is read in matrices only", t->file,
                     t->name);
-    const struct tensor *s = find_scale(list, t);
+    bool several;
+    const struct tensor *s = find_scale(list, t, &several);
+    if (several)
+        return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\" has both a weight_scale and a weight_scale_inv",
+                    t->file, t->name);
     if (!s)
         return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\" is F8_E4M3 and has no weight_scale", t->file,
                     t->name);
