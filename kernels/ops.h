@@ -168,7 +168,7 @@ struct verdict {
 struct ops {
     const char *name;
     bool mixed_cache; /* keys and values may be kept in different types */
-    bool f8_weights;  /* matrices may be F8 */
+    bool f8_weights;  /* matrices may be F8; their k is a multiple of dtype_block */
 
     /* -- memory -- */
     outrider_status (*alloc)(struct backend *be, size_t bytes,

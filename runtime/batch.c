@@ -148,10 +148,16 @@ void batch_set_token(outrider_engine *e, int32_t row, int32_t token) {
     e->ops->upload(e->be, batch_tokens(e) + row, host, sizeof *host);
 }
 
+/* A download that failed may have lost the uploads before it: the page tables are sent anew. */
+static outrider_status fetch(outrider_engine *e, void *to, const void *from, size_t bytes) {
+    const outrider_status status = e->ops->download(e->be, to, from, bytes);
+    if (status != OUTRIDER_OK) e->batch.version = UINT64_MAX;
+    return status;
+}
+
 outrider_status batch_logits(outrider_engine *e, outrider_which which, int32_t n) {
     const struct model *m = e->model[which];
-    return e->ops->download(e->be, e->logits, m->logits,
-                            (size_t)n * (size_t)m->config.vocab_size * sizeof(float));
+    return fetch(e, e->logits, m->logits, (size_t)n * (size_t)m->config.vocab_size * sizeof(float));
 }
 
 outrider_status batch_argmax(outrider_engine *e, outrider_which which, int32_t n) {
@@ -159,7 +165,7 @@ outrider_status batch_argmax(outrider_engine *e, outrider_which which, int32_t n
     const struct model *m = e->model[which];
     size_t from = column(b, TOKEN) + (size_t)(b->base + b->n);
     e->ops->argmax(e->be, m->logits, n, m->config.vocab_size, batch_picks(e));
-    return e->ops->download(e->be, b->host + from, b->device + from, (size_t)n * sizeof *b->host);
+    return fetch(e, b->host + from, b->device + from, (size_t)n * sizeof *b->host);
 }
 
 outrider_status batch_fetch(outrider_engine *e) {
@@ -171,7 +177,7 @@ outrider_status batch_fetch(outrider_engine *e) {
         e->ops->argmax(e->be, m->logits, b->n, m->config.vocab_size, batch_picks(e));
     int32_t results = b->on_device ? 2 * b->n_trials : b->n; /* verdicts or picks */
     size_t from = column(b, TOKEN) + (size_t)b->base, n = (size_t)(b->n + results);
-    return e->ops->download(e->be, b->host + from, b->device + from, n * sizeof *b->host);
+    return fetch(e, b->host + from, b->device + from, n * sizeof *b->host);
 }
 
 int32_t *batch_tokens(const outrider_engine *e) {

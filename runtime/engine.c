@@ -157,7 +157,7 @@ static outrider_status open_model(outrider_engine *e, const outrider_engine_opti
     enum quant quant;
     TRY(quant_by_name(which == OUTRIDER_VERIFIER ? o->quant : o->draft_quant, &quant));
     if (quant == QUANT_F8 && !e->ops->f8_weights)
-        return fail(OUTRIDER_EINVAL, "quantisation fp8: %s has no kernels for it; q8 takes as much",
+        return fail(OUTRIDER_EINVAL, "quantisation fp8: %s has no kernels for it; q8 takes 3%% more",
                     e->ops->name);
     static const char *const stages[][KV_MODELS] = {{"loading the verifier", "loading the draft"},
                                                     {"quantising the verifier", "quantising the draft"}};

@@ -138,7 +138,7 @@ typedef struct {
 
 outrider_status outrider_engine_get_info(const outrider_engine *engine, outrider_engine_info *info);
 /* The same of a model, named as in the options, without loading it. Cache types and quant as in the options.
- */
+ * Sizes are the processor's: on a card 8-bit floats take those of bf16. */
 outrider_status outrider_inspect(const char *folder, const char *cache_type, const char *cache_type_v,
                                  const char *quant, outrider_model_info *info);
 /* Calls `entry` for each entry of a GGUF model's metadata, in the order of keys: the value as text, long ones
@@ -305,7 +305,7 @@ outrider_status outrider_session_fork(const outrider_session *session, outrider_
 /* A session in a file: tokens, turns and the cache of both models, bit for bit, so that a long conversation
  * goes on without being read again. Settings and the answer's text and statistics are not kept. save replaces
  * the file in one step, mode 0600; *id (may be NULL) is then a checksum of what it holds.
- * load wants an empty session of an engine with the same verifier, cache type, page size and kernels, and
+ * load wants an empty session of an engine with the same verifier, cache types, page size and kernels, and
  * otherwise refuses with OUTRIDER_EMODEL; with another draft, the draft reads anew. The file is untrusted: on
  * any failure the session is empty again. What was loaded is not shared with other sessions but by fork. */
 outrider_status outrider_session_save(const outrider_session *session, const char *path, uint64_t *id);

@@ -444,10 +444,10 @@ int main(int argc, char **argv) {
     if (mode == "trees") {
         check_trees();
     } else if (mode == "sanitize" || mode == "race") {
-        for (auto name : {"tale draft", "groups of 20", "heads of 80", "heads of 96", "f32", "q8, odd chunks",
-                          "q4, odd chunks"})
+        for (auto name : {"tale draft", "groups of 20", "heads of 80", "heads of 96", "heads of 256", "f32",
+                          "q8, odd chunks", "q4, odd chunks"})
             check_few(named(name), mode == "sanitize");
-        for (auto name : {"tale draft", "llama-like", "heads of 80"}) check_tree(named(name), 121, false);
+        for (auto name : {"tale draft", "llama-like", "heads of 80", "heads of 96", "heads of 256"}) check_tree(named(name), 121, false);
         check_top();
     } else if (mode == "shape") {
         check_shape(named(argc > 2 ? argv[2] : ""), false);

@@ -521,7 +521,7 @@ def test_sandbox():
     with tempfile.TemporaryDirectory() as folder:
         for command, level in ((["run", "-p", ONCE, "-n", "100000", "-c", "2048", "--ignore-eos"], "computing"),
                                (["chat"], "a conversation"), (["check"], "a proof"),
-                               (["convert", "-o", f"{folder}/x.gguf", "--type", "q4_k"], "a conversion")):
+                               (["convert", "-o", f"{folder}/x.gguf", "--type", "q4_k", "--sandbox", "on"], "a conversion")):
             # run reads what is piped in to its end, chat waits for more of it
             stdin = subprocess.PIPE if command == ["chat"] else subprocess.DEVNULL
             child = subprocess.Popen([OUTRIDER, *command], stdin=stdin, stdout=subprocess.PIPE,

@@ -74,7 +74,7 @@ int eval_answer(struct variant *v, struct variant *reference, const struct bench
         progress_count(bar, v->name, (double)(i + 1), (double)prompts->n, "answers");
     }
     v->answers = prompts->n;
-    if (reference) reference->answers = prompts->n;
+    if (reference) reference->answers += prompts->n; /* beside each of the others */
     if (reference && reference->answer_ms > ms)
         v->reference_rate = 1e3 * (double)(reference->written - written) / (reference->answer_ms - ms);
     return 0;

@@ -154,11 +154,9 @@ static void print_score(const struct variant *v, size_t bytes) {
 
 static void print_answers(const struct variant *v, size_t n) {
     puts("| model                  | layers | answers | same text | same up to | answer t/s | speed   | "
-         "memory "
-         "MiB |\n"
+         "memory MiB |\n"
          "| :--------------------- | :----- | ------: | --------: | ---------: | ---------: | ------: | "
-         "---------: "
-         "|");
+         "---------: |");
     for (size_t i = 0; i < n; i++) {
         printf("| %-22s | %-6s | %7zu | ", v[i].name, v[i].info.verifier.dtype, v[i].answers);
         if (i)

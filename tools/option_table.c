@@ -30,14 +30,13 @@ static const struct option_spec table[N_OPTIONS] = {
         .initial = "f16", .help = "number format of the cache of keys and values; q8 takes 53% of f16: 8 bits and, "
         "for each 32, a scale"},
     [OPT_CACHE_TYPE_V] = {"cache-type-v", "ctv", NULL, KIND_CHOICE, CMD_ALL, "model", "f16|f32|q8|q8_0",
-        .shown = "that of the keys", .help = "the same of values alone, on the processor: they take q8 better than "
-        "keys do"},
+        .shown = "that of the keys", .help = "the same of values alone, on the processor"},
     [OPT_QUANT] = {"quant", NULL, NULL, KIND_CHOICE, CMD_ALL & ~CMD_EVAL, "model", "none|q8|q4|fp8", .initial = "none",
         .help = "hold the model's matrices in about 8 or 4 bits a weight, quantised as they are loaded; fp8 is 8-bit "
         "floats, on the processor only"},
     [OPT_EVAL_QUANT] = {"quant", NULL, NULL, KIND_TEXT, CMD_EVAL, "model", "LIST", .initial = "none",
-        .help = "hold the model's matrices as the file has them (none), in about 8 or 4 bits (q8, q4, fp8); each of several, "
-        "such as none,q8,q4, is compared with the first"},
+        .help = "hold the model's matrices as the file has them (none), in about 8 or 4 bits (q8, q4, fp8); "
+        "each of several, such as none,q8,q4, is compared with the first"},
     [OPT_EVAL_AB] = {"ab", NULL, NULL, KIND_LIST, CMD_EVAL, "model", "A B", .values = 2,
         .help = "compare two models, or two sets of options in quotes: --ab a.gguf '-m b/ --quant q4'"},
     [OPT_DRAFT_QUANT] = {"draft-quant", NULL, NULL, KIND_CHOICE, CMD_WRITES | CMD_INSPECT | CMD_CHECK,
@@ -49,7 +48,7 @@ static const struct option_spec table[N_OPTIONS] = {
         .shown = "chat: one context and up to 8192 more; --batch: a context for each at once",
         .help = "tokens that the cache holds for all branches of a conversation or prompts of --batch; with "
         "fewer, the youngest prompts wait"},
-    [OPT_SANDBOX] = {"sandbox", NULL, NULL, KIND_CHOICE, CMD_ALL, "model",
+    [OPT_SANDBOX] = {"sandbox", NULL, NULL, KIND_CHOICE, CMD_ALL | CMD_CONVERT, "model",
         "auto|on|off", .initial = "auto", .help = "once the models are loaded, let the kernel refuse what "
         "the work does not need (files to write, programs, the network); auto: where the kernel can"},
 
@@ -68,8 +67,8 @@ static const struct option_spec table[N_OPTIONS] = {
         .help = "what the model is told before the conversation"},
     [OPT_CHAT_TEMPLATE] = {"chat-template", NULL, NULL, KIND_TEXT, CMD_CHAT, "prompt", "NAME|FILE",
         .shown = "as the model says",
-        .help = "how turns are written: chatml, llama2, llama3, qwen3, mistral, gemma, phi3, zephyr, tale, or a file with a template "
-        "in Jinja"},
+        .help = "how turns are written: chatml, llama2, llama3, qwen3, mistral, gemma, phi3, zephyr, tale, "
+        "or a file with a template in Jinja"},
 
     [OPT_PREDICT] = {"predict", "n", "n-predict", KIND_INT, CMD_TEXT, "length", "N", -1, INT32_MAX,
         .initial = "-1", .help = "most tokens to write; -1 until the text or the context ends"},

@@ -10,11 +10,10 @@
 
 enum { BLOCK = 128, NAME_MAX_BYTES = 256 };
 
-static const char *const suffixes[] = {".weight_scale", ".weight_scale_inv"}, *const unused[] = {
-                                                                                  ".input_scale",
-                                                                                  ".input_scale_ub",
-                                                                                  ".activation_scale",
-                                                                                  ".k_scale", ".v_scale"};
+static const char *const suffixes[] = {".weight_scale", ".weight_scale_inv"};
+/* Of activations and of the cache, which stay as they are here. */
+static const char *const unused[] = {".input_scale", ".input_scale_ub", ".activation_scale", ".k_scale",
+                                     ".v_scale"};
 
 /* What stands before the suffix; 0 when the name does not end in it. */
 static size_t stem(const char *name, const char *suffix) {
@@ -68,7 +67,7 @@ static outrider_status attach(const struct tensor_list *list, struct tensor *t) 
             "%s: tensor \"%.100s\": its shape is neither one scale, nor one for each row, nor one for "
             "each block of 128 by 128",
             s->file, s->name);
-    if (!dtype_is_quantized(s->dtype) && s->dtype != DTYPE_E4M3) return OUTRIDER_OK;
+    if (s->dtype != DTYPE_E4M3) return OUTRIDER_OK;
     return fail(OUTRIDER_EMODEL, "%s: tensor \"%.100s\": scales are F32, F16 or BF16", s->file, s->name);
 }
 

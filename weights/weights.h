@@ -27,7 +27,7 @@ struct tensor {
     enum dtype dtype;
     int32_t n_dims;
     int64_t shape[TENSOR_MAX_DIMS]; /* outermost first; 1 past n_dims */
-    const void *data;               /* row-major, 2-byte aligned at least, in the mapping */
+    const void *data;               /* row-major, in the mapping; aligned to 2 bytes, but E4M3 to none */
     size_t bytes;
     /* How a GGUF file keeps it unlike a folder would; weights_rows and weights_vector see to it. */
     int32_t head_rows;    /* rows of a head whose halves alternate; 0: they follow each other */

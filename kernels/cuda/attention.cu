@@ -1,13 +1,13 @@
 /* Attention over the paged cache.
  *
- * fast   f16 or 8-bit cache, heads of 64, 96, 128 or 256, Hopper: tensor cores, with up to 16 query vectors
- * (rows of one sequence times the query heads of one key head) as the 16-row operand, so that the rows of a
- * verify pass and the heads of a group read the keys and values once. A row's positions are split into at
- * most ATTENTION_SPANS spans of a length that depends on its own position only; a cluster of blocks takes a
- * span each and merges them in order through its shared memory. Inside a span pieces of 128 positions follow
- * each other with an online softmax (Milakov and Gimelshein 2018). Keys and values that this pass does not
- * write are fetched while the product that writes the others still runs. Integers of an 8-bit cache become
- * f16 on their way into the tensor cores: exact, then times their scale.
+ * fast   f16 or 8-bit cache, heads of 64, 96, 128 or 256 (which of them: attention_is_fast), Hopper: tensor
+ * cores, with up to 16 query vectors (rows of one sequence times the query heads of one key head) as the
+ * 16-row operand, so that the rows of a verify pass and the heads of a group read the keys and values once. A
+ * row's positions are split into at most ATTENTION_SPANS spans of a length that depends on its own position
+ * only; a cluster of blocks takes a span each and merges them in order through its shared memory. Inside a
+ * span pieces of 128 positions follow each other with an online softmax (Milakov and Gimelshein 2018). Keys
+ * and values that this pass does not write are fetched while the product that writes the others still runs.
+ * Integers of an 8-bit cache become f16 on their way into the tensor cores: exact, then times their scale.
  *
  * plain  any head up to MAX_HEAD_DIM, any cache: one warp a query vector, one position after the other.
  *

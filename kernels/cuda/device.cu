@@ -266,11 +266,15 @@ static outrider_status download_small(struct backend *be, void *host_to, const v
     struct link *l = be->link;
     uint32_t stamps[4], word;
     settle(be); /* before the number changes by which the last download's kernel waits */
+    if (++l->number == 0) l->number = 1; /* fresh letters are full of zeros */
     launch(be, "download", exchange, 1, LETTER_WORDS, 0, (const uint32_t *)from, (uint32_t)(bytes / 4),
-           ++l->number, be->started, l->letters);
+           l->number, be->started, l->letters);
     l->open = true;
     for (size_t i = 0; i < bytes / 4 + 4; i++) {
-        if (!await_word(be, i, &word)) return cuda_sync(be);
+        if (!await_word(be, i, &word)) {
+            l->open = false; /* what came before may still read the letters */
+            return cuda_sync(be);
+        }
         if (i < 4)
             stamps[i] = word;
         else
@@ -686,6 +690,8 @@ static cudaError_t open_parts(struct backend *be) {
     snprintf(be->name, sizeof be->name, "%s", properties.name);
     be->multiprocessors = properties.multiProcessorCount;
     be->architecture = properties.major * 10 + properties.minor;
+    /* The fast products need the shared memory of Hopper; newer cards that have less take the plain ones. */
+    if (properties.sharedMemPerBlockOptin < (227 << 10)) be->architecture = std::min(be->architecture, 89);
     if ((error = cudaStreamCreateWithFlags(&be->stream, cudaStreamNonBlocking)) != cudaSuccess) return error;
     if ((error = link_open(be->link)) != cudaSuccess) return error;
     if ((error = cudaMalloc(&be->started, sizeof *be->started)) != cudaSuccess) return error;

@@ -108,7 +108,7 @@ struct finish finish_from(struct finish f, int32_t row) {
 template <int RT> void launch_rows(struct backend *be, struct product *p) {
     if (p->m <= 8) return launch_skinny<128, RT, 1>(be, p);
     /* Beside the squares of wider rows the ring would have but one stage. */
-    if (p->m <= 16 && (!p->squares || p->k <= 8192)) return launch_skinny<128, RT, 2>(be, p);
+    if (p->m <= 16 && (!p->squares || p->square_tiles <= 256)) return launch_skinny<128, RT, 2>(be, p);
     if (p->m <= 16) return launch_skinny<64, RT, 2>(be, p);
     if (p->m <= 32) return launch_skinny<64, RT, 4>(be, p);
     launch_skinny<64, RT, 8>(be, p);
