@@ -162,7 +162,8 @@ outrider_status batch_argmax(outrider_engine *e, outrider_which which, int32_t n
 /* Brings the rows' tokens and the argmaxes of the verifier's pass over all of them. Waits. */
 outrider_status batch_fetch(outrider_engine *e);
 int32_t batch_token(const outrider_engine *e, int32_t row);
-/* Of the rows as they were fetched: picks lie behind the last row, so good until rows are added or cleared. */
+/* Of the rows as they were fetched: picks lie behind the last row, so good until rows are added or cleared.
+ */
 int32_t batch_pick(const outrider_engine *e, int32_t row);
 /* Backend memory of both, from row 0 on. */
 int32_t *batch_tokens(const outrider_engine *e);

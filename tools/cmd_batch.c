@@ -116,7 +116,8 @@ static int request_options(const struct batch_run *b, const struct request *r, s
     return 0;
 }
 
-/* All lines are looked at before the first is answered, and only the lines are kept: options take far more. */
+/* All lines are looked at before the first is answered, and only the lines are kept: options take far more.
+ */
 static int read_request(void *user, size_t line, json_t *object) {
     struct batch_run *b = user;
     struct request *grown = realloc(b->requests, (b->n + 1) * sizeof *grown);
