@@ -102,6 +102,18 @@ static void ids_are_those_of_the_reference(void **state) {
     for (int i = 0; i < N_FAMILIES; i++) compare_ids(open_family(FAMILIES[i].name), &FAMILIES[i]);
 }
 
+/* Two tokenizers give two texts the same ids. */
+static void same_ids(struct tokenizer *t, const char *text, size_t bytes, struct tokenizer *other,
+                     const char *other_text, size_t other_bytes) {
+    struct token_list got = {0}, expected = {0};
+    assert_int_equal(tokenizer_encode(t, text, bytes, &got), OUTRIDER_OK);
+    assert_int_equal(tokenizer_encode(other, other_text, other_bytes, &expected), OUTRIDER_OK);
+    assert_int_equal(got.n, expected.n);
+    assert_memory_equal(got.ids, expected.ids, got.n * sizeof *got.ids);
+    token_list_free(&got);
+    token_list_free(&expected);
+}
+
 /* ---- the same tokenizers inside GGUF files ---- */
 
 static void put_u32(struct model_bytes *m, uint32_t x) {
@@ -238,13 +250,7 @@ static void gguf_files_of_scores_are_sentencepiece_models(void **state) {
     f = fopen("tests/data/held-out.txt", "rb");
     held = fread(file, 1, sizeof file, f);
     fclose(f);
-    struct token_list a = {0}, b = {0};
-    assert_int_equal(tokenizer_encode(t, (char *)file, held, &a), OUTRIDER_OK);
-    assert_int_equal(tokenizer_encode(shipped, (char *)file, held, &b), OUTRIDER_OK);
-    assert_int_equal(a.n, b.n);
-    assert_memory_equal(a.ids, b.ids, a.n * sizeof *a.ids);
-    token_list_free(&a);
-    token_list_free(&b);
+    same_ids(t, (char *)file, held, shipped, (char *)file, held);
     tokenizer_close(t);
     tokenizer_close(shipped);
 }
@@ -261,15 +267,9 @@ static void prefixes_of_bytes(void **state) {
     put_file("tokenizer.json", text, strlen(text));
     assert_int_equal(tokenizer_open(folder(), &prefixed), OUTRIDER_OK);
     for (size_t i = 0; i < sizeof texts / sizeof *texts; i++) {
-        struct token_list got = {0}, expected = {0};
         char spaced[32];
         snprintf(spaced, sizeof spaced, "%s%s", texts[i][0] == ' ' ? "" : " ", texts[i]);
-        assert_int_equal(tokenizer_encode(prefixed, texts[i], strlen(texts[i]), &got), OUTRIDER_OK);
-        assert_int_equal(tokenizer_encode(plain, spaced, strlen(spaced), &expected), OUTRIDER_OK);
-        assert_int_equal(got.n, expected.n);
-        assert_memory_equal(got.ids, expected.ids, got.n * sizeof *got.ids);
-        token_list_free(&got);
-        token_list_free(&expected);
+        same_ids(prefixed, texts[i], strlen(texts[i]), plain, spaced, strlen(spaced));
     }
     free(text);
     json_decref(root);
